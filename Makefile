@@ -1,0 +1,51 @@
+# make repro   set up, run the pipeline, print the results      make test    all tests
+# make ui      MLflow on localhost                              make bench   benchmarks
+# make setup   only create .venv                                make lint    style and types
+
+SHELL := /bin/bash
+PYTHON ?= python3
+PORT ?= 5000
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME CONDA_PREFIX
+
+.PHONY: help setup repro test ui bench lint format clean
+help:
+	@sed -n 's/^# \?//p' Makefile | head -3
+
+setup: $(VENV)/.ready
+
+# uv installs in a fraction of pip's time; where it fails, pip does the same.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "sslpipe needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) --version 2>&1): try make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@echo "setting up $(VENV) (about a minute; 6 GB of packages, most of it torch)"
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv || true
+	@{ test -x $(VENV)/bin/uv && $(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python -c constraints.txt -e '.[pipeline,dev]'; } \
+	  || $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,dev]'
+	@touch $@
+
+repro: setup
+	@sslpipe check --quiet
+	@dvc repro || { echo; echo "The pipeline stopped; the reason is above. Finished stages are kept: make repro goes on from here."; exit 1; }
+	@sslpipe sync --lenient
+	@sslpipe table
+
+test: setup
+	@python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
+
+ui: setup
+	@sslpipe ui --port $(PORT)
+
+bench: setup
+	@for script in benchmarks/*.py; do echo "== $$script"; python $$script || exit 1; done
+
+lint: setup
+	@ruff check . && ruff format --check . && mypy
+
+format: setup
+	@ruff check --fix . && ruff format .
+
+clean:
+	rm -rf data/source.json data/shards data/views data/features models metrics plots runs report .sslpipe
