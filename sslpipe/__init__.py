@@ -1,0 +1,20 @@
+"""sslpipe: unlabelled images in, an evaluated, exportable vision encoder out, by `dvc repro`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sslpipe.export import load_encoder
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "load_encoder"]
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy, so that stages which need no torch do not pay for its import.
+    if name == "load_encoder":
+        from sslpipe.export import load_encoder
+
+        return load_encoder
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

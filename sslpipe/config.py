@@ -1,0 +1,52 @@
+"""The base of every `Config`: typed, frozen, keyword-only, unknown keys refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Config(BaseModel):
+    """Settings of one owner. Subclass it beside the code that reads it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        """Validate values as YAML or JSON holds them: strict about types, and yet a list will do for a tuple.
+
+        A field whose default is itself a `Config` may be given in part: the rest keeps that default.
+
+        Raises:
+            pydantic.ValidationError: an unknown key, a wrong type or a value out of range.
+        """
+        completed = dict(values)
+        for name, field in cls.model_fields.items():
+            default = field.get_default(call_default_factory=True, validated_data={})
+            if isinstance(default, Config) and isinstance(values.get(name), Mapping):
+                completed[name] = merge(default.model_dump(mode="json"), values[name])
+        return cls.model_validate_json(json.dumps(completed, default=str), strict=True)
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `over` on top, mappings merged key by key at every depth."""
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one level with dotted keys; lists stay values."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{name}."))
+        else:
+            flat[name] = value
+    return flat

@@ -1,0 +1,47 @@
+"""Which device work runs on."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from contextlib import AbstractContextManager
+
+import torch
+
+from sslpipe.errors import UserError
+
+
+def resolve(name: str = "auto") -> torch.device:
+    """The device of this name; `auto` is the first GPU, else the CPU.
+
+    Raises:
+        UserError: a GPU was asked for and torch finds none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"device `{name}`: torch finds no GPU here; set device to `auto` or `cpu`")
+    return torch.device(name)
+
+
+def describe(device: torch.device) -> str:
+    """The hardware in words: results are bit-exact only on the same."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """bfloat16 autocast where asked for, or where `auto` finds a GPU that has it."""
+    bf16 = precision == "bf16" or (
+        precision == "auto"
+        and device.type == "cuda"
+        and torch.cuda.is_bf16_supported(including_emulation=False)
+    )
+    return torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else contextlib.nullcontext()
+
+
+def make_deterministic(wanted: bool) -> None:
+    """Ask torch for the same result every time, bit for bit."""
+    torch.use_deterministic_algorithms(wanted, warn_only=True)
+    torch.backends.cudnn.benchmark = not wanted

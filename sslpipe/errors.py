@@ -1,0 +1,27 @@
+"""Errors whose text is all a user needs: no traceback is printed for them."""
+
+from __future__ import annotations
+
+import errno
+
+
+class UserError(Exception):
+    """Something a user can mend. The text is one sentence that says what to do."""
+
+
+def explain_os_error(error: OSError, doing: str) -> UserError:
+    """Turn a full, read-only or forbidden disk into a sentence that names the remedy.
+
+    Args:
+        error: what the operating system raised.
+        doing: what was being done, as "writing models/encoder.safetensors".
+    """
+    remedies = {
+        errno.ENOSPC: "the disk is full: free some space and run `dvc repro` again, nothing finished is lost",
+        errno.EDQUOT: "the disk quota is used up: free some space and run `dvc repro` again, nothing finished is lost",
+        errno.EROFS: "the disk is read-only: move the project to a folder that can be written",
+        errno.EACCES: "permission denied: check the owner and mode of that path",
+        errno.EPERM: "permission denied: check the owner and mode of that path",
+    }
+    remedy = remedies.get(error.errno or 0, error.strerror or str(error))
+    return UserError(f"{doing}: {remedy}")

@@ -1,0 +1,170 @@
+"""Two gloo processes of B rows each against one process of 2B."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sslpipe import distributed
+from sslpipe.errors import UserError
+from sslpipe.losses import nt_xent, swapped_prediction
+from sslpipe.losses.clustering import sinkhorn
+from sslpipe.networks import backbone, mlp
+
+B = 6
+WORLD = 2
+
+
+def data() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(2, WORLD * B, 3, 8, 8, generator=generator, dtype=torch.float64).unbind()
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    body = backbone("small_resnet", image_size=8, width=4, stages=3, stem_stride=1)
+    return nn.Sequential(body, mlp(16, 8, 5, last_norm="affine")).double()
+
+
+def mine(x: Tensor) -> Tensor:
+    """This rank's rows."""
+    return x.chunk(distributed.world_size())[distributed.rank()]
+
+
+def simclr() -> dict[str, Tensor]:
+    """Gradients and statistics of one SimCLR step, averaged over ranks as DDP does."""
+    net = network()
+    x1, x2 = (mine(x) for x in data())
+    z1, z2 = net(torch.cat([x1, x2])).chunk(2)
+    loss = nt_xent(distributed.gather(z1), distributed.gather(z2), 0.2)
+    loss.backward()
+    return {"loss": loss.detach()} | _state(net)
+
+
+def local_mean() -> dict[str, Tensor]:
+    """A loss that is a mean over this rank's rows only."""
+    net = network()
+    loss = net(mine(data()[0])).square().cos().mean()
+    loss.backward()
+    return {"loss": distributed.mean(loss)} | _state(net)
+
+
+def swav() -> dict[str, Tensor]:
+    """Codes from the gathered scores, of which each rank keeps its rows."""
+    net = network()
+    scores = [nn.functional.normalize(net(mine(x)), dim=1) for x in data()]
+    codes = [mine(sinkhorn(distributed.gather(score.detach()), 0.05, 3)) for score in scores]
+    loss = swapped_prediction(scores, codes, 0.1)
+    loss.backward()
+    return {"loss": distributed.mean(loss)} | _state(net)
+
+
+def gathered() -> dict[str, Tensor]:
+    """What gather and mean give."""
+    own = torch.arange(2.0) + 10 * distributed.rank()
+    return {"rows": distributed.gather(own), "mean": distributed.mean(own)}
+
+
+def foreign() -> dict[str, Tensor]:
+    """A batch norm of another kind is refused."""
+
+    class Odd(nn.BatchNorm2d):
+        pass
+
+    with pytest.raises(UserError, match=r"the layer 0 \(Odd\) cannot share batch statistics"):
+        distributed.synchronise(nn.Sequential(Odd(3)))
+    return {}
+
+
+def _state(net: nn.Module) -> dict[str, Tensor]:
+    grads = {name: distributed.mean(p.grad) for name, p in net.named_parameters() if p.grad is not None}
+    return grads | {name: buffer.clone() for name, buffer in net.named_buffers()}
+
+
+WORKS: tuple[Callable[[], dict[str, Tensor]], ...] = (simclr, local_mean, swav, gathered, foreign)
+
+
+def run_all() -> dict[str, Tensor]:
+    """Everything every piece of work gives, as `work/name`."""
+    return {f"{work.__name__}/{name}": value.contiguous() for work in WORKS for name, value in work().items()}
+
+
+def main(rank: int, store: str, output: str) -> None:
+    """One of the two processes."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD)
+    save_file(run_all(), output)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
+    """What two processes find, by rank."""
+    folder = tmp_path_factory.mktemp("ranks")
+    outputs = [folder / f"{rank}.safetensors" for rank in range(WORLD)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(rank), str(folder / "store"), str(output)], env=environment
+        )
+        for rank, output in enumerate(outputs)
+    ]
+    try:
+        assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+    return [load_file(output) for output in outputs]
+
+
+@pytest.mark.parametrize("work", [simclr, local_mean, swav], ids=lambda work: work.__name__)
+def test_two_processes_are_one_with_twice_the_rows(
+    ranks: list[dict[str, Tensor]], work: Callable[[], dict[str, Tensor]]
+) -> None:
+    alone = work()
+    assert any(value.abs().max() > 1e-3 for name, value in alone.items() if name.endswith("weight"))
+    for found in ranks:
+        both = {
+            name.partition("/")[2]: v for name, v in found.items() if name.startswith(f"{work.__name__}/")
+        }
+        assert both.keys() == alone.keys()
+        for name, value in alone.items():
+            torch.testing.assert_close(
+                both[name], value, rtol=1e-9, atol=1e-11, msg=lambda text, name=name: f"{name}: {text}"
+            )
+
+
+def test_gather_is_in_rank_order_and_mean_is_over_ranks(ranks: list[dict[str, Tensor]]) -> None:
+    for found in ranks:
+        assert found["gathered/rows"].tolist() == [0, 1, 10, 11]
+        assert found["gathered/mean"].tolist() == [5, 6]
+
+
+def test_alone_everything_is_the_identity() -> None:
+    x = torch.randn(3, 2, requires_grad=True)
+    assert (distributed.rank(), distributed.world_size()) == (0, 1)
+    assert distributed.gather(x) is x
+    assert torch.equal(distributed.mean(x), x)
+    assert not distributed.mean(x).requires_grad
+
+
+def test_batch_norms_of_others_become_ours_and_stay_as_they_are() -> None:
+    theirs = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.BatchNorm1d(16))
+    x = torch.randn(8, 3, 2, 2)
+    expected, keys = theirs.eval()(x), list(theirs.state_dict())
+    ours = distributed.synchronise(theirs)
+    assert isinstance(ours[1], distributed.BatchNorm2d)  # type: ignore[index]
+    assert isinstance(ours[3], distributed.BatchNorm1d)  # type: ignore[index]
+    assert torch.equal(ours(x), expected)
+    assert list(ours.state_dict()) == keys
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3])
