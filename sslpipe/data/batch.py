@@ -1,0 +1,55 @@
+"""A batch of canvases: what every reader yields and every view starts from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Batch:
+    """N images, each in the top-left corner of an R x R canvas, zeros elsewhere.
+
+    Args:
+        pixels: uint8 [N, R, R, 3], RGB.
+        size: int32 [N, 2], the true height and width of each image, at least 1 and at most R.
+        index: int64 [N], the image's place in its split.
+        label: int64 [N], the class, -1 where there is none.
+
+    Raises:
+        ValueError: a tensor has another shape or type.
+    """
+
+    pixels: Tensor
+    size: Tensor
+    index: Tensor
+    label: Tensor
+
+    def __post_init__(self) -> None:
+        n = self.pixels.shape[0]
+        side = self.pixels.shape[1] if self.pixels.ndim == 4 else 0
+        for name, tensor, shape, dtype in (
+            ("pixels", self.pixels, (n, side, side, 3), torch.uint8),
+            ("size", self.size, (n, 2), torch.int32),
+            ("index", self.index, (n,), torch.int64),
+            ("label", self.label, (n,), torch.int64),
+        ):
+            if tuple(tensor.shape) != shape or tensor.dtype != dtype:
+                raise ValueError(
+                    f"{name} must be {dtype} {list(shape)}, not {tensor.dtype} {list(tensor.shape)}"
+                )
+
+    def __len__(self) -> int:
+        """The number of images, N."""
+        return self.pixels.shape[0]
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device; the pixels travel as one slab."""
+        return Batch(
+            pixels=self.pixels.to(device, non_blocking=True),
+            size=self.size.to(device, non_blocking=True),
+            index=self.index.to(device, non_blocking=True),
+            label=self.label.to(device, non_blocking=True),
+        )

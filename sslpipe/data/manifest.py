@@ -1,0 +1,168 @@
+"""The manifest of a folder of shards: what is in them, and what did not make it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from sslpipe import scratch
+from sslpipe.config import Config
+from sslpipe.errors import UserError, explain_os_error
+
+NAME = "manifest.json"
+LISTED = 1000  #: rejects named one by one; the rest are only counted
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0)]
+Triple = tuple[float, float, float]
+
+
+class Origin(Config):
+    """Where the images came from; the digest is over their names, labels and contents, not their times."""
+
+    name: str
+    digest: Digest
+
+
+class Shard(Config):
+    """One tar: its path below the manifest's folder, digest, bytes and samples."""
+
+    path: str
+    sha256: Digest
+    bytes: Count
+    count: int = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _inside(self) -> Shard:
+        if not re.fullmatch(r"(train|test)/[A-Za-z0-9_-]+\.tar", self.path):
+            raise ValueError(f"{self.path!r} is not a shard's name")
+        return self
+
+
+class Split(Config):
+    """A split: its images, whether they have labels, how many of each class, and its shards in order."""
+
+    count: int = Field(gt=0)
+    labelled: bool
+    class_counts: tuple[Count, ...] | None
+    shards: tuple[Shard, ...]
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Split:
+        if sum(shard.count for shard in self.shards) != self.count:
+            raise ValueError("the shards' counts do not add up")
+        if self.labelled != (self.class_counts is not None):
+            raise ValueError("class_counts must be given if, and only if, the split is labelled")
+        if self.class_counts is not None and sum(self.class_counts) != self.count:
+            raise ValueError("class_counts do not add up")
+        return self
+
+
+class Statistics(Config):
+    """Channel mean and standard deviation over the training images' own pixels (no canvas), in [0, 1]."""
+
+    mean: Triple
+    std: Triple
+
+    @model_validator(mode="after")
+    def _usable(self) -> Statistics:
+        if min(self.std) <= 0:
+            raise ValueError("std must be over 0")
+        return self
+
+
+class Reject(Config):
+    """An image that was left out, and why."""
+
+    key: str
+    reason: str
+
+
+class Rejects(Config):
+    """All that was left out: counted by reason, the first 1000 by name."""
+
+    count: Count
+    by_reason: dict[str, int]
+    listed: tuple[Reject, ...] = Field(max_length=LISTED)
+
+
+class Splits(Config):
+    """The two splits."""
+
+    train: Split
+    test: Split
+
+
+class Manifest(Config):
+    """Everything later stages need to know of the data without reading it."""
+
+    format: Literal[1] = 1
+    source: Origin
+    resolution: int = Field(ge=1)
+    seed: int
+    classes: tuple[str, ...] | None
+    splits: Splits
+    statistics: Statistics
+    recipe: dict[str, Any]
+    rejects: Rejects
+    notes: tuple[str, ...] = ()
+    ignored: dict[str, int] = Field(default_factory=dict)
+    digest: Digest
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Manifest:
+        for name in ("train", "test"):
+            counts = self.split(name).class_counts
+            if counts is not None and len(counts) != len(self.classes or ()):
+                raise ValueError(f"{name}: class_counts must have one number a class")
+        if self.digest != shards_digest(self.splits):
+            raise ValueError("digest does not belong to these shards")
+        return self
+
+    def split(self, name: str) -> Split:
+        """The split `train` or `test`."""
+        if name not in ("train", "test"):
+            raise UserError(f"there is no split {name!r}, only train and test")
+        return self.splits.train if name == "train" else self.splits.test
+
+
+def shards_digest(splits: Splits) -> str:
+    """One digest for all shards: two folders with the same one hold the same samples in the same order."""
+    return scratch.digest(
+        {"train": [s.sha256 for s in splits.train.shards], "test": [s.sha256 for s in splits.test.shards]}
+    )
+
+
+def write(folder: Path, manifest: Manifest) -> None:
+    """Write `manifest.json`, the last file of a folder of shards: without it the rest is not trusted.
+
+    Raises:
+        UserError: the disk is full or cannot be written.
+    """
+    scratch.write_json(folder / NAME, manifest.model_dump(mode="json"))
+
+
+def read(folder: Path) -> Manifest:
+    """Read and check `manifest.json`.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    path = folder / NAME
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"there is no {path}: run `dvc repro` to make the shards") from error
+    except OSError as error:
+        raise explain_os_error(error, f"reading {path}") from error
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "".join(f"{part}: " for part in first["loc"][-1:])
+        raise UserError(
+            f"{path} is damaged ({where}{first['msg']}): run `dvc repro` to make it again"
+        ) from error

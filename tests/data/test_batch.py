@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import sslpipe.data
+from sslpipe.data import Batch
+
+
+def parts(n: int = 3, side: int = 8) -> dict[str, torch.Tensor]:
+    return {
+        "pixels": torch.zeros(n, side, side, 3, dtype=torch.uint8),
+        "size": torch.full((n, 2), side, dtype=torch.int32),
+        "index": torch.arange(n),
+        "label": torch.full((n,), -1),
+    }
+
+
+def test_length_and_device() -> None:
+    batch = Batch(**parts())
+    assert len(batch) == 3
+    moved = batch.to("meta")
+    assert all(
+        getattr(moved, name).device.type == "meta" and getattr(moved, name).dtype == part.dtype
+        for name, part in parts().items()
+    )
+    assert len(Batch(**parts(0))) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("pixels", torch.zeros(3, 8, 8, 3)),
+        ("pixels", torch.zeros(3, 3, 8, 8, dtype=torch.uint8)),
+        ("pixels", torch.zeros(3, 8, 8, dtype=torch.uint8)),
+        ("size", torch.zeros(3, 2)),
+        ("size", torch.zeros(2, 2, dtype=torch.int32)),
+        ("index", torch.zeros(3, dtype=torch.int32)),
+        ("label", torch.zeros(3, 1, dtype=torch.int64)),
+    ],
+)
+def test_wrong_shapes_and_types_are_refused(name: str, wrong: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match=name):
+        Batch(**{**parts(), name: wrong})
+
+
+def test_sharding_needs_no_torch() -> None:
+    code = (
+        "import sys; from sslpipe.data import sources, shard, manifest, webdataset, images\n"
+        "sources.source_digest(sources.Config())\n"
+        "slow = {'torch', 'torchvision', 'webdataset', 'mlxtend.data'} & set(sys.modules)\n"
+        "assert not slow, slow\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_public_names() -> None:
+    assert all(hasattr(sslpipe.data, name) for name in sslpipe.data.__all__)
+    with pytest.raises(AttributeError, match="Batches"):
+        _ = sslpipe.data.Batches

