@@ -1,0 +1,43 @@
+"""Views: a batch of canvases → what a method trains on, the same for any batch size, worker or device."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sslpipe.views.engine import View, ViewEngine
+    from sslpipe.views.evaluation import centre
+    from sslpipe.views.geometry import matches
+    from sslpipe.views.recipe import Jitter, PatchMask, Recipe, ViewSpec, resolve
+
+__all__ = [
+    "Jitter",
+    "PatchMask",
+    "Recipe",
+    "View",
+    "ViewEngine",
+    "ViewSpec",
+    "centre",
+    "matches",
+    "resolve",
+]
+
+_OWNERS = {
+    "Jitter": "recipe",
+    "PatchMask": "recipe",
+    "Recipe": "recipe",
+    "View": "engine",
+    "ViewEngine": "engine",
+    "ViewSpec": "recipe",
+    "centre": "evaluation",
+    "matches": "geometry",
+    "resolve": "recipe",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy, so that settings can read a recipe without the cost of importing torch.
+    if name not in _OWNERS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_OWNERS[name]}"), name)

@@ -1,0 +1,45 @@
+"""The view an encoder is evaluated on: the image's central square, with nothing drawn at random."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+
+from sslpipe.data.batch import Batch
+from sslpipe.views import reference
+from sslpipe.views.recipe import Colour, ViewSpec
+from sslpipe.views.table import Table
+
+
+def centre(
+    batch: Batch,
+    *,
+    size: int,
+    crop: float = 1.0,
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear",
+    mean: Colour,
+    std: Colour,
+) -> torch.Tensor:
+    """The central square of each image, resized with antialiasing and normalised.
+
+    Args:
+        batch: canvases; their padding is never seen.
+        size: side of the result in pixels.
+        crop: side of the square as a share of the image's shorter side (.875 is ImageNet's 224 of 256).
+        interpolation: "bilinear" or "bicubic".
+        mean: of the normalisation.
+        std: of the normalisation.
+
+    Returns:
+        float32 [N, 3, size, size] on the batch's device.
+    """
+    if not 0 < crop <= 1:
+        raise ValueError(f"crop must be above 0 and at most 1, not {crop}")
+    limit = batch.size.cpu().numpy()  # [N, 2]
+    side = np.maximum(np.rint(crop * limit.min(axis=1, keepdims=True)), 1)
+    corner = np.rint((limit - side) / 2)  # as torchvision's center_crop
+    box = np.concatenate((corner, side, side), axis=1).astype(np.int32)
+    spec = ViewSpec(size=size, interpolation=interpolation, mean=mean, std=std)
+    return reference.render(batch.pixels, Table.plain(box, limit), spec)
