@@ -1,0 +1,83 @@
+"""Patch-level contrastive loss: patches matched by geometry are positives."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from sslpipe.losses.precision import full_precision
+
+
+@full_precision
+def patch_info_nce(
+    z1: Tensor,
+    z2: Tensor,
+    matches: Tensor,
+    temperature: float,
+    ignore: Tensor | None = None,
+    *,
+    chunk: int = 2048,
+) -> Tensor:
+    """InfoNCE over patches: view 1's matched patches are anchors, one mean over all of the batch's.
+
+    An anchor's denominator holds every patch of both views of the batch but the anchor itself, the positive
+    included. Only matched anchors cost anything: to draw fewer, set the others' match to -1. Anchors are
+    taken `chunk` at a time and their logits recomputed in the backward pass, so memory is chunk · 2NP.
+
+    Args:
+        z1: patches of view 1, [N, P, D], normalised inside.
+        z2: patches of view 2 of the same images, [N, P, D].
+        matches: int64 [N, P], for each patch of view 1 its patch in view 2 of the same image; -1 for none.
+            If none has a match, the loss is a zero that has a graph.
+        temperature: softmax temperature.
+        ignore: bool [N, P, P]; `ignore[n, i, j]` drops view 1's patch j from the denominator of its anchor i.
+        chunk: anchors at a time; changes memory, not the result.
+    """
+    patches1 = F.normalize(z1, dim=-1).flatten(0, 1)  # [NP, D]
+    patches2 = F.normalize(z2, dim=-1).flatten(0, 1)  # [NP, D]
+    image, place = (matches >= 0).nonzero(as_tuple=True)  # [A], [A]
+    if len(image) == 0:
+        return (z1.sum() + z2.sum()) * 0.0
+    anchor = image * z1.shape[1] + place  # [A] rows of patches1
+    positive = image * z2.shape[1] + matches[image, place]  # [A] rows of patches2
+    total = z1.new_zeros(())
+    for start in range(0, len(anchor), chunk):
+        part = slice(start, start + chunk)
+        dropped = None if ignore is None else ignore[image[part], place[part]]  # [C, P]
+        total = total + checkpoint(
+            _sum_over_anchors,
+            patches1,
+            patches2,
+            anchor[part],
+            positive[part],
+            image[part],
+            dropped,
+            temperature,
+            use_reentrant=False,
+            preserve_rng_state=False,
+        )
+    return total / len(anchor)
+
+
+def _sum_over_anchors(
+    patches1: Tensor,
+    patches2: Tensor,
+    anchor: Tensor,
+    positive: Tensor,
+    image: Tensor,
+    dropped: Tensor | None,
+    temperature: float,
+) -> Tensor:
+    z = patches1[anchor] / temperature  # [C, D]
+    excluded = torch.zeros(len(z), len(patches1), dtype=torch.bool, device=z.device)  # [C, NP]
+    if dropped is not None:
+        places = torch.arange(dropped.shape[1], device=z.device)
+        same_image = image[:, None] * dropped.shape[1] + places  # [C, P]
+        excluded.scatter_(1, same_image, dropped.bool())
+    excluded.scatter_(1, anchor[:, None], True)
+    within = (z @ patches1.T).masked_fill(excluded, -torch.inf)  # [C, NP]
+    across = z @ patches2.T  # [C, NP]
+    denominator = torch.cat([within, across], dim=1).logsumexp(dim=1)  # [C]
+    return (denominator - across.gather(1, positive[:, None])[:, 0]).sum()

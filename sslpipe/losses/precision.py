@@ -1,0 +1,41 @@
+"""Full precision for losses: half-precision inputs are widened and autocast is off inside."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec
+
+import torch
+from torch import Tensor
+
+P = ParamSpec("P")
+
+
+def full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """Make a loss compute in float32 under autocast and on half-precision tensors; float64 stays float64."""
+
+    @functools.wraps(loss)
+    def computed(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        widened = [_widen(value) for value in args]
+        named = {name: _widen(value) for name, value in kwargs.items()}
+        with torch.autocast(_device_type([*widened, *named.values()]), enabled=False):
+            return loss(*widened, **named)
+
+    return computed
+
+
+def _widen(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+    if isinstance(value, list | tuple):
+        return [_widen(item) for item in value]
+    return value
+
+
+def _device_type(values: list[Any]) -> str:
+    for value in values:
+        first = value[0] if isinstance(value, list) and value else value
+        if isinstance(first, Tensor):
+            return first.device.type
+    return "cpu"
