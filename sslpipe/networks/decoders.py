@@ -1,0 +1,72 @@
+"""Decoders that rebuild hidden patches from visible ones."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sslpipe.errors import UserError
+from sslpipe.networks.patches import sincos_positions
+from sslpipe.networks.vit import Block, initialise
+
+
+class MAEDecoder(nn.Module):
+    """MAE's decoder (He et al. 2022): a narrow transformer over visible tokens and mask tokens.
+
+    Args:
+        encoder_dim: features of an encoder token.
+        grid: patches down and across.
+        patch_dim: numbers to predict a patch (p · p · 3 pixels).
+        width: features of a decoder token.
+        depth: blocks.
+        heads: attention heads.
+
+    Raises:
+        UserError: `width` is not a multiple of 4 and of `heads`.
+    """
+
+    positions: Tensor
+
+    def __init__(
+        self,
+        encoder_dim: int,
+        grid: tuple[int, int],
+        patch_dim: int,
+        *,
+        width: int = 512,
+        depth: int = 8,
+        heads: int = 16,
+    ) -> None:
+        super().__init__()
+        if width % 4 or width % heads:
+            raise UserError(
+                f"the decoder's width must be a multiple of 4 and of its {heads} heads: it is {width}"
+            )
+        self.embed = nn.Linear(encoder_dim, width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.register_buffer("positions", sincos_positions(grid, width), persistent=False)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.predict = nn.Linear(width, patch_dim)
+        initialise(self)
+
+    def forward(self, visible: Tensor, keep: Tensor) -> Tensor:
+        """Predict all patches.
+
+        Args:
+            visible: the encoder's tokens, [N, C + K, D]: C class tokens (0 or 1) and then the kept patches.
+            keep: int64 [N, K], which patches they are.
+
+        Returns:
+            [N, P, patch_dim].
+        """
+        x = self.embed(visible)  # [N, C + K, W]
+        prefix, patches = x[:, : x.shape[1] - keep.shape[1]], x[:, x.shape[1] - keep.shape[1] :]
+        n, _, w = patches.shape
+        everywhere = self.mask_token.to(x.dtype).expand(n, self.positions.shape[1], w)  # [N, P, W]
+        filled = everywhere.scatter(1, keep[:, :, None].expand(-1, -1, w), patches)
+        filled = filled + self.positions.to(x.dtype)
+        t = torch.cat([prefix, filled], dim=1)  # [N, C + P, W]; the class token's position is 0
+        for block in self.blocks:
+            t = block(t)
+        return self.predict(self.norm(t[:, prefix.shape[1] :]))

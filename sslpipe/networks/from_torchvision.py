@@ -1,0 +1,84 @@
+"""`torchvision:<name>`: torchvision's CNNs behind the `Backbone` protocol, with random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from sslpipe.distributed import synchronise
+from sslpipe.errors import UserError
+from sslpipe.networks.backbones import Backbone, ConvBackbone, nearest, probe, small_stem
+
+_FAMILIES = ("resnet", "efficientnet", "mobilenetv2", "mobilenetv3")
+
+
+def find(member: str) -> Callable[..., Backbone]:
+    """What builds torchvision's `member`.
+
+    Raises:
+        UserError: an unknown name, or a family that is not covered (timm has it).
+    """
+    from torchvision import models
+
+    covered = [
+        name
+        for name in models.list_models(module=models)
+        if models.get_model_builder(name).__module__.rpartition(".")[2] in _FAMILIES
+    ]
+    if member not in covered:
+        if member in models.list_models(module=models):
+            raise UserError(
+                f"torchvision:{member} is not covered: choose a network of the families "
+                f"{', '.join(_FAMILIES)}, or timm:<name>, which has nearly all others"
+            )
+        raise UserError(
+            f"torchvision has no network {member!r}{nearest(member, covered)}: "
+            f"choose one of {', '.join(covered)}"
+        )
+    return partial(TorchvisionCNN, member)
+
+
+class TorchvisionCNN(ConvBackbone):
+    """A network of feature maps.
+
+    Args:
+        member: torchvision's name for it.
+        image_size: side of the images, pixels.
+        stem: "imagenet", or "small" for ResNets: a 3x3 convolution of stride 1 and no max-pooling.
+    """
+
+    def __init__(self, member: str, image_size: int, stem: str = "imagenet") -> None:
+        from torchvision import models
+
+        super().__init__()
+        self.name, self.image_size = f"torchvision:{member}", image_size
+        self.options = {"stem": stem}
+        model = models.get_model(member, weights=None)
+        self.kind = "resnet" if isinstance(model, models.ResNet) else "cnn"
+        if stem != "imagenet":
+            small_stem(self.name, stem, model)
+        self.trunk = synchronise(_without_head(model))
+        self.dim = probe(self, image_size)
+
+    def maps(self, x: Tensor) -> Tensor:
+        """[N, 3, S, S] → [N, D, h, w], before pooling."""
+        return self.trunk(x)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Layers for layer decay: a ResNet's stem, then each block; elsewhere each block."""
+        if self.kind == "resnet":
+            return {"stem": r"^trunk\.(?:conv1|bn1)\.", "blocks": r"^trunk\.layer(\d+)\.(\d+)"}
+        return {"blocks": r"^trunk\.(\d+)"}
+
+
+def _without_head(model: nn.Module) -> nn.Sequential:
+    if (features := getattr(model, "features", None)) is not None:
+        return features
+    trunk = nn.Sequential()
+    for name, child in model.named_children():
+        if name not in ("avgpool", "fc"):
+            trunk.add_module(name, child)
+    return trunk

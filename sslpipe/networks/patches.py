@@ -1,0 +1,52 @@
+"""Patches: images as rows of patches and back, their fixed positions, and keeping some of them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def patchify(images: Tensor, patch_size: int) -> Tensor:
+    """[N, C, H, W] → [N, P, p·p·C]: patches row by row, a patch's numbers in MAE's order y, x, channel."""
+    n, c, h, w = images.shape
+    p = patch_size
+    x = images.reshape(n, c, h // p, p, w // p, p)
+    return x.permute(0, 2, 4, 3, 5, 1).reshape(n, (h // p) * (w // p), p * p * c)
+
+
+def unpatchify(patches: Tensor, patch_size: int, grid: tuple[int, int] | None = None) -> Tensor:
+    """The inverse of `patchify`: [N, P, p·p·C] → [N, C, H, W]; a square grid unless told."""
+    n, count, d = patches.shape
+    p = patch_size
+    h, w = grid or (round(count**0.5),) * 2
+    x = patches.reshape(n, h, w, p, p, d // (p * p))
+    return x.permute(0, 5, 1, 3, 2, 4).reshape(n, d // (p * p), h * p, w * p)
+
+
+def take(tokens: Tensor, keep: Tensor) -> Tensor:
+    """The kept tokens of each image: [N, P, D], int64 [N, K] → [N, K, D]."""
+    return tokens.gather(1, keep[:, :, None].expand(-1, -1, tokens.shape[2]))
+
+
+def sincos_positions(grid: tuple[int, int], dim: int) -> Tensor:
+    """Fixed 2-D sine-cosine positions, [1, h·w, D] (MAE's: the first half encodes x, the second y).
+
+    Frequencies fall geometrically from 1 to 1/10000; sines first, then cosines. `dim` is a multiple of 4.
+    """
+    omega = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim / 4))  # [D/4]
+    y, x = torch.meshgrid(
+        torch.arange(grid[0], dtype=torch.float64), torch.arange(grid[1], dtype=torch.float64), indexing="ij"
+    )
+    angles = [place.reshape(-1, 1) * omega for place in (x, y)]  # 2 × [P, D/4]
+    parts = [f(angle) for angle in angles for f in (torch.sin, torch.cos)]
+    return torch.cat(parts, dim=1).float()[None]
+
+
+def resize_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Positions for another grid, by bicubic interpolation: [1, h·w, D] → [1, h'·w', D]."""
+    if old == new:
+        return positions
+    as_image = positions.reshape(1, *old, -1).permute(0, 3, 1, 2)
+    resized = F.interpolate(as_image, size=new, mode="bicubic", antialias=True, align_corners=False)
+    return resized.permute(0, 2, 3, 1).flatten(1, 2)

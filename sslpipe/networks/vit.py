@@ -1,0 +1,206 @@
+"""`small_vit`: a plain pre-norm vision transformer (Dosovitskiy et al. 2021), initialised as MAE's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sslpipe.errors import UserError
+from sslpipe.networks.backbones import Backbone, check_patch_size
+from sslpipe.networks.patches import resize_positions, sincos_positions, take
+
+
+class SmallViT(Backbone):
+    """A vision transformer; width 768, depth 12, heads 12 and patch size 16 make it ViT-B/16.
+
+    Args:
+        image_size: side of the images, pixels; for others that can be fed, positions are interpolated.
+        width: features a token.
+        depth: blocks.
+        heads: attention heads.
+        patch_size: side of a patch, pixels.
+        position: "sincos" (fixed, as MAE's) or "learned".
+        pool: "mean" of the patches or the "cls" token, after the last norm.
+        class_token: whether there is one.
+        drop_path: chance that a block is skipped in training, rising linearly from 0 to this.
+        layer_scale: start of the learned scale of each residual branch (BEiT: .1); None for no scale.
+    """
+
+    kind = "vit"
+    pos_embed: Tensor
+
+    def __init__(
+        self,
+        image_size: int,
+        width: int = 128,
+        depth: int = 6,
+        heads: int = 4,
+        patch_size: int = 4,
+        position: str = "sincos",
+        pool: str = "mean",
+        class_token: bool = True,
+        drop_path: float = 0.0,
+        layer_scale: float | None = None,
+    ) -> None:
+        super().__init__()
+        check_patch_size("small_vit", image_size, patch_size)
+        _check(width, depth, heads, position, pool, class_token, drop_path)
+        self.name, self.image_size, self.dim, self.patch_size = "small_vit", image_size, width, patch_size
+        self.options = {
+            "width": width,
+            "depth": depth,
+            "heads": heads,
+            "patch_size": patch_size,
+            "position": position,
+            "pool": pool,
+            "class_token": class_token,
+            "drop_path": drop_path,
+            "layer_scale": layer_scale,
+        }
+        self.pool = pool
+        side = image_size // patch_size
+        self.patch_embed = nn.Conv2d(3, width, patch_size, patch_size)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if class_token else None
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width), requires_grad=False)
+        # The class token has no position: a learned one would only be a second bias beside the token itself.
+        if position == "learned":
+            self.pos_embed = nn.Parameter(torch.zeros(1, side * side, width))
+        else:
+            self.register_buffer("pos_embed", sincos_positions((side, side), width), persistent=False)
+        rates = [drop_path * block / max(depth - 1, 1) for block in range(depth)]
+        self.blocks = nn.ModuleList(Block(width, heads, rate, layer_scale) for rate in rates)
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, 3, S, S] → [N, D], pooled after the last norm."""
+        tokens = self.tokens(x, prefix=True)  # [N, 1 + P, D]
+        if self.pool == "cls":
+            return tokens[:, 0]
+        return tokens[:, self.prefixes :].mean(dim=1)
+
+    def tokens(
+        self, x: Tensor, keep: Tensor | None = None, mask: Tensor | None = None, prefix: bool = False
+    ) -> Tensor:
+        """See `Backbone.tokens`; tokens are after the last norm."""
+        patches = self.patch_embed(x)  # [N, D, h, w]
+        grid = (patches.shape[2], patches.shape[3])
+        t = patches.flatten(2).transpose(1, 2)  # [N, P, D]
+        if mask is not None:
+            t = torch.where(mask[:, :, None], self.mask_token.to(t.dtype), t)
+        t = t + resize_positions(self.pos_embed, self.square, grid).to(t.dtype)
+        if keep is not None:
+            t = take(t, keep)  # [N, K, D]
+        if self.cls_token is not None:
+            t = torch.cat([self.cls_token.to(t.dtype).expand(len(t), -1, -1), t], dim=1)  # [N, 1 + K, D]
+        for block in self.blocks:
+            t = block(t)
+        t = self.norm(t)
+        return t if prefix else t[:, self.prefixes :]
+
+    def maps(self, x: Tensor) -> Tensor:
+        """[N, 3, S, S] → [N, D, S / patch_size, S / patch_size]."""
+        p = self.options["patch_size"]
+        return self.tokens(x).transpose(1, 2).unflatten(2, (x.shape[2] // p, x.shape[3] // p))
+
+    @property
+    def prefixes(self) -> int:
+        """How many class tokens come before the patches."""
+        return 0 if self.cls_token is None else 1
+
+    @property
+    def square(self) -> tuple[int, int]:
+        """The grid that `pos_embed` is for."""
+        side = self.image_size // self.options["patch_size"]
+        return side, side
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Layers for layer decay as MAE's: all before the blocks, each block, the norm (with the head)."""
+        return {
+            "stem": r"^(?:cls_token|mask_token|pos_embed|patch_embed)",
+            "blocks": r"^blocks\.(\d+)",
+            "norm": r"^norm",
+        }
+
+    def no_weight_decay(self) -> set[str]:
+        """Tokens and positions are not decayed."""
+        return {"cls_token", "mask_token", "pos_embed"}
+
+
+class Block(nn.Module):
+    """Attention, then an MLP of four times the width; norms come first, residuals around both."""
+
+    def __init__(
+        self, width: int, heads: int, drop_path: float = 0.0, layer_scale: float | None = None
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attention = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.drop_path = drop_path
+        scaled = layer_scale is not None
+        self.scale1 = nn.Parameter(torch.full((width,), float(layer_scale or 0))) if scaled else None
+        self.scale2 = nn.Parameter(torch.full((width,), float(layer_scale or 0))) if scaled else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, T, D] → [N, T, D]."""
+        x = x + self._branch(self.attention(self.norm1(x)), self.scale1)
+        return x + self._branch(self.mlp(self.norm2(x)), self.scale2)
+
+    def _branch(self, y: Tensor, scale: Tensor | None) -> Tensor:
+        if scale is not None:
+            y = y * scale
+        if self.drop_path and self.training:
+            kept = 1.0 - self.drop_path
+            # One draw an image (Huang et al. 2016); the kept are scaled up so that the mean stays.
+            y = y * (y.new_empty(len(y), 1, 1).bernoulli_(kept) / kept)
+        return y
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, T, D] → [N, T, D]."""
+        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # 3 × [N, H, T, D/H]
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+def initialise(transformer: nn.Module) -> None:
+    """MAE's official start: Xavier-uniform linear layers (the patch embedding as one), tokens normal(.02)."""
+    for name, parameter in transformer.named_parameters():
+        if name.endswith(("cls_token", "mask_token", "pos_embed")):
+            nn.init.normal_(parameter, std=0.02)
+    for module in transformer.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            nn.init.xavier_uniform_(module.weight.view(module.weight.shape[0], -1))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def _check(
+    width: int, depth: int, heads: int, position: str, pool: str, class_token: bool, drop_path: float
+) -> None:
+    if position not in ("sincos", "learned"):
+        raise UserError(f"small_vit's position is {position!r}: choose 'sincos' or 'learned'")
+    if pool not in ("mean", "cls"):
+        raise UserError(f"small_vit's pool is {pool!r}: choose 'mean' or 'cls'")
+    if pool == "cls" and not class_token:
+        raise UserError("small_vit pools the class token, so class_token must be true (or pool 'mean')")
+    if min(width, depth, heads) < 1 or width % heads or width % 4:
+        raise UserError(
+            "small_vit's width must be a multiple of 4 and of its heads, and its depth at least 1: "
+            f"got width {width}, heads {heads}, depth {depth}"
+        )
+    if not 0 <= drop_path < 1:
+        raise UserError(f"small_vit's drop_path is {drop_path}: it is a chance, from 0 to below 1")

@@ -1,0 +1,42 @@
+import pytest
+import torch
+
+from sslpipe.errors import UserError
+from sslpipe.networks import MAEDecoder
+
+
+@pytest.fixture
+def decoder() -> MAEDecoder:
+    return MAEDecoder(12, (3, 3), 48, width=16, depth=1, heads=2).eval()
+
+
+@pytest.mark.parametrize("prefix", [0, 1])
+def test_predicts_every_patch(decoder: MAEDecoder, prefix: int) -> None:
+    keep = torch.tensor([[4, 1], [0, 8]])
+    assert decoder(torch.randn(2, prefix + 2, 12), keep).shape == (2, 9, 48)
+
+
+def test_the_order_of_the_kept_patches_does_not_matter(decoder: MAEDecoder) -> None:
+    visible, keep = torch.randn(1, 4, 12), torch.tensor([[4, 1, 7]])
+    order = [2, 0, 1]
+    shuffled = torch.cat([visible[:, :1], visible[:, 1:][:, order]], 1)
+    torch.testing.assert_close(decoder(shuffled, keep[:, order]), decoder(visible, keep))
+
+
+def test_hidden_patches_differ_by_position_only(decoder: MAEDecoder) -> None:
+    # With positions taken away, all mask tokens give the same prediction, which no visible patch gives.
+    decoder.positions.zero_()
+    prediction = decoder(torch.randn(1, 2, 12), torch.tensor([[4, 1]]))[0]
+    hidden = [i for i in range(9) if i not in (4, 1)]
+    torch.testing.assert_close(prediction[hidden], prediction[hidden[:1]].expand(7, -1))
+    assert not torch.allclose(prediction[4], prediction[hidden[0]])
+
+
+def test_every_parameter_gets_a_gradient(decoder: MAEDecoder) -> None:
+    decoder(torch.randn(1, 2, 12), torch.tensor([[4, 1]])).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in decoder.parameters())
+
+
+def test_a_width_that_heads_do_not_divide_is_refused() -> None:
+    with pytest.raises(UserError, match="multiple of 4 and of its 3 heads: it is 16"):
+        MAEDecoder(12, (3, 3), 48, width=16, heads=3)

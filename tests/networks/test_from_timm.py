@@ -1,0 +1,122 @@
+from typing import Any
+
+import pytest
+import torch
+
+from sslpipe.errors import UserError
+from sslpipe.networks import Backbone, backbone
+from sslpipe.networks.patches import sincos_positions
+
+timm = pytest.importorskip("timm")
+
+VIT = "timm:vit_tiny_patch16_224"
+
+
+def vit(**options: Any) -> Backbone:
+    return backbone(VIT, image_size=32, patch_size=8, **options).eval()
+
+
+@pytest.mark.parametrize(
+    "name", ["timm:resnet10t", "timm:convnext_atto", "timm:swin_tiny_patch4_window7_224"]
+)
+def test_feature_maps(name: str) -> None:
+    network = backbone(name, image_size=64).eval()
+    x = torch.randn(1, 3, 64, 64)
+    maps = network.maps(x)
+    assert network.patch_size is None
+    assert network.kind == ("resnet" if "resnet" in name else "cnn")
+    assert maps.shape[:2] == (1, network.dim)
+    torch.testing.assert_close(network.tokens(x), maps.flatten(2).transpose(1, 2))
+    torch.testing.assert_close(network(x), network.model(x))  # type: ignore[operator]
+
+
+def test_small_stem_keeps_small_images_large() -> None:
+    network = backbone("timm:resnet18", image_size=32, stem="small")
+    assert network.maps(torch.zeros(1, 3, 32, 32)).shape == (1, 512, 4, 4)
+    assert network.options == {"stem": "small", "drop_path": 0.0}
+
+
+def test_a_vit_is_timms() -> None:
+    network = backbone(VIT, image_size=32).eval()
+    assert (network.patch_size, network.dim, network.grid) == (16, 192, (2, 2))
+    x = torch.randn(2, 3, 32, 32)
+    theirs = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=32).eval()
+    theirs.load_state_dict(network.model.state_dict())  # type: ignore[union-attr]
+    expected = theirs.forward_features(x)
+    torch.testing.assert_close(network.tokens(x, prefix=True), expected)
+    torch.testing.assert_close(network(x), expected[:, 1:].mean(1))
+    cls = backbone(VIT, image_size=32, pool="cls").eval()
+    cls.load_state_dict(network.state_dict())
+    torch.testing.assert_close(cls(x), theirs(x))
+
+
+def test_vit_keeps_and_masks() -> None:
+    network = vit()
+    x = torch.randn(1, 3, 32, 32)
+    changed = x.clone()
+    changed[:, :, :8, 8:16] = 9.0  # patch 1
+    keep = torch.tensor([[5, 0, 2]])
+    mask = torch.zeros(1, 16, dtype=torch.bool)
+    mask[0, 1] = True
+    assert network.tokens(x, keep=keep, prefix=True).shape == (1, 4, 192)
+    assert torch.equal(network.tokens(x, keep=keep), network.tokens(changed, keep=keep))
+    assert torch.equal(network.tokens(x, mask=mask), network.tokens(changed, mask=mask))
+    torch.testing.assert_close(network.tokens(x, keep=torch.arange(16)[None]), network.tokens(x))
+    network.learn_mask_token()
+    network.tokens(x, mask=mask).square().sum().backward()
+    assert network.mask_token.grad.any()  # type: ignore[union-attr]
+
+
+def test_vit_positions_can_be_maes() -> None:
+    network = vit(position="sincos")
+    position = network.model.pos_embed  # type: ignore[union-attr]
+    assert not position.requires_grad  # type: ignore[union-attr]
+    assert not position[:, 0].any()  # type: ignore[index]
+    assert torch.equal(position[:, 1:], sincos_positions((4, 4), 192))  # type: ignore[index]
+
+
+@pytest.mark.parametrize("name", ["timm:resnet18", "timm:convnext_atto", VIT])
+def test_layers_for_layer_decay(name: str) -> None:
+    from timm.models import group_parameters
+
+    network = backbone(name, image_size=32)
+    layers = group_parameters(network, network.group_matcher(), reverse=True)
+    assert set(layers) == {parameter for parameter, _ in network.named_parameters()}
+    if name == VIT:  # as MAE's get_layer_id_for_vit: all before the blocks 0, block i is i + 1, the rest last
+        for parameter, layer in layers.items():
+            parts = parameter.removeprefix("model.").split(".")
+            expected = {"blocks": int(parts[1]) + 1 if parts[0] == "blocks" else 0, "norm": 13}
+            assert layer == expected.get(parts[0], 0), parameter
+        assert {"mask_token", "model.cls_token", "model.pos_embed"} <= network.no_weight_decay()
+    else:
+        original = timm.create_model(name.removeprefix("timm:"), num_classes=0)
+        expected = group_parameters(original, original.group_matcher(coarse=False), reverse=True)
+        assert layers == {f"model.{parameter}": layer for parameter, layer in expected.items()}
+
+
+def test_can_be_laid_out_without_memory() -> None:
+    for name in ("timm:resnet18", VIT):
+        with torch.device("meta"):
+            network = backbone(name, image_size=32)
+        assert all(parameter.is_meta for parameter in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("timm:resnt18", {}, "did you mean 'resnet18'"),
+        ("timm:hf-hub:someone/something", {}, "timm has no network"),
+        ("timm:resnet18", {"checkpoint_path": "x.pth"}, "no option 'checkpoint_path'"),
+        ("timm:resnet18", {"pretrained": True}, "no option 'pretrained'"),
+        ("timm:resnet18", {"stem": "tiny"}, "cannot have the stem 'tiny'"),
+        ("timm:convnext_atto", {"stem": "small"}, "cannot have the stem 'small'"),
+        ("timm:vit_tiny_patch16_224", {"patch_size": 7}, "patches of 7 pixels, which do not tile 32"),
+        ("timm:vit_tiny_patch16_224", {"pool": "max"}, "pool 'mean' or 'cls'"),
+        ("timm:flexivit_small", {}, "give it the option patch_size"),
+        ("timm:mixer_s32_224", {}, "no feature maps and is no plain vision transformer"),
+        ("timm:mobilenetv3_small_050", {}, "widens its features after pooling"),
+    ],
+)
+def test_bad_requests(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        backbone(name, image_size=32, **options)

@@ -1,0 +1,132 @@
+import pytest
+import torch
+
+from sslpipe.networks import backbone
+from sslpipe.networks.vit import Block, SmallViT
+
+
+@pytest.fixture
+def vit() -> SmallViT:
+    network = backbone("small_vit", image_size=12, width=32, depth=2, heads=2)
+    assert isinstance(network, SmallViT)
+    return network.eval()
+
+
+def test_keeping_all_patches_changes_nothing(vit: SmallViT) -> None:
+    x = torch.randn(2, 3, 12, 12)
+    everything = torch.arange(9).expand(2, -1)
+    torch.testing.assert_close(vit.tokens(x, keep=everything), vit.tokens(x))
+
+
+def test_kept_patches_come_out_in_the_order_asked(vit: SmallViT) -> None:
+    x = torch.randn(2, 3, 12, 12)
+    keep = torch.tensor([[0, 4, 7], [8, 1, 3]])
+    order = torch.tensor([2, 0, 1])
+    torch.testing.assert_close(vit.tokens(x, keep=keep)[:, order], vit.tokens(x, keep=keep[:, order]))
+
+
+def test_hidden_patches_are_never_seen(vit: SmallViT) -> None:
+    x = torch.randn(1, 3, 12, 12)
+    changed = x.clone()
+    changed[:, :, :4, :4] = 9.0  # patch 0
+    keep = torch.tensor([[1, 2, 5]])
+    mask = torch.zeros(1, 9, dtype=torch.bool)
+    mask[0, 0] = True
+    assert torch.equal(vit.tokens(x, keep=keep), vit.tokens(changed, keep=keep))
+    assert torch.equal(vit.tokens(x, mask=mask), vit.tokens(changed, mask=mask))
+    assert not torch.allclose(vit.tokens(x), vit.tokens(changed))
+
+
+def test_patches_are_counted_row_by_row(vit: SmallViT) -> None:
+    x = torch.randn(1, 3, 12, 12)
+    changed = x.clone()
+    changed[:, :, 4:8, 8:] = 9.0  # row 1, column 2: patch 5
+    without = torch.tensor([[i for i in range(9) if i != 5]])
+    assert torch.equal(vit.tokens(x, keep=without), vit.tokens(changed, keep=without))
+
+
+def test_class_tokens_come_first(vit: SmallViT) -> None:
+    x = torch.randn(2, 3, 12, 12)
+    with_prefix = vit.tokens(x, prefix=True)
+    assert with_prefix.shape == (2, 10, 32)
+    assert torch.equal(with_prefix[:, 1:], vit.tokens(x))
+    assert vit.tokens(x, keep=torch.zeros(2, 1).long(), prefix=True).shape == (2, 2, 32)
+
+
+def test_pooling() -> None:
+    x = torch.randn(2, 3, 12, 12)
+    options = {"width": 32, "depth": 1, "heads": 2}
+    mean, cls = (
+        backbone("small_vit", image_size=12, pool=pool, **options).eval() for pool in ("mean", "cls")
+    )
+    torch.testing.assert_close(mean(x), mean.tokens(x).mean(1))
+    torch.testing.assert_close(cls(x), cls.tokens(x, prefix=True)[:, 0])
+
+
+def test_the_mask_token_is_trained_only_on_request(vit: SmallViT) -> None:
+    x, mask = torch.randn(1, 3, 12, 12), torch.ones(1, 9, dtype=torch.bool)
+    vit.tokens(x, mask=mask).sum().backward()
+    assert vit.mask_token.grad is None
+    vit.learn_mask_token()
+    vit.tokens(x, mask=mask).square().sum().backward()
+    assert vit.mask_token.grad is not None
+    assert vit.mask_token.grad.any()
+
+
+def test_fixed_positions_are_neither_trained_nor_saved(vit: SmallViT) -> None:
+    assert "pos_embed" not in vit.state_dict()
+    assert "pos_embed" not in dict(vit.named_parameters())
+
+
+def test_starts_as_maes_official_code() -> None:
+    network = backbone("small_vit", image_size=28, width=256, depth=1, heads=4)
+    assert isinstance(network, SmallViT)
+    state = network.state_dict()
+    for name, fan_in, fan_out in [
+        ("patch_embed.weight", 48, 256),
+        ("blocks.0.attention.qkv.weight", 256, 768),
+        ("blocks.0.mlp.0.weight", 256, 1024),
+    ]:
+        limit = (6 / (fan_in + fan_out)) ** 0.5
+        assert 0.97 * limit < state[name].abs().max() <= limit
+    assert 0.015 < state["cls_token"].std() < 0.025
+    assert not state["blocks.0.attention.qkv.bias"].any()
+
+
+def test_drop_path_drops_whole_images_and_keeps_the_mean() -> None:
+    block = Block(16, 2, drop_path=0.4).train()
+    y = block._branch(torch.ones(4000, 3, 16), None)
+    values = y.flatten(1)
+    assert (values == values[:, :1]).all()
+    assert sorted(set(values[:, 0].tolist())) == pytest.approx([0.0, 1 / 0.6])
+    assert values.mean().item() == pytest.approx(1, abs=0.05)
+    assert torch.equal(block.eval()._branch(torch.ones(2, 3, 16), None), torch.ones(2, 3, 16))
+
+
+def test_drop_path_rises_with_depth() -> None:
+    network = backbone("small_vit", image_size=12, width=32, depth=3, heads=2, drop_path=0.2)
+    assert isinstance(network, SmallViT)
+    assert [block.drop_path for block in network.blocks] == pytest.approx([0, 0.1, 0.2])
+
+
+def test_layer_scale_starts_where_asked() -> None:
+    block = Block(16, 2, layer_scale=0.0)
+    x = torch.randn(1, 3, 16)
+    assert torch.equal(block(x), x)
+    assert sum(name.startswith("scale") for name, _ in block.named_parameters()) == 2
+
+
+def test_attention_is_torchs_own() -> None:
+    block = Block(16, 4)
+    theirs = torch.nn.MultiheadAttention(16, 4, batch_first=True)
+    theirs.load_state_dict(
+        {
+            "in_proj_weight": block.attention.qkv.weight,
+            "in_proj_bias": torch.randn(48),
+            "out_proj.weight": block.attention.out.weight,
+            "out_proj.bias": block.attention.out.bias,
+        }
+    )
+    block.attention.qkv.bias.data.copy_(theirs.in_proj_bias)
+    x = torch.randn(2, 5, 16)
+    torch.testing.assert_close(block.attention(x), theirs(x, x, x, need_weights=False)[0])
