@@ -1,0 +1,98 @@
+"""BYOL: an online network predicts a momentum network's view of the same image; there are no negatives.
+
+Grill et al., "Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning", NeurIPS 2020, arXiv:2006.07733.
+ImageNet, ResNet-50, 300 epochs: linear 72.5; 1000 epochs: 74.3 (Table 1; App. C).
+
+Settings are the official code's for 300 epochs: LARS .3 · batch / 256, weight decay 1e-6, τ_base .99 (100 epochs: .45,
+.99; 1000 epochs: .2, 1.5e-6, .996), heads 4096-256. The recipe is App. B's: bicubic crops .08–1; blur always on the
+first view and at .1 on the second; solarize at .2 on the second.
+
+`projector_norm: plain` ends the projector with a batch norm without affine, which is not in the paper: on small data
+and short budgets the official head gives far weaker features (docs/methods/byol.md has our figures).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from sslpipe.losses import negative_cosine
+from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig, Step
+from sslpipe.networks.backbones import Backbone
+from sslpipe.networks.heads import mlp
+from sslpipe.networks.momentum import Momentum, cosine_momentum
+from sslpipe.views.engine import View
+from sslpipe.views.recipe import Jitter, Recipe, ViewSpec
+
+
+class BYOL(Method):
+    """L = ‖q̄(z) − z̄′‖² = 2 − 2·cos(q(z), z′), both ways round (eq. 2)."""
+
+    class Config(MethodConfig):
+        """BYOL's settings."""
+
+        momentum: float = Field(0.99, ge=0, le=1, description="τ_base; rises to 1 along a cosine")
+        projector_hidden: int = Field(4096, ge=1)
+        projector_out: int = Field(256, ge=1)
+        predictor_hidden: int = Field(4096, ge=1)
+        projector_norm: Literal["plain"] | None = Field(
+            None, description="plain: end in batch norm without affine"
+        )
+        optimizer: OptimizerConfig = OptimizerConfig(
+            name="lars", rate=0.3, rule="linear", weight_decay=1e-6, warmup_epochs=10
+        )
+
+    paper: ClassVar[str] = "Grill et al., NeurIPS 2020, arXiv:2006.07733"
+
+    def __init__(self, backbone: Backbone, config: Config) -> None:
+        super().__init__(backbone, config)
+        self.momentum = config.momentum
+        out = config.projector_out
+        self.projector = mlp(
+            backbone.dim, config.projector_hidden, out, last_norm=config.projector_norm
+        )  # g_θ
+        self.predictor = mlp(out, config.predictor_hidden, out)  # q_θ
+        self.target = Momentum(nn.Sequential(self.backbone, self.projector))  # f_ξ, g_ξ
+
+    @classmethod
+    def recipe(cls, config: Config, image_size: int, patch_size: int | None) -> Recipe:  # type: ignore[override]
+        """App. B, Table 6: the two views differ in blur and solarize."""
+        first = ViewSpec(
+            name="view1",
+            size=image_size,
+            scale=(0.08, 1.0),
+            interpolation="bicubic",
+            jitter=Jitter(probability=0.8, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1),
+            grey=0.2,
+            blur=1.0,
+            solarize=0.0,
+        )
+        second = first.model_copy(update={"name": "view2", "blur": 0.1, "solarize": 0.2})
+        return Recipe(views=(first, second))
+
+    def step(self, views: list[View], clock: Clock) -> Step:
+        """One batch; batch norm sees one view at a time, in both networks."""
+        v, v_prime = views[0].pixels, views[1].pixels  # [N, 3, S, S]
+        q1, q2 = self._predict(v), self._predict(v_prime)  # [N, d]
+        with torch.no_grad():
+            z1, z2 = self.target(v), self.target(v_prime)  # [N, d]
+        cosines = negative_cosine(q1, z2) + negative_cosine(q2, z1)
+        loss = (2 + 2 * negative_cosine(q1, z2)) + (2 + 2 * negative_cosine(q2, z1))
+        return Step(loss, {"cosine": -cosines.detach() / 2, "target_std": _spread(z1)})
+
+    def after_update(self, clock: Clock) -> None:
+        """ξ ← τ ξ + (1 − τ) θ, with τ = 1 − (1 − τ_base)(cos(π k/K) + 1)/2."""
+        tau = cosine_momentum(self.momentum, clock.progress)
+        self.target.update(nn.Sequential(self.backbone, self.projector), tau)
+
+    def _predict(self, x: Tensor) -> Tensor:
+        return self.predictor(self.projector(self.backbone(x)))
+
+
+def _spread(z: Tensor) -> Tensor:
+    """Mean standard deviation of the normalised targets, times √d: 1 when spread out, 0 when collapsed."""
+    z = nn.functional.normalize(z.float(), dim=1)
+    return z.std(dim=0).mean() * z.shape[1] ** 0.5

@@ -1,0 +1,115 @@
+"""MAE: three quarters of the patches are hidden; a light decoder rebuilds their pixels.
+
+He, Chen, Xie, Li, Dollár, Girshick, "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022, arXiv:2111.06377.
+ImageNet, ViT-B/16, 1600 epochs: fine-tune 83.6, linear 68.0 (67.8 in the official repository).
+
+Settings are App. A's (Table 8): AdamW (.9, .95), 1.5e-4 · batch / 256, weight decay .05, 40 warm-up epochs, masks of
+.75, targets normalised per patch, a decoder of 8 blocks and width 512.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from sslpipe.errors import UserError
+from sslpipe.losses import masked_mse
+from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig, Step
+from sslpipe.networks.backbones import Backbone
+from sslpipe.networks.decoders import MAEDecoder
+from sslpipe.networks.patches import patchify, unpatchify
+from sslpipe.views.engine import View
+from sslpipe.views.recipe import PatchMask, Recipe, ViewSpec
+
+
+class MAE(Method):
+    """L = mean over hidden patches of ‖prediction − normalised pixels‖² / (p·p·3)  (Sec. 3)."""
+
+    class Config(MethodConfig):
+        """MAE's settings."""
+
+        mask_ratio: float = Field(0.75, gt=0, lt=1)
+        normalise_target: bool = True
+        decoder_width: int = Field(512, ge=8)
+        decoder_depth: int = Field(8, ge=1)
+        decoder_heads: int = Field(16, ge=1)
+        optimizer: OptimizerConfig = OptimizerConfig(
+            name="adamw", rate=1.5e-4, rule="linear", betas=(0.9, 0.95), weight_decay=0.05, warmup_epochs=40
+        )
+
+    paper: ClassVar[str] = "He et al., CVPR 2022, arXiv:2111.06377"
+    takes: ClassVar[tuple[str, ...]] = ("vit",)
+    default_backbone: ClassVar[str] = "small_vit"
+
+    def __init__(self, backbone: Backbone, config: Config) -> None:
+        super().__init__(backbone, config)
+        assert backbone.patch_size is not None
+        self.patch_size, self.normalise_target = backbone.patch_size, config.normalise_target
+        self.decoder = MAEDecoder(
+            backbone.dim,
+            (backbone.image_size // backbone.patch_size,) * 2,
+            backbone.patch_size**2 * 3,
+            width=config.decoder_width,
+            depth=config.decoder_depth,
+            heads=config.decoder_heads,
+        )
+
+    @classmethod
+    def recipe(cls, config: Config, image_size: int, patch_size: int | None) -> Recipe:  # type: ignore[override]
+        """App. A.1: crop .2–1 (bicubic) and flip, nothing else; a random mask for each sample."""
+        if patch_size is None:
+            raise UserError(
+                "mae masks patches: give the backbone's patch size, or set pretrain.backbone to a ViT"
+            )
+        mask = PatchMask(kind="random", ratio=config.mask_ratio, patch_size=patch_size)
+        view = ViewSpec(name="view", size=image_size, scale=(0.2, 1.0), interpolation="bicubic", mask=mask)
+        return Recipe(views=(view,))
+
+    def step(self, views: list[View], clock: Clock) -> Step:
+        """One batch; the encoder sees the visible patches only."""
+        x, mask = views[0].pixels, views[0].masks
+        assert mask is not None
+        prediction = self._predict(x, mask)  # [N, P, p·p·3]
+        return Step(
+            masked_mse(prediction, patchify(x, self.patch_size), mask, norm_target=self.normalise_target)
+        )
+
+    def _predict(self, x: Tensor, mask: Tensor) -> Tensor:
+        keep = visible(mask)  # [N, K]
+        latent = self.backbone.tokens(x, keep=keep, prefix=True)  # [N, 1 + K, D]
+        return self.decoder(latent, keep)
+
+    @torch.no_grad()
+    def pictures(self, views: list[View]) -> Iterator[tuple[str, Tensor]]:
+        """Rows of original, what the encoder sees, and the rebuilt image (visible patches pasted in)."""
+        view, p = views[0], self.patch_size
+        x, mask = view.pixels[:16], view.masks
+        assert mask is not None
+        mask = mask[:16]
+        prediction = self._predict(x, mask).float()
+        target = patchify(x.float(), p)
+        if self.normalise_target:
+            mean, var = target.mean(-1, keepdim=True), target.var(-1, keepdim=True)
+            prediction = prediction * (var + 1e-6).sqrt() + mean
+        hidden = mask.unsqueeze(-1)
+        mean, std = (x.new_tensor(v).view(1, 3, 1, 1) for v in (view.mean, view.std))
+        grey = ((0.5 - mean) / std).expand_as(x).to(target.dtype)
+        rows = [
+            x.float(),
+            unpatchify(torch.where(hidden, patchify(grey, p), target), p),
+            unpatchify(torch.where(hidden, prediction, target), p),
+        ]
+        strip = torch.stack([(row * std + mean).clamp(0, 1) for row in rows], dim=1)  # [n, 3 kinds, 3, S, S]
+        n, kinds, _, s, _ = strip.shape
+        sheet = strip.permute(1, 3, 0, 4, 2).reshape(kinds * s, n * s, 3)
+        yield "reconstructions", (sheet * 255).round().to(torch.uint8).cpu()
+
+
+def visible(mask: Tensor) -> Tensor:
+    """Indices of the visible patches in order, [N, K]; `mask` [N, P] is true where hidden, alike in number."""
+    count = int((~mask[0]).sum())
+    return mask.to(torch.uint8).argsort(dim=1, stable=True)[:, :count]

@@ -1,0 +1,86 @@
+"""SimCLR: two views of an image attract, all other views of the batch repel.
+
+Chen, Kornblith, Norouzi, Hinton, "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020,
+arXiv:2002.05709. ImageNet, ResNet-50, 100 epochs, batch 4096: linear 64.5 (Table B.5); 1000 epochs: 69.3.
+
+Settings are those of Sec. 2 and App. A/B: LARS with .3 · batch / 256, weight decay 1e-6, T .1, a two-layer head to
+128. Where the official code differs: its weight decay is 1e-4 (the paper's value stands here), and its head ends in a
+batch norm without shift (taken here). App. B.9 on CIFAR-10:
+T .5, strength .5, no blur, rate 1.0.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from sslpipe.distributed import gather
+from sslpipe.losses import nt_xent
+from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig, Step
+from sslpipe.networks.backbones import Backbone
+from sslpipe.networks.heads import mlp
+from sslpipe.views.engine import View
+from sslpipe.views.recipe import Jitter, Recipe, ViewSpec
+
+
+class SimCLR(Method):
+    """L = mean over the 2N views i of −log( exp(sim(z_i, z_j)/τ) / Σ_{k≠i} exp(sim(z_i, z_k)/τ) )  (eq. 1)."""
+
+    class Config(MethodConfig):
+        """SimCLR's settings."""
+
+        temperature: float = Field(0.1, gt=0, description="τ")
+        projector_hidden: int = Field(2048, ge=1)
+        projector_out: int = Field(128, ge=1)
+        projector_norm: Literal["scale"] | None = Field(
+            "scale",
+            description="scale: end in batch norm without shift, as the official code; null: the paper's text",
+        )
+        jitter_strength: float = Field(1.0, ge=0, le=1.25, description="s of App. A; hue stays within ±0.2 s")
+        optimizer: OptimizerConfig = OptimizerConfig(
+            name="lars", rate=0.3, rule="linear", weight_decay=1e-6, warmup_epochs=10
+        )
+
+    paper: ClassVar[str] = "Chen et al., ICML 2020, arXiv:2002.05709"
+
+    def __init__(self, backbone: Backbone, config: Config) -> None:
+        super().__init__(backbone, config)
+        self.temperature = config.temperature
+        self.projector = mlp(
+            backbone.dim, config.projector_hidden, config.projector_out, last_norm=config.projector_norm
+        )  # g(·)
+
+    @classmethod
+    def recipe(cls, config: Config, image_size: int, patch_size: int | None) -> Recipe:  # type: ignore[override]
+        """App. A: crop .08–1, flip, jitter .8 s ×3 and .2 s hue at p .8, grey .2, blur .5."""
+        s = config.jitter_strength
+        jitter = Jitter(
+            probability=0.8, brightness=0.8 * s, contrast=0.8 * s, saturation=0.8 * s, hue=0.2 * s
+        )
+        view = ViewSpec(
+            name="view",
+            size=image_size,
+            count=2,
+            scale=(0.08, 1.0),
+            interpolation="bicubic",
+            jitter=jitter,
+            grey=0.2,
+            blur=0.5,
+        )
+        return Recipe(views=(view,))
+
+    def step(self, views: list[View], clock: Clock) -> Step:
+        """One batch: both views go through the encoder together, so batch norm sees them together."""
+        x = torch.cat([views[0].pixels, views[1].pixels])  # [2N, 3, S, S]
+        h = self.backbone(x)  # [2N, D]
+        z_i, z_j = self.projector(h).chunk(2)  # [N, d] each
+        z_i, z_j = gather(z_i), gather(z_j)  # the batch of all ranks
+        loss = nt_xent(z_i, z_j, self.temperature)
+        return Step(loss, {"positive_similarity": _similarity(z_i, z_j)})
+
+
+def _similarity(z_i: Tensor, z_j: Tensor) -> Tensor:
+    return torch.nn.functional.cosine_similarity(z_i.detach().float(), z_j.detach().float()).mean()
