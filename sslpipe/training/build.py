@@ -1,0 +1,42 @@
+"""The networks that `pretrain` settings ask for."""
+
+from __future__ import annotations
+
+import torch
+
+from sslpipe import methods, networks
+from sslpipe.methods.base import Method, MethodConfig
+from sslpipe.networks.backbones import Backbone
+from sslpipe.training.config import Config
+
+
+def backbone_name(config: Config) -> str:
+    """The backbone of `pretrain.backbone`; `auto` is the method's own choice for small images."""
+    return methods.find(config.method).default_backbone if config.backbone == "auto" else config.backbone
+
+
+def build_backbone(config: Config, image_size: int, seed: int) -> Backbone:
+    """The backbone with weights drawn from the seed.
+
+    Raises:
+        UserError: unknown name or option.
+    """
+    torch.manual_seed(seed)
+    return networks.backbone(backbone_name(config), image_size=image_size, **config.backbone_options)
+
+
+def build_method(config: Config, method_config: MethodConfig, image_size: int, seed: int) -> Method:
+    """The method around its backbone, all weights drawn from the seed.
+
+    Raises:
+        UserError: unknown name or option, or a backbone that the method cannot train.
+    """
+    return methods.build(config.method, build_backbone(config, image_size, seed), method_config)
+
+
+def patch_size(config: Config, image_size: int) -> int | None:
+    """The backbone's patch size, found without allocating its weights."""
+    with torch.device("meta"):
+        return networks.backbone(
+            backbone_name(config), image_size=image_size, **config.backbone_options
+        ).patch_size

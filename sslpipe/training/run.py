@@ -1,0 +1,198 @@
+"""One pretraining run: scratch and fingerprint around the loop, and the files it leaves."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sslpipe import __version__, scratch
+from sslpipe.data import manifest as manifests
+from sslpipe.data.loader import Loader, open_split
+from sslpipe.device import describe, make_deterministic, resolve
+from sslpipe.export import save_encoder
+from sslpipe.methods.base import Method, MethodConfig, Preparation
+from sslpipe.training.build import build_method
+from sslpipe.training.checkpoint import Checkpoints
+from sslpipe.training.config import Config
+from sslpipe.training.loop import History, OnLog, OnResume, train
+from sslpipe.views.config import Config as ViewsConfig
+from sslpipe.views.engine import ViewEngine
+from sslpipe.views.recipe import Recipe, ViewSpec
+
+SHARDS = Path("data/shards")
+RECIPE = Path("data/views/recipe.json")
+UNFINISHED_KEPT = 3  # older unfinished runs with other settings are deleted
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to.
+
+    Attributes:
+        metrics: what metrics/pretrain.json holds.
+        data: name and digest of the data set.
+    """
+
+    metrics: dict[str, float]
+    data: dict[str, str]
+
+
+def fingerprint_parts(
+    config: Config, method_config: MethodConfig, seed: int, renderer: str, code: Mapping[str, str]
+) -> dict[str, str]:
+    """Everything the weights depend on, bit for bit, by name.
+
+    Args:
+        config: the `pretrain` settings.
+        method_config: the method's.
+        seed: the run's.
+        renderer: of the views.
+        code: digests of the stage's code.
+    """
+    settings = config.model_dump(mode="json", exclude={"checkpoint_seconds", "device"})
+    return {
+        "settings": scratch.digest([settings, method_config.model_dump(mode="json"), seed, renderer]),
+        "data": scratch.digest([scratch.file_digest(path) for path in (SHARDS / manifests.NAME, RECIPE)]),
+        "code": scratch.digest(dict(code)),
+        "torch": torch.__version__,
+        "hardware": describe(resolve(config.device)),
+    }
+
+
+def run(
+    config: Config,
+    method_config: MethodConfig,
+    *,
+    seed: int,
+    views: ViewsConfig,
+    parts: Mapping[str, str],
+    on_log: OnLog = lambda row: None,
+    on_resume: OnResume = lambda step: None,
+) -> Result:
+    """Train from data/ into models/, plots/pretrain/ and metrics/pretrain.json, continuing an interrupted run.
+
+    Args:
+        config: the `pretrain` settings.
+        method_config: the method's.
+        seed: seeds weights, order and views.
+        views: the `views` settings: the renderer, and the centre crop of the encoder's preprocessing.
+        parts: from `fingerprint_parts`.
+        on_log: called with each new point of the curves.
+        on_resume: called with the step when an interrupted run is continued.
+    """
+    folder = _folder(parts)
+    with scratch.locked(_lock(folder), "another run of the same pretraining"):
+        checkpoints = Checkpoints(folder)
+        _explain_fresh_start(folder, parts)
+        make_deterministic(config.deterministic)
+        device = resolve(config.device)
+        recipe = Recipe.from_json(RECIPE.read_bytes())
+        reader = open_split(SHARDS, "train")
+        loader = Loader(reader, batch_size=config.batch_size, seed=seed)
+        engine = ViewEngine(recipe, seed=seed, device=device, renderer=views.renderer)
+        size = max(spec.size for spec in recipe.views)
+        method = build_method(config, method_config, size, seed).to(device)
+        method.prepare(Preparation(reader, recipe, device, seed, lambda key: scratch.folder("prepared", key)))
+        history = train(
+            method,
+            loader,
+            engine,
+            config,
+            method_config.optimizer,
+            device=device,
+            seed=seed,
+            checkpoints=checkpoints,
+            on_log=on_log,
+            on_resume=on_resume,
+        )
+        data = _export(method, recipe.views[0], size, views, {"method": config.method, "seed": seed})
+        _write_plots(method, history, engine, loader)
+        metrics = _metrics(method, history, config, loader)
+        scratch.write_json("metrics/pretrain.json", metrics)
+        checkpoints.clear()
+    return Result(metrics, data)
+
+
+def _folder(parts: Mapping[str, str]) -> Path:
+    return scratch.folder("pretrain") / scratch.digest(dict(parts))[:16]
+
+
+def _lock(folder: Path) -> Path:
+    return scratch.folder("locks") / f"pretrain-{folder.name}"
+
+
+def _explain_fresh_start(folder: Path, parts: Mapping[str, str]) -> None:
+    """Say why an unfinished run with another fingerprint is not continued; delete all but the newest of them."""
+    if not folder.is_dir():
+        unfinished = sorted(
+            {file.parent for file in folder.parent.glob("*/*.safetensors")},
+            key=lambda other: other.stat().st_mtime,
+            reverse=True,
+        )
+        idle = [other for other in unfinished if not scratch.is_locked(_lock(other))]
+        if idle:
+            reasons = _differences(json.loads((idle[0] / "fingerprint.json").read_text()), parts)
+            print(f"pretrain: starting over; the unfinished run differs in {reasons}", flush=True)
+        for other in idle[UNFINISHED_KEPT:]:
+            Checkpoints(other).clear()
+    scratch.write_json(folder / "fingerprint.json", dict(parts))
+
+
+def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """The names of what differs, and the values where they are words and not digests."""
+    words = ("torch", "hardware")
+    names = [name for name in now if before.get(name) != now[name]]
+    return ", ".join(f"{n} ({before.get(n)} → {now[n]})" if n in words else n for n in names)
+
+
+def _export(
+    method: Method, spec: ViewSpec, size: int, views: ViewsConfig, info: Mapping[str, Any]
+) -> dict[str, str]:
+    manifest = manifests.read(SHARDS)
+    data = {"name": manifest.source.name, "digest": manifest.digest}
+    preprocess = {
+        "size": size,
+        "crop": views.centre_crop,
+        "interpolation": spec.interpolation,
+        "mean": spec.mean,
+        "std": spec.std,
+    }
+    info = {"sslpipe": __version__, **info, "data": data}
+    save_encoder(method.encoder, "models", preprocess=preprocess, info=info)
+    return data
+
+
+def _write_plots(method: Method, history: History, engine: ViewEngine, loader: Loader) -> None:
+    table = io.StringIO()
+    writer = csv.DictWriter(table, fieldnames=list(history.rows[-1]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in history.rows)
+    scratch.atomic_write("plots/pretrain/curves.csv", table.getvalue())
+    method.eval()
+    batch = loader.reader.gather(torch.arange(min(16, len(loader.reader))))
+    for name, picture in method.pictures(engine(batch.to(next(method.parameters()).device), 0)):
+        from PIL import Image
+
+        buffer = io.BytesIO()
+        Image.fromarray(picture.numpy()).save(buffer, "PNG")
+        scratch.atomic_write(f"plots/pretrain/{name}.png", buffer.getvalue())
+
+
+def _metrics(method: Method, history: History, config: Config, loader: Loader) -> dict[str, float]:
+    last = [row for row in history.rows if row["epoch"] > config.epochs - 1]
+    images = config.epochs * loader.steps * config.batch_size
+    return {
+        "loss": sum(row["loss"] for row in last) / len(last),
+        "epochs": config.epochs,
+        "steps": config.epochs * loader.steps,
+        "seconds": round(history.seconds, 2),
+        "images_per_second": round(images / history.seconds, 1),
+        "encoder_parameters": sum(p.numel() for p in method.encoder.parameters()),
+    }

@@ -1,0 +1,65 @@
+"""The same on a GPU as on a CPU; skipped, visibly, where there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support import ToyReader, small_engine, small_method
+
+from sslpipe import methods
+from sslpipe.data.loader import Loader
+from sslpipe.methods.base import Clock, OptimizerConfig
+from sslpipe.training.checkpoint import Checkpoints
+from sslpipe.training.config import Config
+from sslpipe.training.loop import train
+from sslpipe.views import ViewEngine
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_views_are_the_same(name: str, toy_reader: Any) -> None:
+    recipe, batch = small_engine(name).recipe, toy_reader.gather(range(16))
+    on_cpu = ViewEngine(recipe, seed=0)(batch, 0)
+    on_gpu = ViewEngine(recipe, seed=0, device="cuda")(batch, 0)
+    for a, b in zip(on_cpu, on_gpu, strict=True):
+        tolerance = 1e-4 / min(a.std)
+        torch.testing.assert_close(a.pixels, b.pixels.cpu(), atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_a_step_gives_the_same_loss(name: str, toy_reader: Any) -> None:
+    batch = toy_reader.gather(range(16))
+    clock = Clock(0, 0, 0.0, torch.Generator().manual_seed(0))
+    losses = []
+    for device in ("cpu", "cuda"):
+        engine = ViewEngine(small_engine(name).recipe, seed=0, device=device)
+        losses.append(
+            small_method(name).to(device).train().step(engine(batch.to(device), 0), clock).loss.cpu()
+        )
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_training_runs_and_resumes(tmp_path: Path, precision: Any) -> None:
+    def run(epochs: int) -> Any:
+        method = small_method("byol").to("cuda")
+        history = train(
+            method,
+            Loader(ToyReader(), batch_size=16, seed=0),
+            ViewEngine(small_engine("byol").recipe, seed=0, device="cuda"),
+            Config(epochs=epochs, batch_size=16, precision=precision, checkpoint_seconds=0),
+            OptimizerConfig(rate=3e-3, rule="absolute", schedule="constant", warmup_epochs=0),
+            device=torch.device("cuda"),
+            seed=0,
+            checkpoints=Checkpoints(tmp_path),
+        )
+        return method, history
+
+    run(2)
+    _, history = run(4)  # goes on from the last checkpoint of the first
+    assert history.rows[-1]["step"] == 8
+    assert all(torch.isfinite(torch.tensor(row["loss"])) for row in history.rows)
