@@ -1,0 +1,72 @@
+"""Features of every image of a split: of the encoder, of the same network with random weights, and raw pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from sslpipe import config, networks
+from sslpipe.data.loader import Loader, Reader
+from sslpipe.device import resolve
+from sslpipe.evals.features import Features
+from sslpipe.networks.backbones import Backbone
+from sslpipe.progress import progress
+from sslpipe.views import centre
+
+RAW_PIXEL_SIDE = 32  # raw pixels are compared at most at this size
+
+
+class Config(config.Config):
+    """Settings of the section `embed`."""
+
+    batch_size: int = Field(256, ge=1)
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+
+
+def random_twin(encoder: Backbone, seed: int) -> Backbone:
+    """The same architecture with random weights, on the same device, in eval mode."""
+    torch.manual_seed(seed)
+    twin = networks.backbone(encoder.name, image_size=encoder.image_size, **encoder.options)
+    return twin.to(next(encoder.parameters()).device).eval()
+
+
+@torch.inference_mode()
+def embed(
+    encoder: Backbone, reader: Reader, preprocess: Mapping[str, Any], settings: Config, seed: int
+) -> Features:
+    """Features of a whole split, each image once and in order.
+
+    Args:
+        encoder: in eval mode.
+        reader: the split.
+        preprocess: of the encoder: size, crop, interpolation, mean, std.
+        settings: batch size and device.
+        seed: of the random weights it is compared with.
+    """
+    device = resolve(settings.device)
+    encoder = encoder.to(device).eval()
+    nets: list[nn.Module] = [encoder, random_twin(encoder, seed)]
+    loader = Loader(reader, batch_size=settings.batch_size, seed=0, shuffle=False, drop_last=False)
+    rows: list[tuple[Tensor, ...]] = []
+    with progress("embed", len(reader), "images") as bar:
+        for batch in loader.epoch(0):
+            pixels = centre(batch.to(device), **preprocess)  # [N, 3, S, S]
+            features = [net(pixels).float().cpu() for net in nets]
+            rows.append((*features, _raw_pixels(pixels, preprocess), batch.label, batch.index))
+            bar.update(len(batch))
+    return Features(*(torch.cat(column) for column in zip(*rows, strict=True))).with_grey_once()
+
+
+def _raw_pixels(pixels: Tensor, preprocess: Mapping[str, Any]) -> Tensor:
+    """Pixel values in [0, 1] as one row an image."""
+    mean, std = (
+        torch.tensor(preprocess[name], device=pixels.device).view(1, 3, 1, 1) for name in ("mean", "std")
+    )
+    values = pixels * std + mean
+    if values.shape[-1] > RAW_PIXEL_SIDE:
+        values = nn.functional.interpolate(values, (RAW_PIXEL_SIDE,) * 2, mode="bilinear", antialias=True)
+    return values.flatten(1).cpu()

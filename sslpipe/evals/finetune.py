@@ -1,0 +1,207 @@
+"""Fine-tuning with few labels: the whole network learns, from the encoder's weights and from random ones.
+
+AdamW with layer decay (Clark et al. 2020; BEiT and MAE use it), warm-up and cosine; test accuracy after the last epoch.
+Random weights learn by the same protocol but without layer decay, which would only hold back layers that know nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from sslpipe import config
+from sslpipe.data.loader import Loader, Reader
+from sslpipe.device import autocast, resolve
+from sslpipe.evals.embed import random_twin
+from sslpipe.evals.subsets import Subset, draw
+from sslpipe.methods.base import OptimizerConfig
+from sslpipe.networks.backbones import Backbone
+from sslpipe.progress import Progress, progress
+from sslpipe.training.schedules import rate_factor
+from sslpipe.views import centre
+from sslpipe.views.engine import ViewEngine
+from sslpipe.views.recipe import Recipe, ViewSpec
+from sslpipe.views.recipe import resolve as resolve_recipe
+
+#: Changes of a view recipe that say which turns leave an image what it is; they hold for labelled images too.
+GEOMETRY = ("hflip", "vflip", "rotation", "quarter_turns", "fill")
+
+
+class Config(config.Config):
+    """Settings of the section `finetune`."""
+
+    enabled: bool = True
+    labels: int | Literal["all"] = Field(100, description="how many labels to use")
+    draws: int = Field(3, ge=1, description="random draws of the labels; their mean and spread are reported")
+    epochs: int = Field(50, ge=1)
+    batch_size: int = Field(25, ge=2)
+    rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    layer_decay: float = Field(0.75, gt=0, le=1)
+    warmup_epochs: float = Field(5.0, ge=0)
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    crop_scale: tuple[float, float] = Field(
+        (0.5, 1.0), description="share of the image that training crops keep"
+    )
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+
+class Classifier(nn.Module):
+    """A backbone with a linear layer on top."""
+
+    def __init__(self, backbone: Backbone, classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(backbone.dim, classes)
+        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [N, C] of images [N, 3, S, S]."""
+        return self.head(self.backbone(x))
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """The backbone's layers, their names moved below `backbone.`, for timm's layer decay."""
+        return prefix_matcher(self.backbone.group_matcher(coarse))
+
+
+def prefix_matcher(matcher: Mapping[str, Any]) -> dict[str, Any]:
+    """A group matcher whose patterns start at `backbone.`."""
+
+    def moved(pattern: Any) -> Any:
+        if isinstance(pattern, str):
+            return rf"^backbone\.{pattern.removeprefix('^')}"
+        return [(moved(each), order) for each, order in pattern]
+
+    return {name: moved(pattern) for name, pattern in matcher.items()}
+
+
+def recipe(
+    size: int, interpolation: str, settings: Config, changes: Mapping[str, Any], preprocess: Mapping[str, Any]
+) -> Recipe:
+    """Mild views for supervised training: crop and flip, by what data set and user say of flips and turns."""
+    spec = ViewSpec(name="finetune", size=size, scale=settings.crop_scale, interpolation=interpolation)
+    geometry = {key: value for key, value in changes.items() if key in GEOMETRY}
+    return resolve_recipe(
+        Recipe(views=(spec,)),
+        dataset=geometry,
+        user={},
+        mean=tuple(preprocess["mean"]),
+        std=tuple(preprocess["std"]),
+    )
+
+
+def evaluate(
+    encoder: Backbone,
+    preprocess: Mapping[str, Any],
+    train: Reader,
+    test: Reader,
+    changes: Mapping[str, Any],
+    settings: Config,
+    seed: int,
+) -> dict[str, Any]:
+    """What metrics/finetune.json holds: top-1 on test from the encoder's weights and from random ones.
+
+    Args:
+        encoder: the pretrained backbone; left as it is.
+        preprocess: of the encoder.
+        train: the training split.
+        test: the test split.
+        changes: the data set's and the user's changes to view recipes.
+        settings: the protocol.
+        seed: of draws, weights, order and views.
+    """
+    device = resolve(settings.device)
+    count = None if settings.labels == "all" else settings.labels
+    draws = 1 if count is None or count >= len(train) else settings.draws
+    classes = int(train.labels.max()) + 1
+    views = recipe(preprocess["size"], preprocess["interpolation"], settings, changes, preprocess)
+    start = {name: value.cpu().clone() for name, value in encoder.state_dict().items()}
+    scores: dict[str, list[float]] = {"": [], "random_init_": []}
+    steps = draws * -(-min(count or len(train), len(train)) // settings.batch_size)
+    from timm.optim import param_groups_layer_decay  # noqa: F401 (takes seconds: not within the progress)
+
+    with progress("finetune", 2 * steps * settings.epochs, "steps") as bar:
+        for number in range(draws):
+            subset = Subset(train, draw(train.labels, count, seed=seed + number))
+            for prefix, layer_decay in (("", settings.layer_decay), ("random_init_", 1.0)):
+                network = random_twin(encoder, seed + number)
+                if prefix == "":
+                    network.load_state_dict(start)
+                model = Classifier(network, classes).to(device)
+                engine = ViewEngine(views, seed=seed + number, device=device)
+                _fit(model, subset, engine, settings, layer_decay, device, seed + number, bar)
+                scores[prefix].append(_accuracy(model, test, preprocess, device))
+    used = len(subset)
+    metrics: dict[str, Any] = {}
+    for prefix, values in scores.items():
+        result = torch.tensor(values, dtype=torch.float64)
+        metrics[f"{prefix}top1"] = result.mean().item()
+        metrics[f"{prefix}top1_std"] = result.std(correction=0).item()
+    metrics["labels"] = used
+    metrics["draws"] = [
+        {"draw": number, "encoder": own, "random_init": random}
+        for number, (own, random) in enumerate(zip(*scores.values(), strict=True))
+    ]
+    metrics["protocol"] = {
+        **settings.model_dump(mode="json", exclude={"enabled", "device"}),
+        "draws": draws,
+        "random_init_layer_decay": 1.0,
+        "optimiser": "AdamW, warm-up, cosine",
+        "chosen_on": "nothing: settings are fixed beforehand; last epoch reported",
+        "test_images": len(test),
+    }
+    return metrics
+
+
+def _fit(
+    model: Classifier,
+    subset: Subset,
+    engine: ViewEngine,
+    settings: Config,
+    layer_decay: float,
+    device: torch.device,
+    seed: int,
+    bar: Progress,
+) -> None:
+    from timm.optim import param_groups_layer_decay  # here, because importing timm takes seconds
+
+    undecayed = {f"backbone.{name}" for name in model.backbone.no_weight_decay()}
+    groups = param_groups_layer_decay(model, settings.weight_decay, undecayed, layer_decay=layer_decay)
+    optimizer = torch.optim.AdamW(groups, lr=settings.rate)
+    schedule = OptimizerConfig(warmup_epochs=settings.warmup_epochs)
+    # Batch norm cannot train on one image: a last batch of one is dropped.
+    batch_size = min(settings.batch_size, len(subset))
+    loader = Loader(subset, batch_size=batch_size, seed=seed, drop_last=len(subset) % batch_size == 1)
+    torch.manual_seed(seed)
+    model.train()
+    for epoch in range(settings.epochs):
+        for step, batch in enumerate(loader.epoch(epoch)):
+            factor = rate_factor(schedule, epoch + step / loader.steps, settings.epochs)
+            for group in optimizer.param_groups:
+                group["lr"] = settings.rate * factor * group["lr_scale"]
+            batch = batch.to(device)
+            (view,) = engine(batch, epoch)
+            with autocast(device, settings.precision):
+                logits = model(view.pixels)
+            loss = cross_entropy(logits.float(), batch.label, label_smoothing=settings.label_smoothing)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            bar.update(1, f"loss {loss.item():.3f}")
+
+
+@torch.inference_mode()
+def _accuracy(model: Classifier, test: Reader, preprocess: Mapping[str, Any], device: torch.device) -> float:
+    model.eval()
+    hits = 0
+    for batch in Loader(test, batch_size=256, seed=0, shuffle=False, drop_last=False).epoch(0):
+        batch = batch.to(device)
+        hits += int((model(centre(batch, **preprocess)).argmax(1) == batch.label).sum())
+    return hits / len(test)

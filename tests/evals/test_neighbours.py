@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import sslpipe.evals
+from sslpipe.errors import UserError
+from sslpipe.evals import neighbours
+from sslpipe.evals.features import Features
+from sslpipe.evals.neighbours import Config, evaluate, knn, neighbour_sheet
+
+
+def blobs(count: int, seed: int, spread: float = 1.5) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(5, 16, generator=torch.Generator().manual_seed(99))
+    labels = torch.randint(5, (count,), generator=generator)
+    return centres[labels] + spread * torch.randn(count, 16, generator=generator), labels
+
+
+def test_the_public_name_is_the_function() -> None:
+    assert sslpipe.evals.knn is knn
+
+
+def test_accuracy_agrees_with_scikit_learns_weighted_neighbours() -> None:
+    from sklearn.neighbors import KNeighborsClassifier
+
+    (x, y), (q, t) = blobs(300, 0), blobs(100, 1)
+    temperature = 0.07
+    theirs = KNeighborsClassifier(
+        n_neighbors=20, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / temperature)
+    ).fit(x.double().numpy(), y.numpy())
+    ours = knn(x.double(), y, q.double(), t, k=20, temperature=temperature)
+    assert ours["top1"] == pytest.approx(theirs.score(q.double().numpy(), t.numpy()))
+    assert 0.3 < ours["top1"] < 1  # neither chance nor trivial
+
+
+def test_votes_are_the_formula_in_plain_loops() -> None:
+    (x, y), (q, _) = blobs(50, 0), blobs(7, 1)
+    votes = neighbours.predict(x, y, q, k=5, temperature=0.1)
+    for m in range(7):
+        similar = sorted(
+            ((float(q[m] @ x[n] / (q[m].norm() * x[n].norm())), int(y[n])) for n in range(50)), reverse=True
+        )[:5]
+        expected = [
+            sum(math.exp(s / 0.1) for s, label in similar if label == c) for c in range(int(y.max()) + 1)
+        ]
+        torch.testing.assert_close(
+            votes[m] / votes[m].sum(), torch.tensor(expected) / sum(expected), rtol=1e-4, atol=1e-6
+        )
+
+
+def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    (x, y), (q, t) = blobs(60, 0), blobs(33, 1)
+    whole = knn(x, y, q, t, k=3, temperature=0.1)
+    monkeypatch.setattr(neighbours, "CHUNK", 4)
+    assert knn(x, y, q, t, k=3, temperature=0.1) == whole
+
+
+def test_k_is_never_above_the_bank_and_a_tiny_temperature_does_not_overflow() -> None:
+    x, y = torch.eye(3), torch.tensor([0, 1, 2])
+    result = knn(x, y, x, y, k=20, temperature=1e-3)
+    assert (result["k"], result["top1"], result["top5"]) == (3, 1.0, 1.0)
+
+
+def test_scale_does_not_matter_and_k1_finds_the_same_direction() -> None:
+    x, y = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1])
+    queries = torch.tensor([[100.0, 1.0], [1e-3, 1.0]])
+    assert knn(x, y, queries, y, k=1, temperature=0.1)["top1"] == 1.0
+
+
+def test_an_unlabelled_or_empty_bank_is_refused() -> None:
+    with pytest.raises(UserError, match="label"):
+        knn(torch.eye(2), torch.tensor([0, -1]), torch.eye(2), torch.tensor([0, 1]), k=1, temperature=0.1)
+    with pytest.raises(UserError, match="at least one"):
+        knn(
+            torch.empty(0, 2),
+            torch.empty(0, dtype=torch.int64),
+            torch.eye(2),
+            torch.tensor([0, 1]),
+            k=1,
+            temperature=0.1,
+        )
+
+
+def features(count: int, seed: int) -> Features:
+    x, y = blobs(count, seed, spread=0.5)
+    noise = torch.randn(count, 16, generator=torch.Generator().manual_seed(seed + 50))
+    return Features(x, noise, x[:, :4], y, torch.arange(count))
+
+
+def test_evaluate_sets_the_encoder_beside_random_weights_and_raw_pixels() -> None:
+    train, test = features(200, 0), features(60, 1)
+    metrics, predicted = evaluate(train, test, Config(k=5))
+    assert metrics["top1"] > 0.9
+    assert metrics["random_init_top1"] < 0.5
+    raw = knn(
+        train.raw_pixel_features, train.label, test.raw_pixel_features, test.label, k=5, temperature=0.07
+    )
+    assert metrics["raw_pixel_top1"] == raw["top1"]
+    assert (predicted == test.label).double().mean().item() == metrics["top1"]
+    assert metrics["protocol"]["train_images"] == 200
+
+
+def test_the_neighbour_sheet_names_places_in_the_training_split() -> None:
+    train, test = features(50, 0), features(20, 1)
+    sheet = neighbour_sheet(train, test, queries=4, shown=3)
+    assert [row["query"] for row in sheet] == [0, 6, 12, 19]
+    for row in sheet:
+        similarity = torch.cosine_similarity(test.features[row["query"]], train.features[row["neighbours"]])
+        torch.testing.assert_close(similarity, torch.tensor(row["similarity"]), atol=1e-4, rtol=0)
+        assert row["similarity"] == sorted(row["similarity"], reverse=True)
