@@ -1,0 +1,59 @@
+"""Where a run happened: git state, Python, packages, machine. Nothing heavy is imported to find out."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", "webdataset", "dvc", "mlflow")
+
+
+def git_state(directory: str | Path = ".") -> dict[str, Any] | None:
+    """Commit, branch and whether tracked files were changed; None outside a repository or without git."""
+    commit = _git(directory, "rev-parse", "--verify", "HEAD")
+    changes = _git(directory, "status", "--porcelain", "--untracked-files=no")
+    if changes is None:
+        return None
+    return {
+        "commit": commit,
+        "branch": _git(directory, "symbolic-ref", "--short", "-q", "HEAD"),
+        "dirty": bool(changes),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, as numbers and strings only."""
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git(directory: str | Path, *command: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *command],
+            cwd=directory,
+            # Looking must not take the index's lock: dvc or the user may be committing.
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

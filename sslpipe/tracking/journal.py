@@ -1,0 +1,125 @@
+"""The journal of a run in scratch: lines that a stage appends and others read, also while it grows."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+JOURNAL, RECORD, ALIVE = "journal.jsonl", "record.json", "alive.lock"
+
+
+class Tail:
+    """Reads a journal bit by bit: every call of `read` gives the events that were added since."""
+
+    def __init__(self, folder: Path) -> None:
+        """Start at the beginning of the journal of the run in `folder`."""
+        self.path, self.offset = folder / JOURNAL, 0
+
+    def read(self) -> list[dict[str, Any]]:
+        """New complete lines; one that a kill or a full disk cut short is skipped."""
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(self.offset)
+                added = file.read()
+        except OSError:
+            return []
+        whole = added[: added.rfind(b"\n") + 1]
+        self.offset += len(whole)
+        return list(_events(whole))
+
+
+def _events(lines: bytes) -> Iterator[dict[str, Any]]:
+    for line in lines.splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """All events of a run, its `start` first; none where there is no journal."""
+    return Tail(folder).read()
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The record of an ended run; none for one that runs or was killed outright."""
+    try:
+        record: dict[str, Any] = json.loads((folder / RECORD).read_text())
+    except (OSError, ValueError):
+        return None
+    return record
+
+
+def plain_number(value: float) -> float | str:
+    """A number as JSON can hold it: `nan` and the infinities become words that `float` reads."""
+    return value if math.isfinite(value) else str(value)
+
+
+def record_text(record: dict[str, Any]) -> str:
+    """A record as JSON for people too: indented, but one line a metric."""
+    rows = ",\n".join(f"  {json.dumps(row, allow_nan=False)}" for row in record["metrics"])
+    head = json.dumps(
+        {name: value for name, value in record.items() if name != "metrics"}, indent=1, allow_nan=False
+    )
+    return f'{head[:-2]},\n "metrics": [\n{rows}\n ]\n}}\n'
+
+
+@contextmanager
+def try_lock(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Hold a file's lock, saying nothing; gives whether it was had (always, with `wait`)."""
+    with open(path, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def hold(folder: Path) -> IO[str]:
+    """Mark a run as alive: the lock lasts until the file is closed or the process ends, however it ends."""
+    file = open(folder / ALIVE, "a")  # noqa: SIM115
+    fcntl.flock(file, fcntl.LOCK_EX)
+    return file
+
+
+def alive(folder: Path) -> bool:
+    """Whether the process of this run is still at work."""
+    if not (folder / ALIVE).exists():
+        return False
+    with try_lock(folder / ALIVE) as free:
+        return not free
+
+
+def ended(folder: Path) -> dict[str, Any]:
+    """The record of a run that has ended; for one that was killed outright, made up from its journal.
+
+    Raises:
+        ValueError: there is neither a record nor a journal's start.
+    """
+    if record := read_record(folder):
+        return record
+    events = read(folder)
+    head = next((event for event in events if event["event"] == "start"), None)
+    if head is None:
+        raise ValueError(f"{folder.name}: no record and no start in its journal")
+    dataset = next((event for event in events if event["event"] == "dataset"), None)
+    last = max(event.get("time", head["started"]) for event in events)
+    return {**head, "status": "killed", "finished": last, "headline": {}, "dataset": dataset}
+
+
+def events_of(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """A record as journal events."""
+    metrics = [
+        {"event": "metrics", "values": {name: value}, "step": step, "time": when}
+        for name, value, step, when in record["metrics"]
+    ]
+    tags = [{"event": "tag", "name": name, "value": value} for name, value in record["tags"].items()]
+    artifacts = [{"event": "artifact", **entry} for entry in record["artifacts"]]
+    dataset = [{"event": "dataset", **record["dataset"]}] if record["dataset"] else []
+    return [*metrics, *tags, *artifacts, *dataset]

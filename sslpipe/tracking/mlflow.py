@@ -1,0 +1,346 @@
+"""MLflow as a mirror of the records: the only file that imports it, and no stage imports this one.
+
+Everything here may be done again: runs are found by the tags `sslpipe.key` (an experiment's parent row) and
+`sslpipe.id` (a stage's child row), and metrics are replayed with the times they were recorded at, so that
+they are not doubled. Callers hold `mirror_lock`: one process writes at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sslpipe import scratch
+from sslpipe.errors import UserError
+from sslpipe.tracking import journal, mirroring
+from sslpipe.tracking.experiments import LAST_STAGE, params_read, results_table, title, within
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+# A server that is down or slow is found out in seconds, not in minutes of retries.
+ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "3",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_ARTIFACT_UPLOAD_DOWNLOAD_TIMEOUT": "20",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+_Item = TypeVar("_Item")
+_STATUS = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
+# The table of runs as `mirroring.page` opens it: MLflow shows no metric by itself.
+_VIEW = f"mlflow.sharedViewState.{mirroring.VIEW}"
+_COLUMNS = (
+    "params.`pretrain.method`",
+    "params.`pretrain.backbone`",
+    "params.`pretrain.epochs`",
+    "params.`seed`",
+)
+_RESULTS = ("top1", "miou", "map")
+_METRICS_A_BATCH, _OTHERS_A_BATCH = 1000, 100  # MLflow's limits
+_PARAM_LENGTH, _TAG_LENGTH, _DIGEST_LENGTH = 6000, 8000, 36
+
+
+@contextmanager
+def mirror_lock() -> Iterator[None]:
+    """Wait for the turn to write; also keeps first-time starts from migrating a database twice."""
+    with journal.try_lock(scratch.folder("tracking") / "mirror.lock", wait=True):
+        yield
+
+
+class Mirror:
+    """One experiment of one store.
+
+    Raises:
+        Exception: whatever MLflow raises, from any method; `reason` puts it in words.
+    """
+
+    def __init__(self, uri: str, experiment: str) -> None:
+        """Open the store, made if it is a new SQLite file, and get or create the experiment."""
+        self.client = _client(uri)
+        found = self.client.get_experiment_by_name(experiment)
+        if found is not None and found.lifecycle_stage == "deleted":
+            raise UserError(
+                f"the experiment `{experiment}` was deleted in MLflow: restore it there or set "
+                "`tracking.experiment` to another name"
+            )
+        self.experiment = found.experiment_id if found else self._create(uri, experiment)
+        mirroring.note_page(uri, experiment, self.experiment)
+
+    def _create(self, uri: str, experiment: str) -> str:
+        # A database without a server has no artifact store of its own, and one made by default would lie in
+        # the folder of this process, which may be a temporary experiment workspace.
+        served = mirroring.served(uri)
+        folder = None if served else (scratch.root().resolve() / "mlartifacts").as_uri()
+        # Without this tag MLflow's pages open on traces and prompts instead of training runs.
+        tags = {"mlflow.experimentKind": "custom_model_development", _VIEW: json.dumps(_saved_view(()))}
+        created: str = self.client.create_experiment(experiment, artifact_location=folder, tags=tags)
+        if not served:
+            self._hide_default()
+        return created
+
+    def _hide_default(self) -> None:
+        """Take the empty experiment `Default`, which MLflow puts into every new database, out of sight."""
+        default = self.client.get_experiment_by_name("Default")
+        if default is None or default.lifecycle_stage == "deleted":
+            return
+        if not self.client.search_runs([default.experiment_id], run_view_type=_ALL, max_results=1):
+            self.client.delete_experiment(default.experiment_id)
+
+    def find(self, tag: str, value: str) -> Run | None:
+        """The run with this tag: a live one before one that was deleted in MLflow."""
+        runs = self.client.search_runs([self.experiment], f"tags.`{tag}` = '{value}'", run_view_type=_ALL)
+        return min(runs, key=lambda run: run.info.lifecycle_stage == "deleted", default=None)
+
+    def mirrored(self) -> dict[str, Run]:
+        """The child runs that are whole (or were deleted in MLflow on purpose), by the id of their record."""
+        runs: dict[str, Run] = {}
+        page = None
+        while True:
+            found = self.client.search_runs(
+                [self.experiment],
+                "tags.`sslpipe.id` LIKE '%'",
+                run_view_type=_ALL,
+                max_results=1000,
+                page_token=page,
+            )
+            for run in found:
+                if run.data.tags.get("sslpipe.mirrored") or run.info.lifecycle_stage == "deleted":
+                    runs[run.data.tags["sslpipe.id"]] = run
+            if not (page := found.token):
+                return runs
+
+    def parent(self, key: str, params: Mapping[str, Any], started: int) -> str:
+        """The id of an experiment's row, created with all its parameters if it is not there."""
+        run = self.find("sslpipe.key", key)
+        if run is None or run.info.lifecycle_stage == "deleted":
+            tags = {"sslpipe.key": key, "mlflow.source.name": "dvc repro", "mlflow.source.type": "PROJECT"}
+            run = self.client.create_run(self.experiment, started, tags, run_name=title(params, key))
+        # Also when the row was there: its maker may have been killed in between.
+        self._params(run, params_read(params))
+        return str(run.info.run_id)
+
+    def open_child(self, head: Mapping[str, Any]) -> str:
+        """The id of the row of a stage's run, created under its experiment's if it is not there."""
+        run = self.find("sslpipe.id", head["id"])
+        if run is None:
+            parent = self.parent(head["key"], head["params"], head["started"])
+            tags = {"mlflow.parentRunId": parent, **_child_tags(head)}
+            run = self.client.create_run(self.experiment, head["started"], tags, run_name=head["stage"])
+        own = {
+            name: value for name, value in params_read(head["params"]).items() if within(name, head["own"])
+        }
+        self._params(run, own)
+        return str(run.info.run_id)
+
+    def replay(self, run_id: str, events: Iterable[Mapping[str, Any]]) -> None:
+        """Send metrics, tags, data set and artifacts of journal events."""
+        from mlflow.entities import Metric
+
+        metrics, tags = [], {}
+        for event in events:
+            if event["event"] == "metrics":
+                metrics += [
+                    Metric(_name(name), float(value), event["time"], event["step"])
+                    for name, value in event["values"].items()
+                ]
+            elif event["event"] == "tag":
+                tags[event["name"]] = event["value"]
+            elif event["event"] == "artifact":
+                tags[f"artifact.{event['path']}"] = event["sha256"]
+            elif event["event"] == "dataset":
+                self._dataset(run_id, event)
+        for batch in _batched(metrics, _METRICS_A_BATCH):
+            self.client.log_batch(run_id, metrics=batch)
+        self._tags(run_id, tags)
+
+    def close_child(self, run_id: str, record: Mapping[str, Any], folder: Path) -> None:
+        """Send what is known at the end, the copies of artifacts, and what it means for the experiment."""
+        self.client.log_dict(run_id, {"git": record["git"], **record["environment"]}, "environment.json")
+        if (folder / "artifacts").is_dir():
+            self.client.log_artifacts(run_id, str(folder / "artifacts"))
+        self._end(run_id, record["status"], record["finished"])
+        run = self.find("sslpipe.key", record["key"])
+        if run is not None and run.info.lifecycle_stage != "deleted":
+            self._tell_parent(run, record, folder)
+        self._tags(run_id, {"sslpipe.mirrored": "true"})
+
+    def _tell_parent(self, run: Run, record: Mapping[str, Any], folder: Path) -> None:
+        parent = str(run.info.run_id)
+        if record["status"] != "finished":
+            self._end(parent, record["status"], record["finished"])
+            return
+        self._headline(parent, record["headline"], record["finished"])
+        self._tags(parent, {f"stage.{record['stage']}": f"executed:{record['id']}"})
+        if record["dataset"]:
+            self._dataset(parent, record["dataset"])
+        if record["stage"] == LAST_STAGE and (folder / "artifacts").is_dir():
+            self.client.log_artifacts(parent, str(folder / "artifacts"))
+
+    def running(self, parent: str) -> None:
+        """Show an experiment as running."""
+        self.client.update_run(parent, status="RUNNING")
+
+    def settle(self, key: str, status: str, finished: int) -> None:
+        """Show an experiment of which nothing runs as ended, where it is shown as something else."""
+        run = self.find("sslpipe.key", key)
+        if run is not None and run.info.lifecycle_stage != "deleted":
+            self._end(run.info.run_id, status, finished)
+
+    def summarise(self, experiment: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -> bool:
+        """Bring an experiment's row up to date with a whole workspace, results from the cache included.
+
+        Args:
+            experiment: from `experiments.remember`.
+            records: of its stages, by run id; those that are missing are left out.
+
+        Returns:
+            Whether the row was made or changed.
+        """
+        key, before = experiment["key"], self.find("sslpipe.key", experiment["key"])
+        if before is not None and before.info.lifecycle_stage == "deleted":
+            return False
+        parent = self.parent(key, experiment["params"], experiment["created"])
+        ran = [records[run] for run in experiment["stages"].values() if run in records]
+        for record in ran:
+            self._headline(parent, _of(record["stage"], experiment["headline"]), record["finished"])
+            if record["dataset"]:
+                self._dataset(parent, record["dataset"])
+        stages = {f"stage.{stage}": _how(run, key, records) for stage, run in experiment["stages"].items()}
+        self._tags(parent, {**stages, "mlflow.note.content": results_table(experiment["headline"])})
+        self._show_columns(experiment["headline"])
+        after = self.client.get_run(parent)
+        return before is None or _essence(before) != _essence(after)
+
+    def _show_columns(self, numbers: Iterable[str]) -> None:
+        """Keep a saved view of the table of runs with a column for each headline result seen so far."""
+        saved = self.client.get_experiment(self.experiment).tags.get(_VIEW)
+        former = json.loads(saved)["selectedColumns"] if saved else []
+        columns = [f"metrics.`{_name(name)}`" for name in numbers if name.rpartition(".")[2] in _RESULTS]
+        view = json.dumps(_saved_view([*former, *columns]))
+        if view != saved:
+            self.client.set_experiment_tag(self.experiment, _VIEW, view)
+
+    def _headline(self, parent: str, numbers: Mapping[str, float], when: int) -> None:
+        from mlflow.entities import Metric
+
+        metrics = [Metric(_name(name), value, when, 0) for name, value in numbers.items()]
+        for batch in _batched(metrics, _METRICS_A_BATCH):
+            self.client.log_batch(parent, metrics=batch)
+
+    def _params(self, run: Run, params: Mapping[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        # A logged parameter cannot change; only what is missing is sent.
+        missing = [
+            Param(_name(name), _text(value))
+            for name, value in params.items()
+            if _name(name) not in run.data.params
+        ]
+        for batch in _batched(missing, _OTHERS_A_BATCH):
+            self.client.log_batch(run.info.run_id, params=batch)
+
+    def _tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        entries = [RunTag(_name(name), value[:_TAG_LENGTH]) for name, value in tags.items()]
+        for batch in _batched(entries, _OTHERS_A_BATCH):
+            self.client.log_batch(run_id, tags=batch)
+
+    def _dataset(self, run_id: str, dataset: Mapping[str, str]) -> None:
+        from mlflow.entities import Dataset, DatasetInput
+
+        source = json.dumps({"uri": dataset["source"]})
+        entry = Dataset(dataset["name"], dataset["digest"][:_DIGEST_LENGTH], "local", source)
+        self.client.log_inputs(run_id, [DatasetInput(entry)])
+
+    def _end(self, run_id: str, status: str, finished: int) -> None:
+        info = self.client.get_run(run_id).info
+        if (info.status, info.end_time) != (_STATUS[status], finished):
+            self.client.set_terminated(run_id, _STATUS[status], finished)
+
+
+def _saved_view(columns: Iterable[str]) -> dict[str, Any]:
+    return {"selectedColumns": list(dict.fromkeys([*_COLUMNS, *columns]))}
+
+
+_ALL = 3  # mlflow.entities.ViewType.ALL, without the import
+
+
+def reason(error: BaseException, uri: str) -> str:
+    """A few words on why MLflow did not take a run, without secrets that an address may hold."""
+    text = f"{error}"
+    if "refused" in text:
+        return "connection refused"
+    if "timed out" in text.lower() or "timeout" in type(error).__name__.lower():
+        return "no answer in time"
+    if found := re.search(
+        r"\b(?:error code|status code|too many) (\d{3})|\b(\d{3}) (?:Server|Client) Error", text
+    ):
+        return f"HTTP {found[1] or found[2]}"
+    line = text.strip().splitlines()[0] if text.strip() else type(error).__name__
+    return re.sub(r"//[^/@\s]*@", "//", line.replace(uri, "the store"))[:200]
+
+
+def _client(uri: str) -> MlflowClient:
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)  # read at import
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from mlflow import MlflowClient
+
+        return MlflowClient(tracking_uri=uri)
+
+
+def _child_tags(head: Mapping[str, Any]) -> dict[str, str]:
+    git = head["git"] or {}
+    known = {
+        "mlflow.source.git.commit": git.get("commit"),
+        "mlflow.source.git.branch": git.get("branch"),
+        "git.dirty": str(git["dirty"]).lower() if git else None,
+        "dvc.experiment": head["dvc_experiment"],
+        "environment.python": head["environment"]["python"],
+        "environment.torch": head["environment"]["packages"].get("torch"),
+        "environment.platform": head["environment"]["platform"],
+    }
+    return {
+        "sslpipe.id": head["id"],
+        "sslpipe.stage": head["stage"],
+        "mlflow.source.name": f"stages.{head['stage']}",
+        "mlflow.source.type": "LOCAL",
+        **{name: value for name, value in known.items() if value},
+    }
+
+
+def _how(run: str, key: str, records: Mapping[str, Mapping[str, Any]]) -> str:
+    return f"{'executed' if run in records and records[run]['key'] == key else 'reused'}:{run}"
+
+
+def _of(stage: str, numbers: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in numbers.items() if within(name, (stage,))}
+
+
+def _essence(run: Run) -> tuple[Any, ...]:
+    return run.data.params, run.data.metrics, run.data.tags
+
+
+def _name(name: str) -> str:
+    return re.sub(r"[^\w\-. :/]", "_", name)[:250]
+
+
+def _text(value: Any) -> str:
+    return (value if isinstance(value, str) else json.dumps(value))[:_PARAM_LENGTH]
+
+
+def _batched(items: Sequence[_Item], size: int) -> Iterator[list[_Item]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch

@@ -1,0 +1,282 @@
+"""The record of one stage run: files, which are the truth. A process apart tells MLflow about them.
+
+While a stage runs, `.sslpipe/runs/<id>/journal.jsonl` grows, one JSON line an event. When it has finished,
+the same facts lie in `runs/<stage>.json` (a cached DVC output) and in `.sslpipe/runs/<id>/record.json`; a run
+that failed or was killed is kept in scratch only. A stage never talks to MLflow and never waits for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from sslpipe import config, scratch
+from sslpipe.errors import UserError, explain_os_error
+from sslpipe.tracking import journal, mirroring
+from sslpipe.tracking.environment import environment, git_state
+from sslpipe.tracking.experiments import LAST_STAGE, code_digest, experiment_key, headline, remember
+
+__all__ = ["Config", "Record", "code_digest", "experiment_key", "restore"]
+
+KEPT_BYTES = 32 * 2**20  # larger artifacts are recorded by digest but not copied into scratch
+
+
+class Config(config.Config):
+    """Settings of the section `tracking`.
+
+    Attributes:
+        enabled: whether MLflow is told; the files are written in any case.
+        experiment: the name of the experiment in MLflow.
+        uri: MLflow's store or server; none means `MLFLOW_TRACKING_URI`, else a SQLite file in the project.
+    """
+
+    enabled: bool = True
+    experiment: str = "sslpipe"
+    uri: str | None = None
+
+
+class Record:
+    """What one run of a stage did. A context manager: leaving it writes the files.
+
+    >>> with Record("knn", params=flat, own=("knn", "seed"), key=key, tracking=settings.tracking) as record:
+    ...     record.metrics({"top1": 0.93})
+
+    Attributes:
+        id: of this run; names its folder in scratch and its child run in MLflow.
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        *,
+        params: Mapping[str, Any],
+        own: tuple[str, ...],
+        key: str,
+        tracking: Config | None = None,
+        fingerprint: str | None = None,
+    ) -> None:
+        """Describe the run; nothing is written yet.
+
+        Args:
+            stage: name of the stage.
+            params: ALL resolved settings, flat (`"knn.k": 20`), without the section `tracking`.
+            own: the sections (or single names) this stage reads: the parameters of its row in MLflow.
+            key: of the experiment, from `experiment_key`.
+            tracking: the section `tracking`.
+            fingerprint: of everything the result depends on; `restore` and `resumed` look for it.
+        """
+        self.stage, self.key, self.tracking = stage, key, tracking or Config()
+        started = _now()
+        # Sorts by time; the random end keeps apart what starts in one millisecond on a shared folder.
+        moment = time.strftime("%Y%m%d-%H%M%S", time.gmtime(started // 1000))
+        self.id = f"{moment}-{started % 1000:03d}-{stage}-{secrets.token_hex(3)}"
+        self.directory = Path.cwd()
+        self._params = dict(params)
+        # None: MLflow is not to show this run.
+        self._experiment = self.tracking.experiment if self.tracking.enabled else None
+        self._head: dict[str, Any] = {
+            "id": self.id,
+            "stage": stage,
+            "key": key,
+            "fingerprint": fingerprint,
+            "started": started,
+            "params": self._params,
+            "own": list(own),
+            "experiment": self._experiment,
+            "dvc_experiment": os.environ.get("DVC_EXP_NAME"),
+        }
+        self._metrics: dict[tuple[str, int], tuple[float, int]] = {}  # (name, step) → (value, time in ms)
+        self._tags: dict[str, str] = {}
+        self._artifacts: dict[str, dict[str, Any]] = {}
+        self._dataset: dict[str, str] | None = None
+        self._looked = 0.0
+        self._disk_warned = False
+
+    def __enter__(self) -> Self:
+        """Open the journal and let MLflow's mirror know."""
+        self.folder = scratch.folder("runs", self.id)
+        self._head |= {"git": git_state(self.directory), "environment": environment()}
+        self._alive = journal.hold(self.folder)
+        self._journal = open(self.folder / journal.JOURNAL, "ab", buffering=0)
+        self._write({"event": "start", **self._head})
+        if self.tracking.enabled:
+            mirroring.announce(self.id, uri=self.tracking.uri, experiment=self.tracking.experiment)
+            self._look_for_outage()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Write how it ended: `finished`, `failed`, or `killed` (Ctrl-C, SIGTERM)."""
+        try:
+            self._end(error)
+        except UserError as trouble:
+            if error is None:
+                raise
+            print(f"warning: {trouble}", file=sys.stderr)  # the stage's own error matters more
+        finally:
+            self._journal.close()
+            self._alive.close()
+            if self.tracking.enabled:
+                self._look_for_outage()
+
+    def metric(self, name: str, value: float, step: int = 0) -> None:
+        """Record one number; see `metrics`."""
+        self.metrics({name: value}, step)
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Record named numbers at a step; a name recorded again at the same step replaces its value."""
+        now, numbers = _now(), {name: float(value) for name, value in values.items()}
+        self._metrics |= {(name, int(step)): (value, now) for name, value in numbers.items()}
+        plain = {name: journal.plain_number(value) for name, value in numbers.items()}
+        self._write({"event": "metrics", "values": plain, "step": int(step), "time": now})
+        if self.tracking.enabled and time.monotonic() - self._looked > 10:
+            self._look_for_outage()
+
+    def dataset(self, name: str, digest: str, source: str) -> None:
+        """Record what data the stage read: its name, its digest and where it came from."""
+        self._dataset = {"name": name, "digest": digest, "source": source}
+        self._write({"event": "dataset", **self._dataset})
+
+    def tag(self, name: str, value: object) -> None:
+        """Record a word about the run, as `device: cuda` or `skipped: no labels`."""
+        self._tags[name] = str(value)
+        self._write({"event": "tag", "name": name, "value": str(value)})
+
+    def artifact(self, path: str | Path) -> None:
+        """Record a finished file, or every file of a folder, and keep a copy for MLflow.
+
+        Raises:
+            UserError: the copy cannot be written.
+        """
+        path = Path(path)
+        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        for file in files:
+            entry = self._keep(file)
+            self._artifacts[entry["path"]] = entry
+            self._write({"event": "artifact", **entry})
+
+    def resumed(self, step: int) -> None:
+        """Say that a checkpoint of `step` was loaded: the interrupted run's metrics up to it are taken over.
+
+        The interrupted run is the newest earlier one of this stage with the same fingerprint.
+        """
+        for folder in _newest(self.stage):
+            events = journal.read(folder)
+            fingerprint = events[0].get("fingerprint") if events else None
+            if folder == self.folder or fingerprint is None or fingerprint != self._head["fingerprint"]:
+                continue
+            for event in events:
+                if event["event"] == "metrics" and event["step"] <= step:
+                    for name, value in event["values"].items():
+                        self._metrics[name, event["step"]] = (float(value), event["time"])
+                    self._write(event)
+            self.tag("resumed", f"at step {step}, after {folder.name}")
+            return
+
+    def _end(self, error: BaseException | None) -> None:
+        status = _status(error)
+        content = self._content(status)
+        if status != "finished":
+            self.tag("error", f"{type(error).__name__}: {error}"[:500])
+            content["tags"] = dict(self._tags)
+        text = journal.record_text(content)
+        try:
+            if status == "finished":
+                scratch.atomic_write(self.directory / "runs" / f"{self.stage}.json", text)
+                if self.stage == LAST_STAGE:
+                    remember(self.directory, self.key, self._params, self._experiment)
+            scratch.atomic_write(self.folder / journal.RECORD, text)
+        finally:
+            end = {name: content[name] for name in ("status", "finished", "headline")}
+            self._write({"event": "end", **end})
+
+    def _content(self, status: str) -> dict[str, Any]:
+        return {
+            **self._head,
+            "status": status,
+            "finished": _now(),
+            "headline": headline(self.directory / "metrics", self.stage) if status == "finished" else {},
+            "dataset": self._dataset,
+            "metrics": [
+                [name, journal.plain_number(value), step, when]
+                for (name, step), (value, when) in self._metrics.items()
+            ],
+            "artifacts": list(self._artifacts.values()),
+            "tags": dict(self._tags),
+        }
+
+    def _keep(self, file: Path) -> dict[str, Any]:
+        size, name = file.stat().st_size, _inside(file, self.directory)
+        kept = self.folder / "artifacts" / name
+        if size > KEPT_BYTES:
+            return {"path": name, "sha256": scratch.file_digest(file), "bytes": size, "kept": False}
+        try:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, kept)
+        except OSError as error:
+            raise explain_os_error(error, f"keeping a copy of {name}") from error
+        return {"path": name, "sha256": scratch.file_digest(kept), "bytes": size, "kept": True}
+
+    def _write(self, event: Mapping[str, Any]) -> None:
+        try:
+            self._journal.write(f"{json.dumps(event, allow_nan=False)}\n".encode())
+        except OSError as error:  # a full disk: the stage goes on, and its record is written whole at the end
+            if not self._disk_warned:
+                self._disk_warned = True
+                print(
+                    f"warning: {explain_os_error(error, 'writing the journal')}", file=sys.stderr, flush=True
+                )
+
+    def _look_for_outage(self) -> None:
+        self._looked = time.monotonic()
+        if warning := mirroring.outage_to_warn_of(self.tracking.uri, self.key):
+            print(f"warning: {warning}", file=sys.stderr, flush=True)
+
+
+def restore(stage: str, match: str) -> bool:
+    """Write `runs/<stage>.json` again, byte for byte, from the newest finished run with this fingerprint.
+
+    For a stage that always runs: its output stays identical as long as its result does.
+
+    Returns:
+        Whether there was such a run.
+    """
+    for folder in _newest(stage):
+        record = journal.read_record(folder)
+        if record and record["status"] == "finished" and record["fingerprint"] == match:
+            scratch.atomic_write(Path("runs") / f"{stage}.json", (folder / journal.RECORD).read_bytes())
+            return True
+    return False
+
+
+def _newest(stage: str) -> Iterator[Path]:
+    return iter(sorted(scratch.folder("runs").glob(f"*-{stage}-*"), reverse=True))
+
+
+def _status(error: BaseException | None) -> str:
+    if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
+        return "finished"
+    killed = isinstance(error, KeyboardInterrupt) or (
+        isinstance(error, SystemExit) and error.code in (130, 143)
+    )
+    return "killed" if killed else "failed"
+
+
+def _inside(file: Path, directory: Path) -> str:
+    try:
+        return Path(os.path.abspath(file)).relative_to(directory).as_posix()
+    except ValueError:
+        return file.name
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
