@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import warnings
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from report_runs import CLASSES, PARAMS, write
+from safetensors.numpy import load_file, save_file
+
+from sslpipe.data.loader import open_split
+from sslpipe.errors import UserError
+from sslpipe.report import Config, build
+from sslpipe.report.parts import duration
+
+VOID = {"meta", "img", "br", "hr", "input", "link"}
+ALL = [
+    "results",
+    "labels",
+    "map",
+    "neighbours",
+    "confusion",
+    "views",
+    "training",
+    "pictures",
+    "data",
+    "times",
+    "provenance",
+]
+
+
+class Page(HTMLParser):
+    """What a page holds; raises where a tag is not closed in its place."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.source = path.read_text(encoding="utf-8")
+        self.open: list[str] = []
+        self.sections: list[str] = []
+        self.links: list[str] = []
+        self.tags: list[str] = []
+        self.words: list[str] = []
+        self.feed(self.source)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        self.tags.append(tag)
+        if tag == "section":
+            self.sections.append(named["id"] or "")
+        self.links += [
+            str(named[name]) for name in ("src", "href", "srcset", "action", "data") if name in named
+        ]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] not in (["style"], ["script"]):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def page(directory: Path, config: Config | None = None) -> Page:
+    return Page(build(directory, PARAMS, config))
+
+
+def test_everything_is_on_the_page(finished: Path) -> None:
+    result = page(finished)
+    assert result.sections == ALL
+    for words in (
+        "SimCLR · folder · seed 3",
+        "with 5 labels from 40.0 %",
+        "raw pixels reaches 50.0 %",
+        "12 images, no labels, for 4 epochs, in 1 min 15 s",
+        "small_resnet",
+        "Skipped: finetune.enabled is false",
+        "1 of 8 test images",
+        "of the 3 neighbours shown",
+        "1 file left out",
+        "not an image",
+        "Reconstructions",
+        "turned ±15°",
+        "9.0 s in all",
+        "abcdef01",
+        "with local changes",
+    ):
+        assert words in result.text
+    assert "Not shown" not in result.text
+
+
+def test_the_page_needs_no_network_and_is_small(finished: Path) -> None:
+    result = page(finished)
+    assert result.links
+    assert all(link.startswith("data:image/") for link in result.links)
+    assert "link" not in result.tags
+    assert "iframe" not in result.tags
+    outside = re.findall(r"(?:https?:)?//[\w.]+", re.sub(r"data:image/[^\"]*", "", result.source))
+    assert outside == []
+    assert "default-src 'none'" in result.source
+    assert len(result.source) < 1_000_000
+
+
+def test_names_from_the_data_are_escaped(finished: Path) -> None:
+    result = page(finished)
+    assert CLASSES[0] in result.text
+    assert "<i>ant" not in result.source
+
+
+def test_built_twice_is_the_same_bytes(finished: Path) -> None:
+    first = build(finished, PARAMS).read_bytes()
+    assert build(finished, PARAMS).read_bytes() == first
+
+
+PARTS = {
+    "metrics/linear.json": {"labels"},
+    "metrics": {"results", "labels"},
+    "data/shards/manifest.json": {"neighbours", "data"},
+    "data/views/recipe.json": set(),
+    "data/features": {"map"},
+    "data": {"map", "neighbours", "data"},
+    "plots/pretrain/curves.csv": {"training"},
+    "plots": {"neighbours", "confusion", "training", "pictures"},
+    "models": set(),
+    "runs": {"times"},
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_missing_part_leaves_out_its_sections_only(finished: Path, part: str) -> None:
+    gone = finished / part
+    if gone.is_dir():
+        shutil.rmtree(gone)
+    else:
+        gone.unlink()
+    result = page(finished)
+    assert result.sections == [name for name in ALL if name not in PARTS[part]]
+    assert "Not shown" not in result.text
+
+
+def test_an_empty_folder(project: Path) -> None:
+    result = Page(build(project, {}))
+    assert result.sections == []
+    assert "Nothing to report yet." in result.text
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "metrics/knn.json",
+        "runs/knn.json",
+        "data/views/recipe.json",
+        "models/encoder.json",
+        "plots/views/sheet.png",
+        "plots/knn/neighbours.json",
+        "plots/knn/confusion.csv",
+        "data/features/test.safetensors",
+        "plots/pretrain/curves.csv",
+        "plots/pretrain/reconstructions.png",
+    ],
+)
+def test_a_broken_file_is_named_and_the_rest_is_shown(finished: Path, name: str) -> None:
+    (finished / name).write_bytes(b"step,loss\n1,x\n")
+    result = page(finished)
+    assert "Not shown" in result.text
+    assert f"{name} could not be read" in result.text
+    assert {"results", "data"} <= set(result.sections)
+
+
+def test_damaged_shards_are_named(finished: Path) -> None:
+    (finished / "data/shards/test/test-000000.tar").write_bytes(b"")
+    result = page(finished)
+    assert "images of the test split could not be read" in result.text
+    assert "map" in result.sections
+    assert "neighbours" not in result.sections
+
+
+def test_images_without_labels(finished: Path) -> None:
+    manifest = json.loads((finished / "data/shards/manifest.json").read_text())
+    manifest["classes"] = None
+    for split in manifest["splits"].values():
+        split.update(labelled=False, class_counts=None)
+    write(finished / "data/shards/manifest.json", manifest)
+    tensors = load_file(finished / "data/features/test.safetensors")
+    save_file(tensors | {"label": np.full(8, -1)}, finished / "data/features/test.safetensors")
+    for stage in ("knn", "linear", "finetune"):
+        write(finished / f"metrics/{stage}.json", {"skipped": "the images have no labels"})
+    shutil.rmtree(finished / "plots/knn")
+    result = page(finished)
+    assert "SimCLR pretraining ran; its evaluations were skipped." in result.text
+    assert result.text.count("the images have no labels") == 3
+    assert "map" in result.sections
+    assert "labels" not in result.sections
+
+
+def test_a_collapsed_encoder_is_said(finished: Path) -> None:
+    tensors = load_file(finished / "data/features/test.safetensors")
+    save_file(
+        tensors | {"features": np.ones((8, 5), np.float32)}, finished / "data/features/test.safetensors"
+    )
+    assert "the encoder has collapsed" in page(finished).text
+
+
+def test_a_loss_that_is_not_finite_draws_what_is(finished: Path) -> None:
+    write(finished / "plots/pretrain/curves.csv", "step,epoch,loss\n0,0.0,inf\n1,0.5,2.0\n2,1.0,nan\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = page(finished)
+    assert "training" in result.sections
+    assert "inf" not in re.sub(
+        r"data:image/[^\"]*", "", result.source.split('id="training"')[1].split("</section>")[0]
+    )
+
+
+def test_neighbours_of_another_class_are_marked(finished: Path) -> None:
+    test, train = (open_split(finished / "data/shards", split).labels for split in ("test", "train"))
+    agree = [bool(train[place] == test[0]) for place in (0, 1, 7)]
+    result = page(finished)
+    assert f"{sum(agree)} of the 3 neighbours shown" in result.text
+    figures = result.source.split('class="found"')[1].split("</div>")[0].split("</figure>")[:3]
+    assert ['class="wrong"' not in figure for figure in figures] == agree
+
+
+def test_what_is_shown_can_be_chosen(finished: Path) -> None:
+    result = page(finished, Config(map_points=0, queries=0))
+    assert not {"map", "neighbours"} & set(result.sections)
+    assert " of the 2 neighbours shown" in page(finished, Config(neighbours=2)).text
+    assert page(finished, Config(map_points=5)).source.count("data-n=") == 3 * 5
+
+
+def test_many_classes_are_listed_instead_of_drawn(finished: Path) -> None:
+    rows = "".join(f"class {n},class {(n + (n == 7)) % 40}\n" for n in range(40))
+    write(finished / "plots/knn/confusion.csv", "actual,predicted\n" + rows)
+    section = page(finished).source.split('id="confusion"')[1].split("</section>")[0]
+    assert "<svg" not in section
+    assert "<b>class 7</b> taken for <b>class 8</b>" in section
+
+
+def test_a_page_that_cannot_be_written_is_one_clear_sentence(finished: Path) -> None:
+    (finished / "report").write_text("a file where the folder should be")
+    with pytest.raises(UserError, match=r"report/index\.html"):
+        build(finished, PARAMS)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "0.0 s"), (59.94, "59.9 s"), (59.96, "1 min 00 s"), (3599.7, "1 h 00 min"), (93784, "26 h 03 min")],
+)
+def test_durations(seconds: float, words: str) -> None:
+    assert duration(seconds).replace("\u202f", " ") == words

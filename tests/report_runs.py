@@ -1,0 +1,99 @@
+"""Made-up runs for the tests of the report."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from safetensors.numpy import save_file
+
+from sslpipe.data import shard as sharding
+from sslpipe.data import sources
+
+CLASSES = ('<i>ant</i> & "co"', "bee")
+PARAMS = {"seed": 3, "data.source": "folder", "pretrain.method": "simclr", "pretrain.backbone": "auto"}
+KNN = {"top1": 0.9, "random_init_top1": 0.6, "raw_pixel_top1": 0.8, "protocol": {"k": 20}}
+LINEAR = {
+    "top1": 0.95,
+    "random_init_top1": 0.7,
+    "raw_pixel_top1": 0.75,
+    "few_labels": {
+        "5": {"top1": 0.85, "top1_std": 0.02, "random_init_top1": 0.4, "raw_pixel_top1": 0.5},
+        "10": {"top1": 0.9, "random_init_top1": 0.5, "raw_pixel_top1": 0.6},
+    },
+    "protocol": {"chosen_on": "a part of train"},
+}
+FINETUNE = {"skipped": "finetune.enabled is false"}
+
+
+def write(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(value if isinstance(value, str) else json.dumps(value))
+
+
+def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+def make_run(folder: Path) -> None:
+    """A tiny run directory with everything in it: 12 training images, 8 test images, two classes."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 6), ("test", 4)):
+        for n, name in enumerate(("ant", "bee")):
+            for k in range(count):
+                path = folder / "photos" / split / name / f"{k}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                pixels = rng.integers(100 * n, 100 * n + 100, (12, 9, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(path)
+    (folder / "photos" / "train" / "bee" / "broken.png").write_bytes(b"no picture")
+    source = sources.open_source(sources.Config(source="folder", root="photos"), 0)
+    sharding.shard(sharding.Config(resolution=12), source, folder / "data/shards", 0)
+    manifest = json.loads((folder / "data/shards/manifest.json").read_text())
+    write(folder / "data/shards/manifest.json", manifest | {"classes": CLASSES})
+    label = np.repeat(np.arange(2), 4)
+    features = rng.normal(size=(8, 5)).astype(np.float32) + 3 * label[:, None].astype(np.float32)
+    (folder / "data/features").mkdir()
+    save_file(
+        {
+            "features": features,
+            "random_init_features": rng.normal(size=(8, 5)).astype(np.float32),
+            "raw_pixel_features": rng.normal(size=(8, 9)).astype(np.float32),
+            "label": label,
+            "index": np.arange(8),
+        },
+        folder / "data/features/test.safetensors",
+    )
+    view = {"name": "global", "size": 12, "count": 2, "scale": [0.3, 1.0], "hflip": 0.5, "rotation": 15.0}
+    write(folder / "data/views/recipe.json", {"views": [view]})
+    write(folder / "models/encoder.json", {"name": "small_resnet", "dim": 5, "weights_sha256": "e" * 64})
+    write(folder / "metrics/knn.json", KNN)
+    write(folder / "metrics/linear.json", LINEAR)
+    write(folder / "metrics/finetune.json", FINETUNE)
+    pretrain = {"loss": 1.5, "epochs": 4, "steps": 40, "seconds": 75.0, "images_per_second": 1234.5}
+    write(folder / "metrics/pretrain.json", pretrain)
+    curve = [[n, n / 10, 3 / (1 + n), 0.1, "" if n == 3 else n] for n in range(40)]
+    write_csv(folder / "plots/pretrain/curves.csv", ["step", "epoch", "loss", "rate", "accuracy"], curve)
+    pairs = [[CLASSES[n // 4], CLASSES[n // 4 if n != 2 else 1]] for n in range(8)]
+    write_csv(folder / "plots/knn/confusion.csv", ["actual", "predicted"], pairs)
+    neighbours = [{"query": 0, "neighbours": [0, 1, 7], "similarity": [0.99, 0.5, 0.25]}]
+    write(folder / "plots/knn/neighbours.json", neighbours)
+    for name in ("plots/views/sheet.png", "plots/pretrain/reconstructions.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (30, 40, 3), dtype=np.uint8)).save(folder / name)
+    for n, stage in enumerate(("knn", "pretrain", "shard")):
+        start = 1_700_000_000_000 + 10_000 * n
+        git = {"commit": "abcdef0123456789", "branch": "main", "dirty": True}
+        record = {
+            "stage": stage,
+            "started": start,
+            "finished": start + 1500 * (n + 1),
+            "key": "k" * 64,
+            "git": git,
+        }
+        write(folder / f"runs/{stage}.json", record | {"environment": {"python": "3.11.2", "cpus": 2}})
