@@ -1,0 +1,195 @@
+"""What `sslpipe check` and `sslpipe methods` find out, before any long work."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from sslpipe.data.sources import Source, open_source
+from sslpipe.errors import UserError
+from sslpipe.settings import Settings, load
+
+PIPELINE_PACKAGES = ("dvc", "mlflow")
+LEAST_FREE_BYTES = 2**30
+
+
+def check(params: str = "params.yaml") -> Iterator[str]:
+    """Check settings, project, packages, disk, data and networks; yields what was found, a line each.
+
+    Raises:
+        UserError: the first thing that would stop a run, and what to do about it.
+    """
+    settings = load(params)
+    yield f"{params}: every key and value is known"
+    yield from check_project()
+    yield from check_packages(settings)
+    source = open_source(settings.data, settings.seed)
+    yield from check_data(settings, source)
+    yield from check_networks(settings, source)
+
+
+def check_project() -> Iterator[str]:
+    """A git clone, no lock left behind by a dead DVC, room on the disk."""
+    here = Path.cwd()
+    if not Path("dvc.yaml").is_file():
+        raise UserError(f"{here} holds no dvc.yaml: change into the project's folder")
+    if not any((folder / ".git").exists() for folder in (here, *here.parents)):
+        raise UserError(
+            f"{here} is not a git clone, and DVC needs one: clone the repository, "
+            "or run `git init && git add --all && git commit -m start` here"
+        )
+    if stale := stale_lock():
+        path, pid, command = stale
+        raise UserError(
+            f"{path} names process {pid} (`{command}`), which is not a running DVC: "
+            f"if no `dvc` is at work here, delete that file and try again"
+        )
+    if not os.access(here, os.W_OK):
+        raise UserError(f"{here} cannot be written: move the project to a folder that can")
+    free = shutil.disk_usage(here).free
+    if free < LEAST_FREE_BYTES:
+        raise UserError(f"only {free / 2**20:.0f} MiB are free on this disk: make room for at least 1 GiB")
+    yield f"project: {here} is a git clone; {free / 2**30:.0f} GiB free"
+
+
+def stale_lock() -> tuple[str, int, str] | None:
+    """DVC's lock file, and the process it names, if that process lives but is not DVC.
+
+    DVC drops entries of processes that are gone; where the number was given to another process, it waits forever.
+    """
+    path = Path(".dvc/tmp/rwlock")
+    try:
+        locks = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    for held in locks.values():
+        readers = held.get("read") or []
+        for holder in [held["write"], *readers] if held.get("write") else readers:
+            command = _command_of(holder["pid"])
+            if command is not None and "dvc" not in command:
+                return str(path), holder["pid"], command[:60]
+    return None
+
+
+def _command_of(pid: int) -> str | None:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        return None
+
+
+def check_packages(settings: Settings) -> Iterator[str]:
+    """Python, the packages the pipeline stands on, and the devices that are asked for."""
+    missing = [name for name in PIPELINE_PACKAGES if not _version(name)]
+    if missing:
+        raise UserError(
+            f"{', '.join(missing)} not installed: run `make setup` or `pip install 'sslpipe[pipeline]'`"
+        )
+    import torch
+
+    from sslpipe.device import describe, resolve
+
+    versions = ", ".join(f"{name} {_version(name)}" for name in ("torch", *PIPELINE_PACKAGES))
+    yield f"environment: Python {sys.version.split()[0]}, {versions}"
+    for section in (settings.embed, settings.finetune):
+        resolve(section.device)
+    gpu = "" if torch.cuda.is_available() else "; no GPU found, which is fine"
+    yield f"device: {describe(resolve(settings.pretrain.device))}{gpu}"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def check_data(settings: Settings, source: Source) -> Iterator[str]:
+    """The source can be opened and has images."""
+    counts = {split: len(source.items(split)) for split in ("train", "test")}
+    labels = (
+        f"{len(source.classes)} classes"
+        if source.classes
+        else "no labels: label-based evaluations will be skipped"
+    )
+    yield f"data: {source.name}, {counts['train']} train and {counts['test']} test images, {labels}"
+    batch = settings.pretrain.batch_size
+    if counts["train"] < batch:
+        raise UserError(
+            f"pretrain.batch_size is {batch}, more than the {counts['train']} training images: set it lower"
+        )
+
+
+def check_networks(settings: Settings, source: Source) -> Iterator[str]:
+    """The method takes the backbone at this size, and its recipe with all changes is valid."""
+    import torch
+
+    from sslpipe import methods
+    from sslpipe.training.build import backbone_name, build_method
+    from sslpipe.views.recipe import resolve
+
+    pretrain, size = settings.pretrain, settings.views.size
+    with torch.device("meta"):
+        method = build_method(pretrain, settings.method, size, settings.seed)
+    parameters = sum(parameter.numel() for parameter in method.encoder.parameters())
+    name = backbone_name(pretrain)
+    yield f"method: {pretrain.method} trains {name}, {parameters / 1e6:.2f} M parameters, for {pretrain.epochs} epochs"
+    patch = method.backbone.patch_size
+    paper = methods.recipe(pretrain.method, size, patch_size=patch, config=settings.method)
+    recipe = resolve(paper, dataset=source.recipe, user=settings.views.recipe)
+    yield f"views of each image (the paper's, changed by the data set {settings.data.source} and by views.recipe):"
+    for spec, original in zip(recipe.views, paper.views, strict=True):
+        yield f"  {spec.name}: {spec.count} × {spec.size} px"
+        before = original.model_dump(mode="json")
+        for key, value in spec.model_dump(mode="json").items():
+            off = value == before[key] and value in (None, 0, False)
+            if off or key in ("name", "size", "count", "mean", "std"):
+                continue
+            changed = "" if value == before[key] else f"   (paper: {_words(before[key])})"
+            yield f"    {key}: {_words(value)}{changed}"
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_words(inner)}" for key, inner in value.items())
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return " ".join(_words(item) for item in value)
+    return str(value)
+
+
+def list_methods() -> str:
+    """All methods, a line each: name, what it trains, paper."""
+    from sslpipe import methods
+
+    rows = [(name, "/".join(methods.find(name).takes), methods.find(name).paper) for name in methods.names()]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    lines = [f"{name:<{widths[0]}}  {takes:<{widths[1]}}  {paper}" for name, takes, paper in rows]
+    return "\n".join([*lines, "", "`sslpipe methods NAME` shows a method's settings."])
+
+
+def describe_method(name: str) -> str:
+    """One method: its docstring, and its settings with the paper's defaults."""
+    from pydantic_core import PydanticUndefined
+
+    from sslpipe import methods
+    from sslpipe.settings import unknown_value
+
+    if name not in methods.names():
+        raise UserError(unknown_value("methods", name, methods.names()))
+    method = methods.find(name)
+    module = sys.modules[method.__module__]
+    lines = [(module.__doc__ or "").strip(), "", f"methods.{name} (the paper's values):"]
+    for key, field in method.Config.model_fields.items():
+        default = field.get_default(call_default_factory=True, validated_data={})
+        value = default.model_dump(mode="json") if hasattr(default, "model_dump") else default
+        shown = "required" if default is PydanticUndefined else _words(value)
+        lines.append(f"  {key}: {shown}" + (f"   # {field.description}" if field.description else ""))
+    return "\n".join(lines)

@@ -1,0 +1,137 @@
+"""The `sslpipe` command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from sslpipe import __version__
+from sslpipe.errors import UserError
+
+EPILOG = """\
+The pipeline itself runs by `dvc repro` (or `make repro`), switched by params.yaml:
+  edit `pretrain.method: byol` and `dvc repro`      re-runs only what must
+  dvc exp run -S pretrain.method=mae                the same, as an experiment of its own
+  dvc exp show                                      all experiments as a table
+  sslpipe ui                                        all runs in MLflow's pages
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options) or 0)
+    except UserError as error:
+        print(f"sslpipe {options.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sslpipe",
+        description="Unlabelled images in, an evaluated, exportable vision encoder out.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"sslpipe {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    check = commands.add_parser(
+        "check",
+        help="validate params.yaml and the environment before any long work",
+        description="Validate params.yaml, the data, the networks and the environment; show the resolved view recipe.",
+    )
+    check.add_argument("--params", default="params.yaml", metavar="FILE", help="default: params.yaml")
+    check.add_argument("--quiet", action="store_true", help="say nothing unless something is wrong")
+    check.set_defaults(run=_check)
+
+    methods = commands.add_parser(
+        "methods",
+        help="list the methods, or one method's settings",
+        description="List the methods with paper and backbones; with a NAME, its settings with the paper's defaults.",
+    )
+    methods.add_argument("name", nargs="?", metavar="NAME", help="a method, to see its settings")
+    methods.set_defaults(run=_methods)
+
+    sync = commands.add_parser(
+        "sync",
+        help="bring MLflow up to date from the files every stage leaves",
+        description="Rebuild MLflow's rows from runs/*.json and scratch. Running it twice changes nothing.",
+    )
+    sync.add_argument("--lenient", action="store_true", help="exit 0 also when the tracking server is away")
+    sync.set_defaults(run=_sync)
+
+    table = commands.add_parser("table", help="print the results of the current run")
+    table.set_defaults(run=_table)
+
+    ui = commands.add_parser("ui", help="open MLflow's pages on localhost")
+    ui.add_argument("--port", type=int, default=5000, help="default: 5000")
+    ui.set_defaults(run=_ui)
+    return parser
+
+
+def _check(options: argparse.Namespace) -> int:
+    from sslpipe.check import check
+
+    for line in check(options.params):
+        if not options.quiet:
+            print(line)
+    return 0
+
+
+def _methods(options: argparse.Namespace) -> int:
+    from sslpipe.check import describe_method, list_methods
+
+    print(describe_method(options.name) if options.name else list_methods())
+    return 0
+
+
+def _sync(options: argparse.Namespace) -> int:
+    from sslpipe.settings import load
+    from sslpipe.tracking.sync import sync
+
+    settings = load(sections=("seed", "tracking"))
+    if not settings.tracking.enabled:
+        print("tracking.enabled is false in params.yaml: nothing to bring up to date")
+        return 0
+    summary = sync(
+        settings.tracking, key=_current_key(settings), params=settings.flat(), force=not options.lenient
+    )
+    print(summary, file=sys.stderr if summary.error else sys.stdout)
+    return 1 if summary.error and not options.lenient else 0
+
+
+def _table(options: argparse.Namespace) -> int:
+    from sslpipe.report import summary_table
+
+    print(summary_table("metrics"))
+    print("MLflow  make ui, or: sslpipe ui")
+    return 0
+
+
+def _ui(options: argparse.Namespace) -> int:
+    from sslpipe.settings import load
+    from sslpipe.tracking.sync import ui_address, ui_command
+
+    tracking = load(sections=("tracking",)).tracking
+    command, environment = ui_command(tracking, port=options.port)
+    print(
+        f"MLflow opens in about 20 s on {ui_address(tracking, port=options.port)}  (Ctrl-C ends it)",
+        flush=True,
+    )
+    os.execvpe(command[0], command, {**os.environ, **environment})
+    return 0
+
+
+def _current_key(settings: object) -> str | None:
+    from stages.runner import key_of
+
+    try:
+        return key_of(settings)  # type: ignore[arg-type]
+    except (OSError, ValueError):
+        return None  # nothing has run yet

@@ -1,0 +1,73 @@
+"""Every preset is a params file that works as it stands, but for the images."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sslpipe import methods, yaml12
+from sslpipe.data.sources import open_source
+from sslpipe.errors import UserError
+from sslpipe.settings import load
+from sslpipe.training.build import build_method, patch_size
+from sslpipe.views.recipe import resolve
+
+ROOT = Path(__file__).parents[1]
+PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
+
+
+@pytest.fixture(params=PRESETS, ids=lambda path: path.stem)
+def preset(request: pytest.FixtureRequest) -> Path:
+    return Path(request.param)
+
+
+def names(params: Mapping[str, Any], dotted: str) -> bool:
+    """Whether the file has this key, written out."""
+    value: Any = params
+    for key in dotted.split("."):
+        if not isinstance(value, Mapping) or key not in value:
+            return False
+        value = value[key]
+    return True
+
+
+def test_there_are_presets() -> None:
+    assert len(PRESETS) >= 3
+
+
+def test_it_loads_and_says_how_to_use_it(preset: Path) -> None:
+    load(preset)
+    header = preset.read_text().split("seed:")[0]
+    assert f"cp presets/{preset.name} params.yaml" in header
+
+
+def test_its_method_can_be_built_and_its_views_resolved(preset: Path) -> None:
+    settings = load(preset)
+    pretrain, size = settings.pretrain, settings.views.size
+    with torch.device("meta"):
+        method = build_method(pretrain, settings.method, size, settings.seed)
+    assert method.parameter_groups()
+    assert all(parameter.is_meta for parameter in method.parameters())
+    patch = patch_size(pretrain, size)
+    recipe = methods.recipe(pretrain.method, size, patch_size=patch, config=settings.method)
+    assert resolve(recipe, user=settings.views.recipe).views[0].size == size <= settings.shard.resolution
+
+
+def test_only_the_images_are_missing(preset: Path, project: Path) -> None:
+    settings = load(preset)
+    with pytest.raises(UserError, match=r"data\.root: there is no folder"):
+        open_source(settings.data, settings.seed)
+
+
+def test_it_has_every_key_that_dvc_asks_for(preset: Path) -> None:
+    params = yaml12.read(preset)
+    stages = yaml12.read(ROOT / "dvc.yaml")["stages"]
+    asked = {key for stage in stages.values() for key in stage.get("params", ())}
+    for method in methods.names():  # a method may be switched to by one line
+        for key in asked:
+            assert names(params, re.sub(r"\$\{pretrain\.method\}", method, key)), key
