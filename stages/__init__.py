@@ -1,0 +1,1 @@
+"""One thin module a stage: read settings, call sslpipe, write outputs, record. Run by `python -m stages.NAME`."""

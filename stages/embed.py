@@ -1,0 +1,30 @@
+"""Features of every image: the encoder's, random weights', raw pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sslpipe import load_encoder
+from sslpipe.data import manifest as manifests
+from sslpipe.data.loader import open_split
+from sslpipe.evals.embed import embed
+from sslpipe.settings import Settings
+from sslpipe.tracking.record import Record
+from stages.runner import stage
+
+
+@stage("embed", "embed")
+def main(settings: Settings, record: Record) -> None:
+    """Write data/features/{train,test}.safetensors."""
+    manifest = manifests.read(Path("data/shards"))
+    record.dataset(manifest.source.name, manifest.digest, manifest.source.name)
+    encoder = load_encoder("models/encoder.safetensors")
+    for split in ("train", "test"):
+        reader = open_split(Path("data/shards"), split)
+        features = embed(encoder, reader, dict(encoder.preprocess), settings.embed, settings.seed)
+        features.save(Path(f"data/features/{split}.safetensors"))
+        record.metric(f"{split}_images", len(features.index))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""Fine-tuning the whole network with few labels, from the encoder's weights and from random ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sslpipe.scratch import write_json
+from sslpipe.settings import Settings
+from sslpipe.tracking.record import Record
+from stages.runner import skipped, stage
+
+
+@stage("finetune", "views")
+def main(settings: Settings, record: Record) -> None:
+    """Write metrics/finetune.json."""
+    if skipped("finetune", settings, record):
+        return
+    from sslpipe import load_encoder
+    from sslpipe.data import manifest as manifests
+    from sslpipe.data.loader import open_split
+    from sslpipe.evals import tables
+    from sslpipe.evals.finetune import evaluate
+
+    manifest = manifests.read(Path("data/shards"))
+    encoder = load_encoder("models/encoder.safetensors")
+    train, test = (open_split(Path("data/shards"), split) for split in ("train", "test"))
+    changes = {**manifest.recipe, **settings.views.recipe}
+    metrics = evaluate(
+        encoder, dict(encoder.preprocess), train, test, changes, settings.finetune, settings.seed
+    )
+    write_json("metrics/finetune.json", metrics)
+    tables.write_draws("plots/finetune/draws.csv", metrics["draws"])
+    record.metrics({name: value for name, value in metrics.items() if name not in ("protocol", "draws")})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""k-nearest-neighbour classification on frozen features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sslpipe.scratch import write_json
+from sslpipe.settings import Settings
+from sslpipe.tracking.record import Record
+from stages.runner import skipped, stage
+
+
+@stage("knn")
+def main(settings: Settings, record: Record) -> None:
+    """Write metrics/knn.json and plots/knn/."""
+    if skipped("knn", settings, record):
+        return
+    from sslpipe.data import manifest as manifests
+    from sslpipe.evals import neighbours, tables
+    from sslpipe.evals.features import Features
+
+    train, test = (Features.load(Path(f"data/features/{split}.safetensors")) for split in ("train", "test"))
+    metrics, predicted = neighbours.evaluate(train, test, settings.knn)
+    write_json("metrics/knn.json", metrics)
+    classes = manifests.read(Path("data/shards")).classes
+    tables.write_confusion("plots/knn/confusion.csv", test.label, predicted, classes)
+    write_json("plots/knn/neighbours.json", neighbours.neighbour_sheet(train, test, settings.knn.queries))
+    record.metrics({name: value for name, value in metrics.items() if name != "protocol"})
+    record.artifact("plots/knn")
+
+
+if __name__ == "__main__":
+    main()

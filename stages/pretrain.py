@@ -1,0 +1,38 @@
+"""Pretraining: views in, an encoder out. Killed at any moment, it continues on the next `dvc repro`."""
+
+from __future__ import annotations
+
+from sslpipe import fingerprint, scratch
+from sslpipe.settings import Settings
+from sslpipe.tracking.record import Record
+from sslpipe.training.run import fingerprint_parts, run
+from stages.runner import stage
+
+
+def _parts(settings: Settings) -> dict[str, str]:
+    code = fingerprint.code("pretrain", settings.flat())
+    return fingerprint_parts(settings.pretrain, settings.method, settings.seed, settings.views.renderer, code)
+
+
+@stage("pretrain", "pretrain", "method", "views", fingerprint=lambda s: scratch.digest(_parts(s)))
+def main(settings: Settings, record: Record) -> None:
+    """Write models/, plots/pretrain/ and metrics/pretrain.json."""
+    parts = _parts(settings)
+    record.tag("device", parts["hardware"])
+    result = run(
+        settings.pretrain,
+        settings.method,
+        seed=settings.seed,
+        views=settings.views,
+        parts=parts,
+        on_log=lambda row: record.metrics({k: v for k, v in row.items() if k != "step"}, int(row["step"])),
+        on_resume=record.resumed,
+    )
+    record.dataset(result.data["name"], result.data["digest"], result.data["name"])
+    record.metrics({f"final_{k}": v for k, v in result.metrics.items()}, int(result.metrics["steps"]))
+    record.artifact("plots/pretrain")
+    record.artifact("models/encoder.json")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""What every stage does around its work: settings, record, signals, errors in one sentence."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from sslpipe.errors import UserError, explain_os_error
+from sslpipe.scratch import write_json
+from sslpipe.settings import Settings, load
+from sslpipe.tracking.record import Record, code_digest, experiment_key
+
+Body = Callable[[Settings, Record], None]
+
+
+def stage(
+    name: str, *sections: str, fingerprint: Callable[[Settings], str] | None = None
+) -> Callable[[Body], Callable[[], None]]:
+    """Make a stage of a function.
+
+    Args:
+        name: the stage's name in dvc.yaml.
+        sections: the sections of params.yaml it reads; they are validated first.
+        fingerprint: what its result depends on, for stages that continue an interrupted run.
+    """
+
+    def decorate(body: Body) -> Callable[[], None]:
+        def main() -> None:
+            stop_with_parent()
+            try:
+                settings = load(sections=("seed", "tracking", *sections))
+                own = (
+                    "seed",
+                    *(f"methods.{settings.pretrain.method}" if s == "method" else s for s in sections),
+                )
+                mark = fingerprint(settings) if fingerprint else None
+                key = key_of(settings)
+                with Record(
+                    name,
+                    params=settings.flat(),
+                    own=own,
+                    key=key,
+                    tracking=settings.tracking,
+                    fingerprint=mark,
+                ) as record:
+                    body(settings, record)
+            except UserError as error:
+                fail(name, str(error))
+            except OSError as error:
+                fail(name, str(explain_os_error(error, f"working on {error.filename or 'a file'}")))
+            except KeyboardInterrupt:
+                print(f"{name}: interrupted; `dvc repro` goes on from here", file=sys.stderr)
+                sys.exit(130)
+
+        return main
+
+    return decorate
+
+
+def key_of(settings: Settings) -> str:
+    """The key of the experiment that the workspace is about to be."""
+    flat = settings.flat()
+    source = json.loads(Path("data/source.json").read_text())
+    return experiment_key(flat, source["digest"], code_digest(".", flat.get("pretrain.method")))
+
+
+def fail(name: str, message: str) -> NoReturn:
+    """End the stage with one sentence."""
+    print(f"\n{name} failed: {message}", file=sys.stderr, flush=True)
+    sys.exit(1)
+
+
+def skipped(name: str, settings: Settings, record: Record) -> bool:
+    """Whether a label-based evaluation has nothing to do; then its metrics file says why. Imports no torch."""
+    reason = _reason_to_skip(name, settings)
+    if reason is None:
+        return False
+    write_json(f"metrics/{name}.json", {"skipped": reason})
+    Path("plots", name).mkdir(parents=True, exist_ok=True)
+    record.tag("skipped", reason)
+    print(f"{name}: skipped, {reason}", flush=True)
+    return True
+
+
+def _reason_to_skip(name: str, settings: Settings) -> str | None:
+    if not settings.enabled(name):
+        return f"{name}.enabled is false in params.yaml"
+    manifest = json.loads(Path("data/shards/manifest.json").read_text())
+    for split in ("train", "test"):
+        if not manifest["splits"].get(split, {}).get("count"):
+            return f"there are no {split} images"
+        if not manifest["splits"][split]["labelled"]:
+            return f"the {split} images have no labels"
+    return None
+
+
+def stop_with_parent() -> None:
+    """Leave by SystemExit(143) on SIGTERM, and on Linux get SIGTERM when the parent process dies.
+
+    Killing dvc alone would otherwise leave its stage training on.
+    """
+    signal.signal(signal.SIGTERM, _terminate)
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)

@@ -1,0 +1,38 @@
+"""The resolved recipe, a contact sheet of its views, and how fast they are made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sslpipe import methods
+from sslpipe.data import manifest as manifests
+from sslpipe.data.loader import open_split
+from sslpipe.scratch import atomic_write, write_json
+from sslpipe.settings import Settings
+from sslpipe.tracking.record import Record
+from sslpipe.training.build import patch_size
+from sslpipe.views.preview import measure, sheet_png
+from sslpipe.views.recipe import resolve
+from stages.runner import stage
+
+
+@stage("views", "views", "pretrain", "method")
+def main(settings: Settings, record: Record) -> None:
+    """Write data/views/recipe.json, plots/views/ and metrics/views.json."""
+    views, pretrain = settings.views, settings.pretrain
+    patch = patch_size(pretrain, views.size)
+    paper = methods.recipe(pretrain.method, views.size, patch_size=patch, config=settings.method)
+    manifest = manifests.read(Path("data/shards"))
+    recipe = resolve(paper, dataset=manifest.recipe, user=views.recipe, **manifest.statistics.model_dump())
+    atomic_write("data/views/recipe.json", recipe.to_json())
+    reader = open_split(Path("data/shards"), "train")
+    atomic_write("plots/views/sheet.png", sheet_png(recipe, reader, views.sheet_images, settings.seed))
+    metrics = measure(recipe, reader, pretrain.batch_size, settings.seed, views.renderer)
+    write_json("metrics/views.json", metrics)
+    record.dataset(manifest.source.name, manifest.digest, manifest.source.name)
+    record.metrics({name: value for name, value in metrics.items() if not isinstance(value, str)})
+    record.artifact("plots/views")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""DVC experiments: in the workspace, in temporary ones, and two at once on a fresh store."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from pathlib import Path
+
+import pytest
+from dvc_project import Project, ran
+
+pytestmark = pytest.mark.pipeline
+
+
+def table(project: Project) -> list[dict[str, str]]:
+    shown = project.run("dvc", "exp", "show", "--csv").stdout
+    return list(csv.DictReader(io.StringIO(shown[shown.index("Experiment,") :])))
+
+
+def parents(project: Project) -> list[dict[str, str]]:
+    from mlflow import MlflowClient
+
+    project.run("sslpipe", "sync")
+    client = MlflowClient(f"sqlite:///{project.folder}/mlflow.db")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "tiny"]
+    runs = client.search_runs([experiment.experiment_id], max_results=1000)
+    return [run.data.params for run in runs if "mlflow.parentRunId" not in run.data.tags]
+
+
+def test_exp_run_shows_up_beside_the_workspace(finished: Project, tmp_path: Path) -> None:
+    project = finished.clone(tmp_path / "project")
+    output = project.run("dvc", "exp", "run", "-S", "knn.k=7", "--name", "k7").stdout
+    assert ran(output) == ["source", "knn", "report"]
+    rows = {row["Experiment"]: row for row in table(project)}
+    assert rows["k7"]["knn.k"] == "7"
+    assert float(rows["k7"]["metrics/knn.json:top1"]) > 0
+    assert "protocol.k" in project.run("dvc", "metrics", "diff").stdout
+
+
+def test_a_temporary_workspace_keeps_its_results_and_its_rows(finished: Project, tmp_path: Path) -> None:
+    project = finished.clone(tmp_path / "project", tracking=True)
+    project.run("dvc", "exp", "run", "--temp", "-S", "knn.k=3", "--name", "k3")
+    (row,) = [r for r in table(project) if r["Experiment"] == "k3"]
+    assert row["knn.k"] == "3"
+    assert sorted(p["knn.k"] for p in parents(project)) == ["3", "5"]
+    assert project.json("metrics/knn.json")["protocol"]["k"] == 5  # the workspace is as it was
+
+
+def test_two_queued_at_once_on_a_fresh_store(finished: Project, tmp_path: Path) -> None:
+    project = finished.clone(tmp_path / "project", tracking=True)
+    for path in project.folder.glob("mlflow.db*"):
+        path.unlink()
+    for k in (1, 2):
+        project.run("dvc", "exp", "run", "--queue", "-S", f"knn.k={k}", "--name", f"k{k}")
+    output = project.run("dvc", "queue", "start", "-j", "2").stdout
+    assert "Started" in output
+    end = time.monotonic() + 300
+    while True:
+        status = project.run("dvc", "queue", "status").stdout
+        if status.count("Success") == 2:
+            break
+        assert "Failed" not in status, status + project.run("dvc", "queue", "logs", "k1", check=False).stdout
+        assert time.monotonic() < end, status
+        time.sleep(1)
+    rows = {r["Experiment"]: r for r in table(project)}
+    assert rows["k1"]["knn.k"] == "1"
+    assert rows["k2"]["metrics/knn.json:top1"]
+    assert sorted(p["knn.k"] for p in parents(project)) == ["1", "2", "5"]

@@ -1,0 +1,111 @@
+"""Killed at any moment, the next `dvc repro` goes on and ends with the same weights."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from dvc_project import Project, end_group
+
+pytestmark = pytest.mark.pipeline
+
+
+def wait_for(condition: object, seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def stage_pid(folder: Path, stage: str) -> int | None:
+    found = subprocess.run(
+        ["pgrep", "-f", f"python -m stages.{stage}$"], stdout=subprocess.PIPE, text=True
+    ).stdout
+    for line in found.split():
+        try:
+            if Path(f"/proc/{line}/cwd").resolve() == folder.resolve():
+                return int(line)
+        except OSError:
+            continue
+    return None
+
+
+def retrain(finished: Project, folder: Path) -> Project:
+    """The finished project with its encoder gone and a longer, slower training to be interrupted."""
+    project = finished.clone(folder)
+    project.set(pretrain__epochs=80)
+    return project
+
+
+@pytest.fixture(scope="module")
+def undisturbed(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    project = retrain(finished, tmp_path_factory.mktemp("undisturbed") / "project")
+    project.repro("pretrain")
+    return project.bytes("models/encoder.safetensors")
+
+
+def test_however_often_it_is_stopped_it_ends_with_the_same_weights(
+    finished: Project, undisturbed: bytes, tmp_path: Path
+) -> None:
+    project = retrain(finished, tmp_path / "project")
+    scratch = project.folder / ".sslpipe" / "pretrain"
+    seen: set[str] = set()
+
+    def start_and_wait() -> tuple[subprocess.Popen[str], int]:
+        """Start, and return with the stage's process once it has saved something new."""
+        seen.update(f.name for f in scratch.glob("*/00*.safetensors"))
+        running = project.start("dvc", "repro", "pretrain")
+        wait_for(lambda: {f.name for f in scratch.glob("*/00*.safetensors")} - seen)
+        pid = stage_pid(project.folder, "pretrain")
+        assert pid is not None
+        return running, pid
+
+    running, pid = start_and_wait()  # the stage is killed outright
+    os.kill(pid, signal.SIGKILL)
+    running.communicate(timeout=60)
+    assert running.returncode != 0
+    assert not (project.folder / "models/encoder.safetensors").exists()
+
+    running, pid = start_and_wait()  # the stage is asked to end: it saves first
+    os.kill(pid, signal.SIGTERM)
+    output, _ = running.communicate(timeout=60)
+    assert "continuing from the checkpoint at step" in output
+    assert "saved; `dvc repro` goes on from there" in output
+    assert "exited with 143" in output
+
+    running, pid = start_and_wait()  # dvc alone is killed: its stage must not train on
+    running.kill()
+    wait_for(lambda: stage_pid(project.folder, "pretrain") is None, seconds=30)
+    end_group(running)
+
+    running, pid = start_and_wait()  # Ctrl-C, as a terminal sends it
+    os.killpg(running.pid, signal.SIGINT)
+    output, _ = running.communicate(timeout=60)
+    assert "saved; `dvc repro` goes on from there" in output
+    assert "Traceback" not in output
+
+    assert "continuing from the checkpoint at step" in project.repro("pretrain")
+    assert project.bytes("models/encoder.safetensors") == undisturbed
+    assert "resumed" in project.json("runs/pretrain.json")["tags"]
+
+
+def test_other_settings_start_over_and_say_why_and_force_really_trains_again(
+    finished: Project, tmp_path: Path
+) -> None:
+    project = retrain(finished, tmp_path / "project")
+    running = project.start("dvc", "repro", "pretrain")
+    scratch = project.folder / ".sslpipe" / "pretrain"
+    wait_for(lambda: list(scratch.glob("*/00*.safetensors")))
+    os.killpg(running.pid, signal.SIGKILL)
+    running.communicate()
+    project.set(pretrain__epochs=1)
+    output = project.repro("pretrain")
+    assert "starting over; the unfinished run differs in settings" in output
+    before, run = project.bytes("models/encoder.safetensors"), project.json("runs/pretrain.json")["id"]
+    project.repro("-f", "-s", "pretrain")
+    assert project.json("runs/pretrain.json")["id"] != run
+    assert project.bytes("models/encoder.safetensors") == before

@@ -1,0 +1,226 @@
+"""One path, end to end: `dvc repro` with every method, twice, switched off and on, on real digits."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dvc_project import ROOT, Project, commit, ran
+
+from sslpipe import fingerprint, methods
+from sslpipe.settings import load
+
+STAGES = ["source", "shard", "views", "pretrain", "embed", "knn", "linear", "finetune", "report"]
+AFTER_METHOD = STAGES[2:]
+pytestmark = pytest.mark.pipeline
+
+# Loaded only to validate settings.
+VALIDATION = {"sslpipe/settings.py", "sslpipe/yaml12.py"}
+# Dependencies that a run imports only where the chosen backbone or optimiser needs them.
+ON_DEMAND = {"sslpipe/networks/from_timm.py", "sslpipe/networks/from_torchvision.py"}
+
+
+def files(project: Project) -> set[str]:
+    skipped = (".git", ".dvc", ".sslpipe", "mlartifacts", "sslpipe", "stages", ".trace")
+    return {
+        path.relative_to(project.folder).as_posix()
+        for path in project.folder.rglob("*")
+        if path.is_file() and path.relative_to(project.folder).parts[0] not in skipped
+    }
+
+
+def test_the_first_run_leaves_what_the_house_says(finished: Project) -> None:
+    left = files(finished)
+    expected = {
+        "data/source.json", "data/shards/manifest.json", "data/shards/train/train-000000.tar",
+        "data/shards/test/test-000000.tar", "data/views/recipe.json", "plots/views/sheet.png", "metrics/views.json",
+        "models/encoder.safetensors", "models/encoder.json", "metrics/pretrain.json", "plots/pretrain/curves.csv",
+        "data/features/train.safetensors", "data/features/test.safetensors", "metrics/knn.json",
+        "plots/knn/confusion.csv", "plots/knn/neighbours.json", "metrics/linear.json",
+        "plots/linear/label_efficiency.csv", "metrics/finetune.json", "report/index.html",
+    }  # fmt: skip
+    assert expected <= left
+    assert {f"runs/{stage}.json" for stage in STAGES} <= left
+    for stage in ("knn", "linear", "finetune"):
+        metrics = finished.json(f"metrics/{stage}.json")
+        assert 0 <= metrics["random_init_top1"] <= 1
+        assert 0 < metrics["top1"] <= 1
+        assert metrics["protocol"]["chosen_on"]
+    assert not list(
+        (finished.folder / ".sslpipe" / "pretrain").glob("*/*.safetensors")
+    )  # checkpoints are gone
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stages_deps_name_every_file_it_imports_and_no_other(finished: Project, stage: str) -> None:
+    imported = set(finished.json(f".trace/{stage}.json")) - VALIDATION
+    flat = load(finished.folder / "params.yaml", sections=()).flat()
+    deps = fingerprint.dependencies(stage, flat, finished.folder / "dvc.yaml")
+    folders = tuple(f"{dep}/" for dep in deps if dep.startswith("sslpipe/") and not dep.endswith(".py"))
+    named = {dep for dep in deps if dep.endswith(".py")}
+    assert {f for f in imported - named if not f.startswith(folders)} == set(), (
+        "imported, but not among the deps"
+    )
+    assert named - imported - ON_DEMAND == set(), "among the deps, but not imported"
+    assert all(any(f.startswith(folder) for f in imported) for folder in folders)
+
+
+def test_a_second_run_runs_only_source(finished: Project, tmp_path: Path) -> None:
+    project = finished.clone(tmp_path / "project")
+    record = project.bytes("runs/source.json")
+    assert ran(project.repro()) == ["source"]
+    assert project.bytes("runs/source.json") == record
+    assert project.run("git", "status", "--porcelain").stdout == ""
+
+
+def test_switching_methods_runs_what_must_and_switching_back_restores(
+    finished: Project, tmp_path: Path
+) -> None:
+    project = finished.clone(tmp_path / "project", tracking=True)
+    simclr = {
+        path: project.bytes(path)
+        for path in sorted(files(project))
+        if path.startswith(("models", "metrics", "runs"))
+    }
+    for method in sorted(set(methods.names()) - {"simclr"}):
+        if method == "mae":  # the other way to switch
+            output = project.run(
+                "dvc", "exp", "run", "-S", "pretrain.method=mae", "--name", "with-mae"
+            ).stdout
+            shown = project.run("dvc", "exp", "show", "--csv").stdout
+            assert "with-mae" in shown
+            assert "metrics/knn.json:top1" in shown
+        else:
+            project.set(pretrain__method=method)
+            output = project.repro()
+        assert ran(output) == ["source", *AFTER_METHOD]
+        assert project.json("models/encoder.json")["info"]["method"] == method
+        assert math.isfinite(project.json("metrics/pretrain.json")["loss"])
+        if method == "mae":
+            assert (project.folder / "plots/pretrain/reconstructions.png").is_file()
+    project.set(pretrain__method="simclr")
+    output = project.repro()
+    assert ran(output) == ["source"]
+    assert "cached" in output
+    assert {path: project.bytes(path) for path in simclr} == simclr
+    summary = project.run("sslpipe", "sync").stdout
+    assert "MLflow" in summary
+    check_rows(project)
+
+
+def check_rows(project: Project) -> None:
+    """MLflow has one parent row a method, with children; shared stages are marked reused."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{project.folder}/mlflow.db")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "tiny"]
+    runs = client.search_runs([experiment.experiment_id], max_results=1000)
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert sorted(run.data.params["pretrain.method"] for run in parents) == sorted(methods.names())
+    for parent in parents:
+        for metric in ("knn.top1", "linear.top1", "finetune.top1", "linear.random_init_top1"):
+            assert metric in parent.data.metrics
+        first = parent.data.params["pretrain.method"] == "simclr"
+        assert parent.data.tags["stage.shard"].startswith("executed:" if first else "reused:")
+        assert parent.data.tags["stage.pretrain"].startswith("executed:")
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId")]
+    pretrain = [
+        run
+        for run in children
+        if run.data.params.get("pretrain.epochs") == "2" and "loss" in run.data.metrics
+    ]
+    assert len(pretrain) == len(methods.names())
+    assert len(client.get_metric_history(pretrain[0].info.run_id, "loss")) > 1
+    assert all(run.inputs.dataset_inputs for run in pretrain)
+
+
+def test_changing_a_setting_of_another_method_runs_nothing(finished: Project, tmp_path: Path) -> None:
+    project = finished.clone(tmp_path / "project")
+    project.set(methods__byol__momentum=0.5)
+    with (project.folder / "sslpipe/methods/byol.py").open("a") as file:
+        file.write("\n# a remark\n")
+    assert ran(project.repro()) == ["source"]
+
+
+def test_evaluations_switched_off_say_so_and_the_dag_stays(finished: Project, tmp_path: Path) -> None:
+    project = finished.clone(tmp_path / "project")
+    project.set(knn__enabled=False, finetune__enabled=False)
+    assert ran(project.repro()) == ["source", "knn", "finetune", "report"]
+    assert project.json("metrics/knn.json") == {"skipped": "knn.enabled is false in params.yaml"}
+    assert "knn.enabled is false" in project.bytes("report/index.html").decode()
+
+
+def test_images_without_labels_are_trained_on_and_evaluations_say_why_not(
+    fresh: Project, tmp_path: Path
+) -> None:
+    project = fresh.clone(tmp_path / "project")
+    flat = project.folder / "data/raw/flat"
+    flat.mkdir()
+    for number, image in enumerate(sorted((project.folder / "data/raw/digits").rglob("*.png"))):
+        image.rename(flat / f"{number:04d}.png")
+    (flat / "broken.jpg").write_text("not an image")
+    project.set(data__root="data/raw/flat", pretrain__epochs=1)
+    assert ran(project.repro()) == STAGES
+    for stage in ("knn", "linear", "finetune"):
+        assert "no labels" in project.json(f"metrics/{stage}.json")["skipped"]
+    assert project.json("metrics/shard.json")["rejects"] == 1
+    page = project.bytes("report/index.html").decode()
+    assert "no labels" in page
+    assert "broken.jpg" in page
+    table = project.run("sslpipe", "table").stdout
+    assert "no labels" in table
+
+
+def test_a_changed_image_is_noticed(finished: Project, tmp_path: Path) -> None:
+    project = finished.clone(tmp_path / "project")
+    first = min((project.folder / "data/raw/digits").rglob("*.png"))
+    first.unlink()
+    assert ran(project.repro("shard")) == ["source", "shard"]
+    assert project.json("metrics/shard.json")["train"] == 89
+
+
+def test_an_exported_encoder_is_of_use_elsewhere(finished: Project) -> None:
+    import torch
+    from PIL import Image
+
+    import sslpipe
+
+    encoder = sslpipe.load_encoder(finished.folder / "models/encoder.safetensors")
+    image = Image.open(min((finished.folder / "data/raw/digits").rglob("*.png")))
+    with torch.inference_mode():
+        assert encoder(encoder.preprocess([image, image])).shape == (2, encoder.dim)
+
+
+def test_dvc_shows_metrics_params_and_plots(finished: Project, tmp_path: Path) -> None:
+    project = finished.clone(tmp_path / "project")
+    shown = project.run("dvc", "metrics", "show").stdout
+    assert "top1" in shown
+    project.set(knn__k=1)
+    project.repro("knn")
+    difference = project.run("dvc", "metrics", "diff").stdout
+    assert re.search(r"knn\.json\s+protocol\.k\s+5\s+1\s+-4", difference)
+    assert "knn.k" in project.run("dvc", "params", "diff").stdout
+    project.run("dvc", "plots", "show", "-o", "shown")
+    page = (project.folder / "shown/index.html").read_text()
+    for title in ("Training loss", "Confusion", "Label efficiency"):
+        assert title in page
+
+
+def test_readme_and_params_name_only_what_exists() -> None:
+    settings: Any = load(ROOT / "params.yaml")
+    commented = (ROOT / "params.yaml").read_text()
+    for name in methods.names():
+        assert name in commented
+    assert settings.data.source == "mnist5k"
+
+
+def test_everything_committed_leaves_the_tree_clean(finished: Project, tmp_path: Path) -> None:
+    project = finished.clone(tmp_path / "project")
+    commit(project)
+    assert project.run("git", "status", "--porcelain").stdout == ""
+    tracked = project.run("git", "ls-files").stdout.splitlines()
+    assert not [name for name in tracked if name.startswith(("metrics", "models", "plots", "runs", "report"))]
+    assert "dvc.lock" in tracked
