@@ -49,6 +49,7 @@ class Project:
             **{k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_", "PYTEST_"))},
             "PATH": f"{BIN}:{os.environ['PATH']}",
             "OMP_NUM_THREADS": "1",
+            "SHELL": "/bin/sh",  # DVC runs commands by it; some, as dash, stay as the command's parent
             **(environment or {}),
         }
         self.environment.pop("VIRTUAL_ENV", None)

@@ -22,12 +22,15 @@ def wait_for(condition: object, seconds: float = 120.0) -> None:
 
 
 def stage_pid(folder: Path, stage: str) -> int | None:
+    """The process of the stage itself; a shell that holds the same words in one argument is another."""
     found = subprocess.run(
         ["pgrep", "-f", f"python -m stages.{stage}$"], stdout=subprocess.PIPE, text=True
     ).stdout
     for line in found.split():
+        process = Path("/proc", line)
         try:
-            if Path(f"/proc/{line}/cwd").resolve() == folder.resolve():
+            module = (process / "cmdline").read_bytes().split(b"\0")[1:3] == [b"-m", f"stages.{stage}".encode()]
+            if module and (process / "cwd").resolve() == folder.resolve():
                 return int(line)
         except OSError:
             continue
