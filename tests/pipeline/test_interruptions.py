@@ -83,6 +83,8 @@ def test_however_often_it_is_stopped_it_ends_with_the_same_weights(
     running, pid = start_and_wait()  # dvc alone is killed: its stage must not train on
     running.kill()
     wait_for(lambda: stage_pid(project.folder, "pretrain") is None, seconds=30)
+    assert not (project.folder / "models/encoder.safetensors").exists()  # it stopped, it did not finish
+    assert list(scratch.glob("*/00*.safetensors"))
     end_group(running)
 
     running, pid = start_and_wait()  # Ctrl-C, as a terminal sends it
