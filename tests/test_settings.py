@@ -16,10 +16,10 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
-def test_the_shipped_params_are_valid_and_list_every_method() -> None:
+def test_params_yaml_is_valid_and_lists_every_method() -> None:
+    # Whatever a user set in it: only DVC's need of a key for each method is checked.
     settings = load(ROOT / "params.yaml")
     assert set(settings.raw["methods"]) == set(names())
-    assert settings.pretrain.method == "simclr"
 
 
 def test_an_empty_file_of_sections_gives_defaults(tmp_path: Path) -> None:
