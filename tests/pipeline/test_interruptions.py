@@ -29,7 +29,10 @@ def stage_pid(folder: Path, stage: str) -> int | None:
     for line in found.split():
         process = Path("/proc", line)
         try:
-            module = (process / "cmdline").read_bytes().split(b"\0")[1:3] == [b"-m", f"stages.{stage}".encode()]
+            module = (process / "cmdline").read_bytes().split(b"\0")[1:3] == [
+                b"-m",
+                f"stages.{stage}".encode(),
+            ]
             if module and (process / "cwd").resolve() == folder.resolve():
                 return int(line)
         except OSError:
