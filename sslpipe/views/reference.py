@@ -26,25 +26,28 @@ _CHUNK_BYTES = {"cpu": 8 << 20, "other": 1 << 30}
 
 
 @torch.no_grad()
-def render(pixels: Tensor, table: Table, spec: ViewSpec) -> Tensor:
+def render(pixels: Tensor, table: Table, spec: ViewSpec, out: Tensor | None = None) -> Tensor:
     """Render one view for each row of a table.
 
     Args:
         pixels: uint8 [M, R, R, 3] canvases.
         table: N rows; `source` says which canvas.
         spec: what the table was drawn for.
+        out: where to write, [N, 3, S, S] of any floating type and memory format; by default a new float32
+            tensor. Work is done in float32, and rounded to the nearest where `out` holds less.
 
     Returns:
-        float32 [N, 3, S, S], normalised, on the device of `pixels`.
+        `out`, normalised, on the device of `pixels`.
     """
-    out = torch.empty(len(table), 3, spec.size, spec.size, device=pixels.device)
+    if out is None:
+        out = torch.empty(len(table), 3, spec.size, spec.size, device=pixels.device)
     mean, std = (torch.tensor(value, device=pixels.device)[:, None, None] for value in (spec.mean, spec.std))
     budget = _CHUNK_BYTES.get(pixels.device.type, _CHUNK_BYTES["other"])
     rows = max(1, budget // (12 * pixels.shape[1] * pixels.shape[2]))
     with exact(pixels.device):
         for start in range(0, len(table), rows):
             part = slice(start, start + rows)
-            torch.div(_render(pixels, table[part], spec).sub_(mean), std, out=out[part])
+            out[part] = _render(pixels, table[part], spec).sub_(mean).div_(std)
     return out
 
 
