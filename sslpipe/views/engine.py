@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
-from dataclasses import dataclass
+import importlib.util
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,13 +17,22 @@ from sslpipe.data.batch import Batch
 from sslpipe.errors import UserError
 from sslpipe.views import geometry, masks, reference
 from sslpipe.views import table as tables
+from sslpipe.views.buffers import Buffers
 from sslpipe.views.recipe import Colour, Recipe, ViewSpec
 from sslpipe.views.table import Table
 
-Renderer = Callable[[torch.Tensor, Table, ViewSpec], torch.Tensor]
-"""(canvases uint8 [M, R, R, 3], table of N rows, spec) → float32 [N, 3, S, S], normalised."""
 
-RENDERERS: dict[str, Renderer] = {"reference": reference.render}
+class Renderer(Protocol):
+    """Makes pixels of parameters: `reference.render` defines what they are."""
+
+    def __call__(
+        self, pixels: torch.Tensor, table: Table, spec: ViewSpec, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """(canvases uint8 [M, R, R, 3], table of N rows, spec) → [N, 3, S, S], normalised, in `out` if given."""
+        ...
+
+
+RENDERERS = ("reference", "cpu", "triton")
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +40,7 @@ class View:
     """One view of each image of a batch.
 
     Attributes:
-        pixels: float32 [N, 3, S, S], normalised: `pixels * std + mean` is in [0, 1].
+        pixels: [N, 3, S, S], normalised: `pixels * std + mean` is in [0, 1]; float32 unless the engine was told.
         index: int64 [N], the images' places in the split.
         masks: bool, true where hidden, or None. [N, P] with the patches row by row; [N, 1 + T, P] for
             multi-block masks: first what the context does not show, then each of the T targets.
@@ -37,6 +49,7 @@ class View:
         mean: of the normalisation.
         std: of the normalisation.
         name: of the ViewSpec.
+        table: what was drawn: crop box, flips, turns, colours; N rows on the host.
     """
 
     pixels: torch.Tensor
@@ -46,6 +59,7 @@ class View:
     mean: Colour
     std: Colour
     name: str
+    table: Table | None = None
 
 
 class ViewEngine:
@@ -55,26 +69,40 @@ class ViewEngine:
         recipe: what to make.
         seed: of the run.
         device: where the views are made and stay.
-        renderer: "auto" or a name of `RENDERERS`.
+        renderer: a name of `RENDERERS`, or "auto": the fastest there is for the device.
+        dtype: of the pixels: float32, bfloat16 or float16. Rounded to the nearest from float32.
+        memory_format: of the pixels: `torch.contiguous_format` or `torch.channels_last`.
+
+    Attributes:
+        renderer: the name of the renderer in use.
 
     Raises:
-        UserError: no such renderer.
+        UserError: no such renderer, or it cannot work here.
     """
 
     def __init__(
-        self, recipe: Recipe, *, seed: int, device: str | torch.device = "cpu", renderer: str = "auto"
+        self,
+        recipe: Recipe,
+        *,
+        seed: int,
+        device: str | torch.device = "cpu",
+        renderer: str = "auto",
+        dtype: torch.dtype = torch.float32,
+        memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
         self.recipe = recipe
         self.seed = seed
         self.device = torch.device(device)
-        self.render = _renderer(renderer)
+        self.dtype, self.memory_format = dtype, memory_format
+        self.renderer, self.render = _renderer(renderer, self.device)
         self._numbers = _numbers(recipe)
+        self._buffers = Buffers()
 
     def __call__(self, batch: Batch, epoch: int) -> list[View]:
         """The views of a batch: the first spec's `count`, then the second's, …
 
-        The views of one spec are consecutive slices of one buffer: a network that takes them together can
-        join them again without a copy.
+        The views of neighbouring specs of one size are consecutive slices of one buffer: a network that takes
+        them together can join them again without a copy.
 
         Args:
             batch: canvases, on any device.
@@ -83,19 +111,56 @@ class ViewEngine:
         index, size = batch.index.cpu().numpy(), batch.size.cpu().numpy()
         pixels = batch.pixels.to(self.device, non_blocking=True)
         place = batch.index.to(self.device, non_blocking=True)
-        views = []
-        for spec in self.recipe.views:
-            views.extend(self._views(spec, pixels, place, index, size, epoch))
+        views: list[View] = []
+        for side, group in groupby(self.recipe.views, lambda spec: spec.size):
+            specs = list(group)
+            rows = len(index) * sum(spec.count for spec in specs)
+            buffer = self._buffer((rows, 3, side, side))
+            for spec in specs:
+                out, buffer = buffer.tensor_split([len(index) * spec.count])
+                views.extend(self._views(spec, pixels, place, index, size, epoch, out))
         return views
+
+    def ahead(self, batches: Iterable[Batch], epoch: int) -> Iterator[tuple[Batch, list[View]]]:
+        """Each batch with its views; on a GPU the next one's are made on a stream of their own meanwhile.
+
+        Nothing waits on the host: the caller's stream waits for the views' stream, on the device.
+        """
+        if self.device.type != "cuda":
+            for batch in batches:
+                yield batch, self(batch, epoch)
+            return
+        stream, waiting = torch.cuda.Stream(self.device), None
+        for batch in batches:
+            with torch.cuda.stream(stream):
+                made = (batch, self(batch, epoch), stream.record_event())
+            if waiting is not None:
+                yield _hand_over(*waiting)
+            waiting = made
+        if waiting is not None:
+            yield _hand_over(*waiting)
 
     def tables(
         self, spec: ViewSpec, index: NDArray[np.int64], size: NDArray[np.int32], epoch: int
     ) -> list[Table]:
         """The parameters of a spec's views, a table each."""
-        return [
-            tables.draw(spec, seed=self.seed, epoch=epoch, index=index, view=number, size=size)
-            for number in self._numbers[spec.name]
-        ]
+        table, n = self._table(spec, index, size, epoch), len(index)
+        return [table[k * n : (k + 1) * n] for k in range(spec.count)]
+
+    def _table(
+        self, spec: ViewSpec, index: NDArray[np.int64], size: NDArray[np.int32], epoch: int
+    ) -> Table:
+        """The parameters of all views of a spec, the first view's rows first."""
+        n, numbers = len(index), self._numbers[spec.name]
+        table = tables.draw(
+            spec,
+            seed=self.seed,
+            epoch=epoch,
+            index=np.tile(index, spec.count),
+            view=np.repeat(np.array(numbers), n),
+            size=np.tile(size, (spec.count, 1)),
+        )
+        return replace(table, source=np.tile(np.arange(n), spec.count))
 
     def _views(
         self,
@@ -105,22 +170,21 @@ class ViewEngine:
         index: NDArray[np.int64],
         size: NDArray[np.int32],
         epoch: int,
+        out: torch.Tensor,
     ) -> list[View]:
-        n = len(index)
-        table = Table.concatenate(self.tables(spec, index, size, epoch))
-        buffer = self.render(pixels, table, spec)  # [count · N, 3, S, S]
-        maps = (
-            torch.from_numpy(geometry.to_canvas(table, spec.size)).float().to(self.device, non_blocking=True)
-        )
+        n, table = len(index), self._table(spec, index, size, epoch)
+        self.render(pixels, table, spec, out)
+        maps = self._upload(geometry.to_canvas(table, spec.size).astype(np.float32))
         return [
             View(
-                pixels=buffer[k * n : (k + 1) * n],
+                pixels=out[k * n : (k + 1) * n],
                 index=place,
                 masks=self._mask(spec, index, number, epoch),
                 to_canvas=maps[k * n : (k + 1) * n],
                 mean=spec.mean,
                 std=spec.std,
                 name=spec.name,
+                table=table[k * n : (k + 1) * n],
             )
             for k, number in enumerate(self._numbers[spec.name])
         ]
@@ -128,10 +192,33 @@ class ViewEngine:
     def _mask(self, spec: ViewSpec, index: NDArray[np.int64], number: int, epoch: int) -> torch.Tensor | None:
         if spec.mask is None:
             return None
-        mask = masks.draw(
-            spec.mask, view_size=spec.size, seed=self.seed, epoch=epoch, index=index, view=number
+        return self._upload(
+            masks.draw(
+                spec.mask, view_size=spec.size, seed=self.seed, epoch=epoch, index=index, view=number
+            )
         )
-        return torch.from_numpy(mask).to(self.device, non_blocking=True)
+
+    def _buffer(self, shape: tuple[int, int, int, int]) -> torch.Tensor:
+        if self.device.type == "cpu":
+            return self._buffers.take(shape, self.dtype, self.memory_format)
+        return torch.empty(shape, dtype=self.dtype, device=self.device, memory_format=self.memory_format)
+
+    def _upload(self, array: NDArray[Any]) -> torch.Tensor:
+        tensor = torch.from_numpy(array)
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory()  # else the copy would wait for the work before it
+        return tensor.to(self.device, non_blocking=True)
+
+
+def _hand_over(batch: Batch, views: list[View], made: torch.cuda.Event) -> tuple[Batch, list[View]]:
+    """Views made on another stream, safe to use and to free on this one."""
+    here = torch.cuda.current_stream()
+    here.wait_event(made)
+    for view in views:
+        for tensor in (view.pixels, view.index, view.to_canvas, view.masks):
+            if tensor is not None and tensor.is_cuda:
+                tensor.record_stream(here)
+    return batch, views
 
 
 def _numbers(recipe: Recipe) -> dict[str, range]:
@@ -145,12 +232,49 @@ def _numbers(recipe: Recipe) -> dict[str, range]:
     return {spec.name: numbers[spec.share or spec.name] for spec in recipe.views}
 
 
-def _renderer(name: str) -> Renderer:
+def _renderer(name: str, device: torch.device) -> tuple[str, Renderer]:
+    """The renderer of this name, and the name that `auto` stands for.
+
+    Raises:
+        UserError: there is none of this name, or it cannot work on this device.
+    """
     if name == "auto":
-        return reference.render
-    if name not in RENDERERS:
+        name = _fastest(device)
+    elif name not in RENDERERS:
         known = ["auto", *RENDERERS]
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(known)}"
         raise UserError(f"views.renderer: there is no renderer {name}; {hint}")
-    return RENDERERS[name]
+    elif name != "reference" and (reason := _missing(name, device)):
+        raise UserError(f"views.renderer: {name} {reason}, or choose auto")
+    if name == "reference":
+        return name, reference.render
+    if name == "cpu":
+        from sslpipe.views import cpu
+
+        return name, cpu.render
+    from sslpipe.views import triton
+
+    return name, triton.render
+
+
+def _fastest(device: torch.device) -> str:
+    return next(
+        (name for name in ("triton", "cpu") if _missing(name, device) is None),
+        "reference",
+    )
+
+
+def _missing(name: str, device: torch.device) -> str | None:
+    """Why a renderer cannot work on this device, and what would help; None if it can."""
+    if name == "cpu":
+        if device.type != "cpu":
+            return f"makes views on the CPU, not on {device.type}: set pretrain.device to cpu"
+        if importlib.util.find_spec("numba") is None:
+            return "needs the package numba: run `make setup` or `pip install numba`"
+        return None
+    if device.type != "cuda":
+        return f"makes views on a GPU, not on {device.type}: set pretrain.device to cuda"
+    if importlib.util.find_spec("triton") is None:
+        return "needs the package triton: run `make setup` or `pip install triton`"
+    return None

@@ -37,7 +37,13 @@ def philox(counter: NDArray[np.uint64], key: tuple[int, int]) -> NDArray[np.uint
 
 
 def words(
-    index: NDArray[np.int64], *, seed: int, epoch: int, view: int, first: int, count: int
+    index: NDArray[np.int64],
+    *,
+    seed: int,
+    epoch: int,
+    view: int | NDArray[np.int64],
+    first: int,
+    count: int,
 ) -> NDArray[np.uint64]:
     """Random words that belong to (seed, epoch, sample, view) and nothing else.
 
@@ -45,19 +51,19 @@ def words(
         index: [N] places of the samples in the split.
         seed: below 2⁶⁴.
         epoch: below 2³².
-        view: number of the view in its recipe, below 2¹².
+        view: number of the view in its recipe, below 2¹²; or [N], one for each sample.
         first: first block of four words, and
         count: how many blocks; blocks are below 2²⁰.
 
     Returns:
         [N, 4 · count] words below 2³², in uint64.
     """
-    if not (
-        0 <= seed < 1 << 64 and 0 <= epoch < 1 << 32 and 0 <= view < 1 << 12 and first + count <= 1 << 20
-    ):
+    number = np.asarray(view, dtype=np.int64).reshape(-1, 1)  # [N, 1] or [1, 1]
+    in_range = not number.size or (0 <= number.min() and number.max() < 1 << 12)
+    if not (0 <= seed < 1 << 64 and 0 <= epoch < 1 << 32 and in_range and first + count <= 1 << 20):
         raise ValueError(f"seed {seed}, epoch {epoch}, view {view} or block {first + count} is out of range")
     place = index.astype(np.uint64)[:, None]  # [N, 1]
-    block = np.arange(first, first + count, dtype=np.uint64) | np.uint64(view << 20)
+    block = np.arange(first, first + count) | number << 20
     counter = np.empty((len(index), count, 4), dtype=np.uint64)
     counter[..., 0] = block
     counter[..., 1] = place & _LOW

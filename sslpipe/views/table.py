@@ -91,7 +91,13 @@ class Table:
 
 
 def draw(
-    spec: ViewSpec, *, seed: int, epoch: int, index: NDArray[np.int64], view: int, size: NDArray[np.int32]
+    spec: ViewSpec,
+    *,
+    seed: int,
+    epoch: int,
+    index: NDArray[np.int64],
+    view: int | NDArray[np.int64],
+    size: NDArray[np.int32],
 ) -> Table:
     """Draw the parameters of one view of each sample.
 
@@ -100,7 +106,7 @@ def draw(
         seed: of the run.
         epoch: counted from 0.
         index: [N] places of the samples in the split.
-        view: number of the view in the recipe.
+        view: number of the view in the recipe; or [N], one for each sample.
         size: [N, 2] true height and width of each image.
 
     Returns:
