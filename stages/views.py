@@ -11,7 +11,7 @@ from sslpipe.scratch import atomic_write, write_json
 from sslpipe.settings import Settings
 from sslpipe.tracking.record import Record
 from sslpipe.training.build import patch_size
-from sslpipe.views.preview import measure, sheet_png
+from sslpipe.views.preview import measure, shown
 from sslpipe.views.recipe import resolve
 from stages.runner import stage
 
@@ -26,7 +26,8 @@ def main(settings: Settings, record: Record) -> None:
     recipe = resolve(paper, dataset=manifest.recipe, user=views.recipe, **manifest.statistics.model_dump())
     atomic_write("data/views/recipe.json", recipe.to_json())
     reader = open_split(Path("data/shards"), "train")
-    atomic_write("plots/views/sheet.png", sheet_png(recipe, reader, views.sheet_images, settings.seed))
+    for name, content in shown(recipe, reader, views.sheet_images, settings.seed):
+        atomic_write(f"plots/views/{name}", content)
     metrics = measure(recipe, reader, pretrain.batch_size, settings.seed, views.renderer)
     write_json("metrics/views.json", metrics)
     record.dataset(manifest.source.name, manifest.digest, manifest.source.name)

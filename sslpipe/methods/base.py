@@ -128,7 +128,7 @@ class Preparation:
 class Method(nn.Module, ABC):
     """A self-supervised method around a backbone.
 
-    A subclass gives `Config`, `paper`, `recipe` and `step`; the rest has defaults.
+    A subclass gives `Config`, `paper` and `step`, and sslpipe/views/recipes its views; the rest has defaults.
     """
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig
@@ -148,9 +148,22 @@ class Method(nn.Module, ABC):
         self._frozen: list[nn.Module] = []
 
     @classmethod
-    @abstractmethod
     def recipe(cls, config: MethodConfig, image_size: int, patch_size: int | None) -> Recipe:
-        """The paper's views at `image_size` pixels a side."""
+        """The paper's views at `image_size` pixels a side: the official recipe that has the name of this file.
+
+        A method with settings that change the views lays them on top. One that is not in sslpipe/views/recipes
+        makes a recipe of its own.
+        """
+        # Here, not at the top: of the stages that import methods only `views` asks for recipes.
+        from sslpipe.views.official import official
+
+        name = cls.__module__.rpartition(".")[2]
+        return official(name, image_size, patch_size=patch_size, variant=cls.variant(config, patch_size))
+
+    @classmethod
+    def variant(cls, config: MethodConfig, patch_size: int | None) -> str | None:
+        """Which variant of the official recipe these settings and this backbone ask for; None for the first."""
+        return None
 
     @abstractmethod
     def step(self, views: list[View], clock: Clock) -> Step:

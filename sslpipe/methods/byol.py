@@ -4,8 +4,7 @@ Grill et al., "Bootstrap Your Own Latent: A New Approach to Self-Supervised Lear
 ImageNet, ResNet-50, 300 epochs: linear 72.5; 1000 epochs: 74.3 (Table 1; App. C).
 
 Settings are the official code's for 300 epochs: LARS .3 · batch / 256, weight decay 1e-6, τ_base .99 (100 epochs: .45,
-.99; 1000 epochs: .2, 1.5e-6, .996), heads 4096-256. The recipe is App. B's: bicubic crops .08–1; blur always on the
-first view and at .1 on the second; solarize at .2 on the second.
+.99; 1000 epochs: .2, 1.5e-6, .996), heads 4096-256. The views are in views/recipes/byol.yaml.
 
 `projector_norm: plain` ends the projector with a batch norm without affine, which is not in the paper: on small data
 and short budgets the official head gives far weaker features (docs/methods/byol.md has our figures).
@@ -25,7 +24,6 @@ from sslpipe.networks.backbones import Backbone
 from sslpipe.networks.heads import mlp
 from sslpipe.networks.momentum import Momentum, cosine_momentum
 from sslpipe.views.engine import View
-from sslpipe.views.recipe import Jitter, Recipe, ViewSpec
 
 
 class BYOL(Method):
@@ -56,22 +54,6 @@ class BYOL(Method):
         )  # g_θ
         self.predictor = mlp(out, config.predictor_hidden, out)  # q_θ
         self.target = Momentum(nn.Sequential(self.backbone, self.projector))  # f_ξ, g_ξ
-
-    @classmethod
-    def recipe(cls, config: Config, image_size: int, patch_size: int | None) -> Recipe:  # type: ignore[override]
-        """App. B, Table 6: the two views differ in blur and solarize."""
-        first = ViewSpec(
-            name="view1",
-            size=image_size,
-            scale=(0.08, 1.0),
-            interpolation="bicubic",
-            jitter=Jitter(probability=0.8, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1),
-            grey=0.2,
-            blur=1.0,
-            solarize=0.0,
-        )
-        second = first.model_copy(update={"name": "view2", "blur": 0.1, "solarize": 0.2})
-        return Recipe(views=(first, second))
 
     def step(self, views: list[View], clock: Clock) -> Step:
         """One batch; batch norm sees one view at a time, in both networks."""

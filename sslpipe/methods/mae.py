@@ -16,14 +16,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sslpipe.errors import UserError
 from sslpipe.losses import masked_mse
 from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig, Step
 from sslpipe.networks.backbones import Backbone
 from sslpipe.networks.decoders import MAEDecoder
 from sslpipe.networks.patches import patchify, unpatchify
 from sslpipe.views.engine import View
-from sslpipe.views.recipe import PatchMask, Recipe, ViewSpec
+from sslpipe.views.recipe import Recipe
 
 
 class MAE(Method):
@@ -60,14 +59,11 @@ class MAE(Method):
 
     @classmethod
     def recipe(cls, config: Config, image_size: int, patch_size: int | None) -> Recipe:  # type: ignore[override]
-        """App. A.1: crop .2–1 (bicubic) and flip, nothing else; a random mask for each sample."""
-        if patch_size is None:
-            raise UserError(
-                "mae masks patches: give the backbone's patch size, or set pretrain.backbone to a ViT"
-            )
-        mask = PatchMask(kind="random", ratio=config.mask_ratio, patch_size=patch_size)
-        view = ViewSpec(name="view", size=image_size, scale=(0.2, 1.0), interpolation="bicubic", mask=mask)
-        return Recipe(views=(view,))
+        """App. A.1, with `mask_ratio` of the patches hidden."""
+        (view,) = super().recipe(config, image_size, patch_size).views
+        assert view.mask is not None
+        mask = view.mask.model_copy(update={"ratio": config.mask_ratio})
+        return Recipe(views=(view.model_copy(update={"mask": mask}),))
 
     def step(self, views: list[View], clock: Clock) -> Step:
         """One batch; the encoder sees the visible patches only."""

@@ -23,7 +23,7 @@ from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig, S
 from sslpipe.networks.backbones import Backbone
 from sslpipe.networks.heads import mlp
 from sslpipe.views.engine import View
-from sslpipe.views.recipe import Jitter, Recipe, ViewSpec
+from sslpipe.views.recipe import Recipe
 
 
 class SimCLR(Method):
@@ -55,22 +55,13 @@ class SimCLR(Method):
 
     @classmethod
     def recipe(cls, config: Config, image_size: int, patch_size: int | None) -> Recipe:  # type: ignore[override]
-        """App. A: crop .08–1, flip, jitter .8 s ×3 and .2 s hue at p .8, grey .2, blur .5."""
-        s = config.jitter_strength
-        jitter = Jitter(
-            probability=0.8, brightness=0.8 * s, contrast=0.8 * s, saturation=0.8 * s, hue=0.2 * s
-        )
-        view = ViewSpec(
-            name="view",
-            size=image_size,
-            count=2,
-            scale=(0.08, 1.0),
-            interpolation="bicubic",
-            jitter=jitter,
-            grey=0.2,
-            blur=0.5,
-        )
-        return Recipe(views=(view,))
+        """App. A, the colour jitter at strength s."""
+        (view,) = super().recipe(config, image_size, patch_size).views
+        s, jitter = config.jitter_strength, view.jitter
+        assert jitter is not None
+        strengths = {key: getattr(jitter, key) * s for key in ("brightness", "contrast", "saturation", "hue")}
+        jitter = jitter.model_copy(update=strengths)
+        return Recipe(views=(view.model_copy(update={"jitter": jitter}),))
 
     def step(self, views: list[View], clock: Clock) -> Step:
         """One batch: both views go through the encoder together, so batch norm sees them together."""

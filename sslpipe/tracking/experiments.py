@@ -49,7 +49,7 @@ def params_read(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def code_digest(directory: str | Path = ".", method: str | None = None) -> str:
-    """sha256 over the names and bytes of `sslpipe/` and `stages/` under `directory`.
+    """sha256 over the names and bytes of the code and the view recipes of `sslpipe/` and `stages/` under `directory`.
 
     Left out are the files that cannot change a result (tracking, report, the command line) and, where
     `method` is given, the files of all other methods.
@@ -63,14 +63,16 @@ def code_digest(directory: str | Path = ".", method: str | None = None) -> str:
 
 
 def _code(directory: Path) -> Iterator[str]:
-    for package in ("sslpipe", "stages"):
-        for path in (directory / package).rglob("*.py"):
+    for package, pattern in (("sslpipe", "*.py"), ("sslpipe/views/recipes", "*.yaml"), ("stages", "*.py")):
+        for path in (directory / package).rglob(pattern):
             yield path.relative_to(directory).as_posix()
 
 
 def _is_other_method(name: str, method: str) -> bool:
     folder, _, file = name.rpartition("/")
-    return folder == "sslpipe/methods" and file not in ("__init__.py", "base.py", f"{method}.py")
+    if folder not in ("sslpipe/methods", "sslpipe/views/recipes"):
+        return False
+    return file not in ("__init__.py", "base.py", f"{method}.py", f"{method}.yaml")
 
 
 def within(name: str, sections: Iterable[str]) -> bool:

@@ -30,7 +30,9 @@ def test_key_ignores_tracking_and_other_methods_only():
 @pytest.fixture
 def code(tmp_path):
     methods = [f"sslpipe/methods/{name}.py" for name in ("base", "byol", "mae")]
-    for name in ("sslpipe/a.py", *methods, "sslpipe/tracking/record.py", "stages/knn.py", "stages/report.py"):
+    recipes = [f"sslpipe/views/recipes/{name}.yaml" for name in ("byol", "mae")]
+    others = ("sslpipe/a.py", "sslpipe/tracking/record.py", "stages/knn.py", "stages/report.py")
+    for name in (*methods, *recipes, *others):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x = 1\n")
     return tmp_path
@@ -45,6 +47,8 @@ def code(tmp_path):
         ("sslpipe/methods/byol.py", True),
         ("sslpipe/methods/mae.py", False),
         ("sslpipe/methods/new.py", False),
+        ("sslpipe/views/recipes/byol.yaml", True),
+        ("sslpipe/views/recipes/mae.yaml", False),
         ("sslpipe/new.py", True),
         ("sslpipe/tracking/record.py", False),
         ("stages/report.py", False),
