@@ -182,15 +182,15 @@ def _fit(
     torch.manual_seed(seed)
     model.train()
     for epoch in range(settings.epochs):
-        for step, batch in enumerate(loader.epoch(epoch)):
+        for step, (batch, (view,)) in enumerate(engine.ahead(loader.epoch(epoch), epoch)):
             factor = rate_factor(schedule, epoch + step / loader.steps, settings.epochs)
             for group in optimizer.param_groups:
                 group["lr"] = settings.rate * factor * group["lr_scale"]
-            batch = batch.to(device)
-            (view,) = engine(batch, epoch)
             with autocast(device, settings.precision):
                 logits = model(view.pixels)
-            loss = cross_entropy(logits.float(), batch.label, label_smoothing=settings.label_smoothing)
+            loss = cross_entropy(
+                logits.float(), batch.label.to(device), label_smoothing=settings.label_smoothing
+            )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

@@ -6,7 +6,7 @@ import torch
 
 from sslpipe import methods, networks
 from sslpipe.methods.base import Method, MethodConfig
-from sslpipe.networks.backbones import Backbone
+from sslpipe.networks.backbones import Backbone, ConvBackbone
 from sslpipe.training.config import Config
 
 
@@ -40,3 +40,9 @@ def patch_size(config: Config, image_size: int) -> int | None:
         return networks.backbone(
             backbone_name(config), image_size=image_size, **config.backbone_options
         ).patch_size
+
+
+def memory_format(backbone: Backbone, device: torch.device) -> torch.memory_format:
+    """The layout in which views should be made: on a GPU, channels last for convolutions, which saves a copy."""
+    last = device.type == "cuda" and isinstance(backbone, ConvBackbone)
+    return torch.channels_last if last else torch.contiguous_format

@@ -106,10 +106,9 @@ def train(
     with guards.Signals() as signals, progress("pretrain", total, "steps", done=step) as bar:
         while step < total:
             epoch, first = divmod(step, loader.steps)
-            for batch in loader.epoch(epoch, start=first):
+            for batch, views in engine.ahead(loader.epoch(epoch, start=first), epoch):
                 clock = _clock(step, epoch, total, seed)
                 optim.set_rates(optimizer, optimizer_config, clock, (step + 1) / loader.steps, config.epochs)
-                views = engine(batch.to(device), epoch)
                 with autocast(device, config.precision):
                     outcome = method.step(views, clock)
                 numbers = _update(

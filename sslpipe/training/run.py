@@ -18,7 +18,7 @@ from sslpipe.data.loader import Loader, open_split
 from sslpipe.device import describe, make_deterministic, resolve
 from sslpipe.export import save_encoder
 from sslpipe.methods.base import Method, MethodConfig, Preparation
-from sslpipe.training.build import build_method
+from sslpipe.training.build import build_method, memory_format
 from sslpipe.training.checkpoint import Checkpoints
 from sslpipe.training.config import Config
 from sslpipe.training.loop import History, OnLog, OnResume, train
@@ -96,9 +96,15 @@ def run(
         recipe = Recipe.from_json(RECIPE.read_bytes())
         reader = open_split(SHARDS, "train")
         loader = Loader(reader, batch_size=config.batch_size, seed=seed)
-        engine = ViewEngine(recipe, seed=seed, device=device, renderer=views.renderer)
         size = max(spec.size for spec in recipe.views)
         method = build_method(config, method_config, size, seed).to(device)
+        engine = ViewEngine(
+            recipe,
+            seed=seed,
+            device=device,
+            renderer=views.renderer,
+            memory_format=memory_format(method.backbone, device),
+        )
         method.prepare(Preparation(reader, recipe, device, seed, lambda key: scratch.folder("prepared", key)))
         history = train(
             method,

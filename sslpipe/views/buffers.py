@@ -22,7 +22,9 @@ class Buffers:
     def __init__(self) -> None:
         self._arrays: dict[int, list[NDArray[np.uint8]]] = {}
 
-    def take(self, shape: tuple[int, ...], dtype: torch.dtype, memory_format: torch.memory_format) -> torch.Tensor:
+    def take(
+        self, shape: tuple[int, ...], dtype: torch.dtype, memory_format: torch.memory_format
+    ) -> torch.Tensor:
         """An uninitialised tensor [N, C, H, W] on the CPU.
 
         Args:

@@ -15,7 +15,9 @@ class Config(Base):
     size: int = Field(
         28, ge=8, le=1024, description="side of the (largest) views and of the encoder's input, pixels"
     )
-    renderer: Literal["auto", "reference"] = "auto"
+    renderer: Literal["auto", "reference", "cpu", "triton"] = Field(
+        "auto", description="what makes the views; auto: the fastest there is for the device"
+    )
     recipe: dict[str, Any] = Field(
         {}, description="single values of the recipe to change, such as {hflip: 0.5}"
     )

@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib.util
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from sslpipe.data.batch import Batch
-from sslpipe.errors import UserError
-from sslpipe.views import geometry, masks, reference
+from sslpipe.views import geometry, masks
 from sslpipe.views import table as tables
 from sslpipe.views.buffers import Buffers
 from sslpipe.views.recipe import Colour, Recipe, ViewSpec
+from sslpipe.views.renderers import choose
 from sslpipe.views.table import Table
-
-
-class Renderer(Protocol):
-    """Makes pixels of parameters: `reference.render` defines what they are."""
-
-    def __call__(
-        self, pixels: torch.Tensor, table: Table, spec: ViewSpec, out: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """(canvases uint8 [M, R, R, 3], table of N rows, spec) → [N, 3, S, S], normalised, in `out` if given."""
-        ...
-
-
-RENDERERS = ("reference", "cpu", "triton")
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +54,7 @@ class ViewEngine:
         recipe: what to make.
         seed: of the run.
         device: where the views are made and stay.
-        renderer: a name of `RENDERERS`, or "auto": the fastest there is for the device.
+        renderer: "auto" or a name; see `renderers.choose`.
         dtype: of the pixels: float32, bfloat16 or float16. Rounded to the nearest from float32.
         memory_format: of the pixels: `torch.contiguous_format` or `torch.channels_last`.
 
@@ -94,7 +79,7 @@ class ViewEngine:
         self.seed = seed
         self.device = torch.device(device)
         self.dtype, self.memory_format = dtype, memory_format
-        self.renderer, self.render = _renderer(renderer, self.device)
+        self.renderer, self.render = choose(renderer, self.device)
         self._numbers = _numbers(recipe)
         self._buffers = Buffers()
 
@@ -147,9 +132,7 @@ class ViewEngine:
         table, n = self._table(spec, index, size, epoch), len(index)
         return [table[k * n : (k + 1) * n] for k in range(spec.count)]
 
-    def _table(
-        self, spec: ViewSpec, index: NDArray[np.int64], size: NDArray[np.int32], epoch: int
-    ) -> Table:
+    def _table(self, spec: ViewSpec, index: NDArray[np.int64], size: NDArray[np.int32], epoch: int) -> Table:
         """The parameters of all views of a spec, the first view's rows first."""
         n, numbers = len(index), self._numbers[spec.name]
         table = tables.draw(
@@ -193,9 +176,7 @@ class ViewEngine:
         if spec.mask is None:
             return None
         return self._upload(
-            masks.draw(
-                spec.mask, view_size=spec.size, seed=self.seed, epoch=epoch, index=index, view=number
-            )
+            masks.draw(spec.mask, view_size=spec.size, seed=self.seed, epoch=epoch, index=index, view=number)
         )
 
     def _buffer(self, shape: tuple[int, int, int, int]) -> torch.Tensor:
@@ -230,51 +211,3 @@ def _numbers(recipe: Recipe) -> dict[str, range]:
             numbers[spec.name] = range(first, first + spec.count)
             first += spec.count
     return {spec.name: numbers[spec.share or spec.name] for spec in recipe.views}
-
-
-def _renderer(name: str, device: torch.device) -> tuple[str, Renderer]:
-    """The renderer of this name, and the name that `auto` stands for.
-
-    Raises:
-        UserError: there is none of this name, or it cannot work on this device.
-    """
-    if name == "auto":
-        name = _fastest(device)
-    elif name not in RENDERERS:
-        known = ["auto", *RENDERERS]
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(known)}"
-        raise UserError(f"views.renderer: there is no renderer {name}; {hint}")
-    elif name != "reference" and (reason := _missing(name, device)):
-        raise UserError(f"views.renderer: {name} {reason}, or choose auto")
-    if name == "reference":
-        return name, reference.render
-    if name == "cpu":
-        from sslpipe.views import cpu
-
-        return name, cpu.render
-    from sslpipe.views import triton
-
-    return name, triton.render
-
-
-def _fastest(device: torch.device) -> str:
-    return next(
-        (name for name in ("triton", "cpu") if _missing(name, device) is None),
-        "reference",
-    )
-
-
-def _missing(name: str, device: torch.device) -> str | None:
-    """Why a renderer cannot work on this device, and what would help; None if it can."""
-    if name == "cpu":
-        if device.type != "cpu":
-            return f"makes views on the CPU, not on {device.type}: set pretrain.device to cpu"
-        if importlib.util.find_spec("numba") is None:
-            return "needs the package numba: run `make setup` or `pip install numba`"
-        return None
-    if device.type != "cuda":
-        return f"makes views on a GPU, not on {device.type}: set pretrain.device to cuda"
-    if importlib.util.find_spec("triton") is None:
-        return "needs the package triton: run `make setup` or `pip install triton`"
-    return None

@@ -59,7 +59,7 @@ def words(
         [N, 4 · count] words below 2³², in uint64.
     """
     number = np.asarray(view, dtype=np.int64).reshape(-1, 1)  # [N, 1] or [1, 1]
-    in_range = not number.size or (0 <= number.min() and number.max() < 1 << 12)
+    in_range = not number.size or (number.min() >= 0 and number.max() < 1 << 12)
     if not (0 <= seed < 1 << 64 and 0 <= epoch < 1 << 32 and in_range and first + count <= 1 << 20):
         raise ValueError(f"seed {seed}, epoch {epoch}, view {view} or block {first + count} is out of range")
     place = index.astype(np.uint64)[:, None]  # [N, 1]

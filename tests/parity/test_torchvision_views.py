@@ -9,6 +9,7 @@ import torch
 from sslpipe.data.batch import Batch
 from sslpipe.views import Jitter, ViewSpec, centre
 from sslpipe.views.reference import render
+from sslpipe.views.renderers import choose
 from sslpipe.views.table import Table, draw
 
 functional = pytest.importorskip("torchvision.transforms.v2.functional")
@@ -16,6 +17,12 @@ functional = pytest.importorskip("torchvision.transforms.v2.functional")
 EXACT, ROTATED = 5e-6, 1e-4
 RAW = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 JITTER = Jitter(probability=0.8, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2)
+
+
+@pytest.fixture(autouse=True, params=["reference", "cpu"])
+def renderer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test is of `render`, whichever it is."""
+    monkeypatch.setitem(globals(), "render", choose(request.param, torch.device("cpu"))[1])
 
 
 def natural(height: int, width: int, seed: int) -> np.ndarray:

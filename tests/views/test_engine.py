@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib.util
+
 import numpy as np
 import pytest
 import torch
@@ -176,11 +178,77 @@ def test_views_are_exact_whatever_training_uses() -> None:
 
 def test_renderers() -> None:
     batch = batch_of(3)
-    auto, named = (ViewEngine(SWAV, seed=0, renderer=name)(batch, 0) for name in ("auto", "reference"))
-    assert torch.equal(auto[0].pixels, named[0].pixels)
+    engines = {name: ViewEngine(SWAV, seed=0, renderer=name) for name in ("auto", "cpu", "reference")}
+    assert {name: engine.renderer for name, engine in engines.items()} == {
+        "auto": "cpu",
+        "cpu": "cpu",
+        "reference": "reference",
+    }
+    auto, cpu, reference = (engine(batch, 0) for engine in engines.values())
+    assert torch.equal(auto[0].pixels, cpu[0].pixels)
+    torch.testing.assert_close(cpu[0].pixels, reference[0].pixels, rtol=0, atol=3e-5)
     with pytest.raises(
         UserError, match=r"views\.renderer: there is no renderer refrence; did you mean reference\?"
     ):
         ViewEngine(SWAV, seed=0, renderer="refrence")
-    with pytest.raises(UserError, match="choose one of auto, reference"):
+    with pytest.raises(UserError, match="choose one of auto, reference, cpu, triton"):
         ViewEngine(SWAV, seed=0, renderer="opengl")
+    with pytest.raises(UserError, match=r"makes views on a GPU, not on cpu: set pretrain\.device to cuda"):
+        ViewEngine(SWAV, seed=0, renderer="triton")
+
+
+def test_without_numba_the_reference_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name, *a: None if name == "numba" else found(name, *a)
+    )
+    assert ViewEngine(SWAV, seed=0).renderer == "reference"
+    with pytest.raises(UserError, match="cpu needs the package numba"):
+        ViewEngine(SWAV, seed=0, renderer="cpu")
+
+
+@pytest.mark.parametrize("renderer", ["reference", "cpu"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_lower_precision_is_the_rounded_float32(renderer: str, dtype: torch.dtype) -> None:
+    batch = batch_of(4)
+    exact = ViewEngine(SWAV, seed=0, renderer=renderer)(batch, 0)
+    for last in (torch.contiguous_format, torch.channels_last):
+        engine = ViewEngine(SWAV, seed=0, renderer=renderer, dtype=dtype, memory_format=last)
+        for view, full in zip(engine(batch, 0), exact, strict=True):
+            assert view.pixels.dtype == dtype
+            assert view.pixels.is_contiguous(memory_format=last)
+            assert torch.equal(view.pixels, full.pixels.to(dtype))
+
+
+def test_neighbouring_views_of_one_size_share_a_buffer_and_keep_their_table() -> None:
+    pair = Recipe(views=(ViewSpec(name="first", size=12), ViewSpec(name="second", size=12, blur=0.5)))
+    first, second = ViewEngine(pair, seed=0)(batch_of(5), 0)
+    assert second.pixels.data_ptr() == first.pixels.data_ptr() + first.pixels.numel() * 4
+    for view, spec in zip((first, second), pair.views, strict=True):
+        (table,) = ViewEngine(pair, seed=0).tables(
+            spec, batch_of(5).index.numpy(), batch_of(5).size.numpy(), 0
+        )
+        assert view.table is not None
+        for field in ("box", "hflip", "sigma", "source"):
+            assert (getattr(view.table, field) == getattr(table, field)).all()
+
+
+def test_views_made_ahead_are_the_same_views() -> None:
+    engine = ViewEngine(SWAV, seed=0)
+    batches = [batch_of(4, first=4 * k) for k in range(3)]
+    made = list(engine.ahead(iter(batches), epoch=2))
+    assert [batch.index.tolist() for batch, _ in made] == [batch.index.tolist() for batch in batches]
+    for batch, views in made:
+        for view, same in zip(views, ViewEngine(SWAV, seed=0)(batch, 2), strict=True):
+            assert torch.equal(view.pixels, same.pixels)
+
+
+def test_held_views_are_never_written_over_and_dropped_ones_make_room() -> None:
+    engine = ViewEngine(SWAV, seed=0)
+    held = engine(batch_of(6), 0)
+    before = [view.pixels.clone() for view in held]
+    places = {engine(batch_of(6), epoch)[0].pixels.data_ptr() for epoch in range(1, 20)}
+    assert len(places) <= 2
+    assert held[0].pixels.data_ptr() not in places
+    for view, pixels in zip(held, before, strict=True):
+        assert torch.equal(view.pixels, pixels)

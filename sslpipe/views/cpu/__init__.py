@@ -1,6 +1,6 @@
 """Rendering on CPUs: the reference's arithmetic as compiled loops, all cores, nothing in Python per view.
 
-The loops (cpu_kernels.py) are compiled by numba, once for a machine: no C++ compiler is needed. `make setup`
+The loops (view.py and what it calls) are compiled by numba, once for a machine: no C++ compiler is needed. `make setup`
 does it, `python -m sslpipe.views.cpu` too.
 
 Memory beside the result: for each thread 12 · (2 · S² + 24 · S) bytes and a little for views of S pixels a side
@@ -20,11 +20,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sslpipe.views import cpu_kernels as kernels
+from sslpipe.views.cpu import view
+from sslpipe.views.cpu.vectors import LANES
 from sslpipe.views.recipe import ViewSpec
 from sslpipe.views.table import Table
 
-_STEPS = {"crop": 0, "jitter": 1, "grey": 2, "blur": 3, "solarize": 4}
+_STEPS = {
+    "crop": view.CROP_STEP,
+    "jitter": view.JITTER_STEP,
+    "grey": view.GREY_STEP,
+    "blur": view.BLUR_STEP,
+    "solarize": view.SOLARIZE_STEP,
+}
 _TURNS = 8  # a thread comes back for more about so often, since some views cost more than others
 
 _kept = threading.local()
@@ -63,7 +70,9 @@ def _render(canvases: NDArray[np.uint8], table: Table, spec: ViewSpec, out: NDAr
     early = order[0] != _STEPS["crop"]
     floats = _scratch_floats(spec.size, extent, half, slots, reaches, rotates, early)
     jitter = spec.jitter
-    strengths = (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue) if jitter else (0, 0, 0, 0)
+    strengths = (
+        (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue) if jitter else (0, 0, 0, 0)
+    )
     arguments = (
         canvases, table.source, table.size, table.box, table.angle, table.hflip, table.vflip, table.turns,
         table.jitter if jitter else np.zeros(n, dtype=bool), table.factors, table.order, table.grey, table.sigma,
@@ -75,7 +84,7 @@ def _render(canvases: NDArray[np.uint8], table: Table, spec: ViewSpec, out: NDAr
     counter, share = np.zeros(1, dtype=np.intp), max(1, n // (threads * _TURNS))
 
     def work() -> None:
-        kernels.render_rows(*arguments, _scratch(floats), out, counter, share)
+        view.render_rows(*arguments, _scratch(floats), out, counter, share)
 
     _in_threads(work, threads)
 
@@ -86,18 +95,17 @@ def _tap_bounds(table: Table, size: int, cubic: bool) -> tuple[int, int]:
     support = 2 if cubic else 1
     slots = min(height, int(2 * support * max(height / size, 1)) + 3)
     scale = width / size
-    reaches = min(width, int((kernels.LANES - 1) * scale + 2 * support * max(scale, 1)) + 4)
+    reaches = min(width, int((LANES - 1) * scale + 2 * support * max(scale, 1)) + 4)
     return slots, reaches
 
 
 def _scratch_floats(
     size: int, extent: int, half: int, slots: int, reaches: int, rotates: bool, early: bool
 ) -> int:
-    """What `kernels.render_rows` takes out of its scratch."""
-    lanes = kernels.LANES
-    pitch = -(-size // lanes) * lanes
+    """What `view.render_rows` takes out of its scratch."""
+    pitch = -(-size // LANES) * LANES
     pictures = 3 * size * pitch + 3 * (size + 2 * half) * pitch
-    rows = slots * 3 * pitch + pitch * reaches + 3 * extent + extent + pitch + 2 * half + 2 * lanes + half + 1
+    rows = slots * 3 * pitch + pitch * reaches + 3 * extent + extent + pitch + 2 * half + 2 * LANES + half + 1
     whole = 3 * (extent + 3) ** 2 if rotates or early else 0
     return pictures + rows + whole + (8 * extent + 3 * extent**2 if rotates else 0)
 
@@ -131,7 +139,3 @@ def warm_up() -> None:
     spec = ViewSpec(size=16, scale=(0.5, 1.0))
     box = np.array([[0, 0, 8, 8]], dtype=np.int32)
     render(torch.zeros(1, 8, 8, 3, dtype=torch.uint8), Table.plain(box, box[:, 2:]), spec)
-
-
-if __name__ == "__main__":
-    warm_up()

@@ -1,0 +1,140 @@
+"""Loops on vector registers that numba does not find by itself, written for LLVM."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba.extending
+from llvmlite import ir
+from numba.core import cgutils, types
+
+LANES = 16
+
+intrinsic: Any = numba.extending.intrinsic
+
+
+def _pointer(context: Any, builder: Any, kind: Any, array: Any, offset: Any) -> Any:
+    data = context.make_array(kind)(context, builder, array).data
+    return builder.gep(data, [offset])
+
+
+def _load(builder: Any, pointer: Any, lanes: int = LANES) -> Any:
+    vector = ir.VectorType(ir.FloatType(), lanes)
+    load = builder.load(builder.bitcast(pointer, vector.as_pointer()))
+    load.align = 4
+    return load
+
+
+def _spread(builder: Any, value: Any, lanes: int = LANES) -> Any:
+    """A float32 in all lanes."""
+    vector = ir.VectorType(ir.FloatType(), lanes)
+    first = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
+    places = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
+    return builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), places)
+
+
+def _add_product(builder: Any, total: Any, a: Any, b: Any) -> None:
+    """total += a · b, in a register."""
+    product = builder.fmul(a, b, flags=("contract",))
+    builder.store(builder.fadd(builder.load(total), product, flags=("contract",)), total)
+
+
+def _store(builder: Any, value: Any, pointer: Any) -> None:
+    store = builder.store(value, builder.bitcast(pointer, value.type.as_pointer()))
+    store.align = 4
+
+
+@intrinsic
+def weigh(
+    typing: Any,
+    out: Any,
+    to: Any,
+    step: Any,
+    weights: Any,
+    w: Any,
+    row: Any,
+    r: Any,
+    plane: Any,
+    pixel: Any,
+    n: Any,
+) -> Any:
+    """LANES outputs of three channels from n inputs:
+    out[to + c·step + lane] = Σ_j weights[w + j·LANES + lane] · row[r + c·plane + j·pixel].
+
+    Each input is spread over the lanes, so that nothing is gathered and the sums stay in registers.
+    """  # fmt: skip
+    signature = types.void(
+        out, types.intp, types.intp, weights, types.intp, row, types.intp, types.intp, types.intp, types.intp
+    )
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        a_out, to, step, a_weights, w, a_row, r, plane, pixel, n = args
+        kinds = signature.args
+        zero = ir.Constant(ir.VectorType(ir.FloatType(), LANES), [0.0] * LANES)
+        totals = [cgutils.alloca_once_value(builder, zero) for _ in range(3)]
+        for total in totals:
+            builder.store(zero, total)
+        weight = _pointer(context, builder, kinds[3], a_weights, w)
+        sources = [
+            _pointer(context, builder, kinds[5], a_row, builder.add(r, builder.mul(plane, plane.type(c))))
+            for c in range(3)
+        ]
+        with cgutils.for_range(builder, n) as loop:
+            lanes = _load(builder, builder.gep(weight, [builder.mul(loop.index, loop.index.type(LANES))]))
+            for total, source in zip(totals, sources, strict=True):
+                value = builder.load(builder.gep(source, [builder.mul(loop.index, pixel)]))
+                _add_product(builder, total, lanes, _spread(builder, value))
+        for c, total in enumerate(totals):
+            target = _pointer(
+                context, builder, kinds[0], a_out, builder.add(to, builder.mul(step, step.type(c)))
+            )
+            _store(builder, builder.load(total), target)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+def _smoother(lanes: int) -> Any:
+    @intrinsic
+    def smooth(typing: Any, out: Any, to: Any, source: Any, at: Any, step: Any, weights: Any, n: Any) -> Any:
+        """Outputs of a symmetric filter: weights[0] · x(0) + Σ_{d = 1…n} weights[d] · (x(-d) + x(d)), where
+        x(d) = source[at + d·step + lane].
+        """
+        signature = types.void(out, types.intp, source, types.intp, types.intp, weights, types.intp)
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            a_out, to, a_source, at, step, a_weights, n = args
+            kinds = signature.args
+            centre = _pointer(context, builder, kinds[2], a_source, at)
+            weight = _pointer(context, builder, kinds[5], a_weights, ir.Constant(at.type, 0))
+            first = builder.fmul(_load(builder, centre, lanes), _spread(builder, builder.load(weight), lanes))
+            total = cgutils.alloca_once(builder, first.type)
+            builder.store(first, total)
+            with cgutils.for_range(builder, n) as loop:
+                d = builder.add(loop.index, loop.index.type(1))
+                shift = builder.mul(d, step)
+                before = _load(builder, builder.gep(centre, [builder.neg(shift)]), lanes)
+                after = _load(builder, builder.gep(centre, [shift]), lanes)
+                value = builder.load(builder.gep(weight, [d]))
+                _add_product(builder, total, builder.fadd(before, after), _spread(builder, value, lanes))
+            _store(builder, builder.load(total), _pointer(context, builder, kinds[0], a_out, to))
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return smooth
+
+
+smooth, smooth_4 = _smoother(LANES), _smoother(4 * LANES)  # the wider shares each weight's load
+
+
+@intrinsic
+def claim(typing: Any, counter: Any, amount: Any) -> Any:
+    """Add to counter[0] and return what it was, whatever other threads do meanwhile."""
+    signature = types.intp(counter, types.intp)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return builder.atomic_rmw("add", pointer, args[1], "monotonic")
+
+    return signature, codegen
