@@ -11,7 +11,8 @@ from sslpipe.scratch import atomic_write, write_json
 from sslpipe.settings import Settings
 from sslpipe.tracking.record import Record
 from sslpipe.training.build import patch_size
-from sslpipe.views.preview import measure, shown
+from sslpipe.training.cost import cost_of_views
+from sslpipe.views.preview import shown
 from sslpipe.views.recipe import resolve
 from stages.runner import stage
 
@@ -28,7 +29,7 @@ def main(settings: Settings, record: Record) -> None:
     reader = open_split(Path("data/shards"), "train")
     for name, content in shown(recipe, reader, views.sheet_images, settings.seed):
         atomic_write(f"plots/views/{name}", content)
-    metrics = measure(recipe, reader, pretrain.batch_size, settings.seed, views.renderer)
+    metrics = cost_of_views(pretrain, settings.method, views, recipe, reader, settings.seed)
     write_json("metrics/views.json", metrics)
     record.dataset(manifest.source.name, manifest.digest, manifest.source.name)
     record.metrics({name: value for name, value in metrics.items() if not isinstance(value, str)})

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from sslpipe.data.batch import Batch
 from sslpipe.data.loader import Reader
@@ -95,21 +96,26 @@ def _hidden(view: View) -> Iterator[dict[str, Any]]:
         yield {"hidden": counts[0] if counts else "", "targets": " ".join(map(str, counts[1:]))}
 
 
-def measure(recipe: Recipe, reader: Reader, batch_size: int, seed: int, renderer: str) -> dict[str, Any]:
+def measure(engine: ViewEngine, batch: Batch) -> dict[str, Any]:
     """Views a second of one batch held in memory: the median of a few rounds after a warm-up."""
-    engine = ViewEngine(recipe, seed=seed, renderer=renderer)
-    batch = reader.gather(np.arange(min(batch_size, len(reader))))
     engine(batch, epoch=0)
     rounds = []
     for epoch in range(ROUNDS):
+        _wait(engine)
         start = time.perf_counter()
         engine(batch, epoch)
+        _wait(engine)
         rounds.append(time.perf_counter() - start)
-    views = sum(spec.count for spec in recipe.views)
+    views = sum(spec.count for spec in engine.recipe.views)
     seconds = statistics.median(rounds)
     return {
         "views_per_second": round(views * len(batch) / seconds),
         "milliseconds_per_batch": round(1000 * seconds, 2),
         "views_per_image": views,
-        "renderer": renderer,
+        "renderer": engine.renderer,
     }
+
+
+def _wait(engine: ViewEngine) -> None:
+    if engine.device.type == "cuda":
+        torch.cuda.synchronize(engine.device)

@@ -16,10 +16,15 @@ STAGES = ["source", "shard", "views", "pretrain", "embed", "knn", "linear", "fin
 AFTER_METHOD = STAGES[2:]
 pytestmark = pytest.mark.pipeline
 
-# Loaded only to validate settings.
+# Loaded only to validate settings, by all stages but those that name them.
 VALIDATION = {"sslpipe/settings.py", "sslpipe/yaml12.py"}
-# Dependencies that a run imports only where the chosen backbone or optimiser needs them.
-ON_DEMAND = {"sslpipe/networks/from_timm.py", "sslpipe/networks/from_torchvision.py"}
+# Dependencies that a run imports only where the chosen backbone or the device needs them.
+ON_DEMAND = {
+    "sslpipe/networks/from_timm.py",
+    "sslpipe/networks/from_torchvision.py",
+    "sslpipe/views/triton.py",
+    "sslpipe/views/triton_kernels.py",
+}
 
 
 def files(project: Project) -> set[str]:
@@ -35,7 +40,8 @@ def test_the_first_run_leaves_what_the_house_says(finished: Project) -> None:
     left = files(finished)
     expected = {
         "data/source.json", "data/shards/manifest.json", "data/shards/train/train-000000.tar",
-        "data/shards/test/test-000000.tar", "data/views/recipe.json", "plots/views/sheet.png", "metrics/views.json",
+        "data/shards/test/test-000000.tar", "data/views/recipe.json", "plots/views/sheet.png",
+        "plots/views/parameters.csv", "metrics/views.json",
         "models/encoder.safetensors", "models/encoder.json", "metrics/pretrain.json", "plots/pretrain/curves.csv",
         "data/features/train.safetensors", "data/features/test.safetensors", "metrics/knn.json",
         "plots/knn/confusion.csv", "plots/knn/neighbours.json", "metrics/linear.json",
@@ -55,10 +61,10 @@ def test_the_first_run_leaves_what_the_house_says(finished: Project) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stages_deps_name_every_file_it_imports_and_no_other(finished: Project, stage: str) -> None:
-    imported = set(finished.json(f".trace/{stage}.json")) - VALIDATION
     flat = load(finished.folder / "params.yaml", sections=()).flat()
     deps = fingerprint.dependencies(stage, flat, finished.folder / "dvc.yaml")
-    folders = tuple(f"{dep}/" for dep in deps if dep.startswith("sslpipe/") and not dep.endswith(".py"))
+    imported = set(finished.json(f".trace/{stage}.json")) - (VALIDATION - set(deps))
+    folders = tuple(f"{dep}/" for dep in deps if list((finished.folder / dep).glob("*.py")))
     named = {dep for dep in deps if dep.endswith(".py")}
     assert {f for f in imported - named if not f.startswith(folders)} == set(), (
         "imported, but not among the deps"
@@ -142,6 +148,13 @@ def test_changing_a_setting_of_another_method_runs_nothing(finished: Project, tm
     with (project.folder / "sslpipe/methods/byol.py").open("a") as file:
         file.write("\n# a remark\n")
     assert ran(project.repro()) == ["source"]
+
+
+def test_changing_a_recipe_of_another_method_trains_nothing(finished: Project, tmp_path: Path) -> None:
+    project = finished.clone(tmp_path / "project")
+    with (project.folder / "sslpipe/views/recipes/byol.yaml").open("a") as file:
+        file.write("\n# a remark\n")
+    assert ran(project.repro("pretrain")) == ["source", "views"]
 
 
 def test_evaluations_switched_off_say_so_and_the_dag_stays(finished: Project, tmp_path: Path) -> None:

@@ -62,6 +62,8 @@ def test_hidden_patches_are_counted(toy_reader: Any) -> None:
 
 
 def test_measure(toy_reader: Any) -> None:
-    metrics = measure(official("simclr", 16), toy_reader, 8, 0, "reference")
+    engine = ViewEngine(official("simclr", 16), seed=0, renderer="reference")
+    metrics = measure(engine, toy_reader.gather(range(8)))
     assert metrics["views_per_image"] == 2
     assert metrics["views_per_second"] > 0
+    assert metrics["renderer"] == "reference"
