@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from itertools import permutations
 
 import numpy as np
@@ -15,6 +17,8 @@ from sslpipe.views.recipe import Jitter, Range, ViewSpec
 
 _ORDERS = np.array(list(permutations(range(4))), dtype=np.uint8)  # [24, 4]
 _ATTEMPTS = 10
+_NO_JITTER = Jitter(probability=0)
+_BLOCKS = np.array([philox.CROP, philox.FLIPS, philox.COLOUR])
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +94,11 @@ class Table:
         )
 
 
+@cache
+def _compiles() -> bool:
+    return importlib.util.find_spec("numba") is not None
+
+
 def draw(
     spec: ViewSpec,
     *,
@@ -99,7 +108,7 @@ def draw(
     view: int | NDArray[np.int64],
     size: NDArray[np.int32],
 ) -> Table:
-    """Draw the parameters of one view of each sample.
+    """Draw the parameters of one view of each sample; compiled where numba is installed, with the same outcome.
 
     Args:
         spec: the distributions.
@@ -112,6 +121,50 @@ def draw(
     Returns:
         A table whose row depends on the spec, (seed, epoch, sample's index, view) and the image's size alone.
     """
+    make = _draw_compiled if _compiles() else draw_plainly
+    return make(spec, seed=seed, epoch=epoch, index=index, view=view, size=size)
+
+
+def _draw_compiled(
+    spec: ViewSpec,
+    *,
+    seed: int,
+    epoch: int,
+    index: NDArray[np.int64],
+    view: int | NDArray[np.int64],
+    size: NDArray[np.int32],
+) -> Table:
+    from sslpipe.views.cpu.drawing import draw_rows
+
+    n, jitter = len(index), spec.jitter or _NO_JITTER
+    size = np.ascontiguousarray(size, dtype=np.int32)
+    box, factors, order = np.empty((n, 4), np.int32), np.empty((n, 4), np.float32), np.empty((n, 4), np.uint8)
+    angle, sigma, turns = np.empty(n, np.float32), np.empty(n, np.float32), np.empty(n, np.uint8)
+    flags = np.empty((5, n), dtype=bool)
+    draw_rows(
+        np.ascontiguousarray(index, dtype=np.int64), size, np.broadcast_to(np.int64(view), n).copy(),
+        np.uint64(seed), epoch, _BLOCKS, np.array(spec.scale), np.array(spec.ratio), np.log(spec.ratio),
+        np.array([(-spec.rotation, spec.rotation), *_limits(jitter), spec.blur_sigma]),
+        np.array([spec.hflip, spec.vflip, jitter.probability, spec.grey, spec.blur, spec.solarize]),
+        spec.quarter_turns, _ORDERS, box, angle, flags, turns, factors, order, sigma,
+    )  # fmt: skip
+    hflip, vflip, jittered, grey, solarize = flags
+    return Table(
+        source=np.arange(n), size=size, box=box, angle=angle, hflip=hflip, vflip=vflip, turns=turns,
+        jitter=jittered, factors=factors, order=order, grey=grey, sigma=sigma, solarize=solarize,
+    )  # fmt: skip
+
+
+def draw_plainly(
+    spec: ViewSpec,
+    *,
+    seed: int,
+    epoch: int,
+    index: NDArray[np.int64],
+    view: int | NDArray[np.int64],
+    size: NDArray[np.int32],
+) -> Table:
+    """`draw` in plain numpy: what it means."""
 
     def words(first: int, count: int) -> NDArray[np.uint64]:
         return philox.words(index, seed=seed, epoch=epoch, view=view, first=first, count=count)
@@ -119,7 +172,7 @@ def draw(
     flips = words(philox.FLIPS, 1)
     colour = words(philox.COLOUR, 3)
     u = uniform(colour)
-    jitter = spec.jitter or Jitter(probability=0)
+    jitter = spec.jitter or _NO_JITTER
     blurred = u[:, 7] < spec.blur
     return Table(
         source=np.arange(len(index)),
@@ -143,11 +196,15 @@ def _between(limits: Range, u: NDArray[np.float64]) -> NDArray[np.float32]:
     return (low + (high - low) * u).astype(np.float32)
 
 
-def _factors(jitter: Jitter, u: NDArray[np.float64]) -> NDArray[np.float32]:
-    """[N, 4] factors, from torchvision's ColorJitter ranges."""
+def _limits(jitter: Jitter) -> list[Range]:
+    """The ranges of the four factors, as torchvision's ColorJitter."""
     strengths = (jitter.brightness, jitter.contrast, jitter.saturation)
-    limits = [(max(0.0, 1 - strength), 1 + strength) for strength in strengths] + [(-jitter.hue, jitter.hue)]
-    return np.stack([_between(limit, u[:, column]) for column, limit in enumerate(limits)], axis=1)
+    return [(max(0.0, 1 - strength), 1 + strength) for strength in strengths] + [(-jitter.hue, jitter.hue)]
+
+
+def _factors(jitter: Jitter, u: NDArray[np.float64]) -> NDArray[np.float32]:
+    """[N, 4] factors."""
+    return np.stack([_between(limit, u[:, column]) for column, limit in enumerate(_limits(jitter))], axis=1)
 
 
 def _boxes(

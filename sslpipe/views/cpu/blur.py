@@ -49,6 +49,13 @@ def _smooth_row(
 
 
 @pixels
+def _copy(y: np.ndarray, row: int, to: int, pitch: int) -> None:
+    source, target = y[row * pitch :][:pitch], y[to * pitch :][:pitch]
+    for i in range(pitch):
+        target[i] = source[i]
+
+
+@pixels
 def blur_across(
     x: np.ndarray, y: np.ndarray, size: int, pitch: int, reach: int, weights: np.ndarray, line: np.ndarray
 ) -> None:
@@ -57,21 +64,17 @@ def blur_across(
     for c in range(3):
         top = c * (size + 2 * reach)
         for row in range(size):
-            source = x[(c * size + row) * pitch : (c * size + row) * pitch + size]
+            source, inside = x[(c * size + row) * pitch :][:size], line[reach:][:size]
             for i in range(size):
-                line[reach + i] = source[i]
+                inside[i] = source[i]
             for d in range(1, reach + 1):
                 line[reach - d] = source[end - abs(end - d)]
                 line[reach + end + d] = source[abs(end - d)]
             to = (top + reach + row) * pitch
             _smooth_row(y, to, line, reach, 1, pitch, weights, reach)
         for d in range(1, reach + 1):
-            above = (top + reach + end - abs(end - d)) * pitch
-            below = (top + reach + abs(end - d)) * pitch
-            for i in range(pitch):
-                y[(top + reach - d) * pitch + i] = y[above + i]
-            for i in range(pitch):
-                y[(top + reach + end + d) * pitch + i] = y[below + i]
+            _copy(y, top + reach + end - abs(end - d), top + reach - d, pitch)
+            _copy(y, top + reach + abs(end - d), top + reach + end + d, pitch)
 
 
 @pixels

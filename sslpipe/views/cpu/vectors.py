@@ -128,6 +128,59 @@ def _smoother(lanes: int) -> Any:
 smooth, smooth_4 = _smoother(LANES), _smoother(4 * LANES)  # the wider shares each weight's load
 
 
+def _blender(lanes: int) -> Any:
+    @intrinsic
+    def blend(
+        typing: Any,
+        out: Any,
+        to: Any,
+        ring: Any,
+        at: Any,
+        slot: Any,
+        slots: Any,
+        step: Any,
+        weights: Any,
+        n: Any,
+    ) -> Any:
+        """out[to + lane] = Σ_t weights[t] · ring[at + ((slot + t) mod slots) · step + lane], within [0, 1]."""
+        signature = types.void(
+            out, types.intp, ring, types.intp, types.intp, types.intp, types.intp, weights, types.intp
+        )
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            a_out, to, a_ring, at, slot, slots, step, a_weights, n = args
+            kinds = signature.args
+            base = _pointer(context, builder, kinds[2], a_ring, at)
+            weight = _pointer(context, builder, kinds[7], a_weights, ir.Constant(at.type, 0))
+            zero = ir.Constant(ir.VectorType(ir.FloatType(), lanes), [0.0] * lanes)
+            total = cgutils.alloca_once_value(builder, zero)
+            place = cgutils.alloca_once_value(builder, slot)
+            builder.store(zero, total)
+            builder.store(slot, place)
+            with cgutils.for_range(builder, n) as loop:
+                here = builder.load(place)
+                row = _load(builder, builder.gep(base, [builder.mul(here, step)]), lanes)
+                value = builder.load(builder.gep(weight, [loop.index]))
+                _add_product(builder, total, row, _spread(builder, value, lanes))
+                after = builder.add(here, here.type(1))
+                builder.store(
+                    builder.select(builder.icmp_signed("<", after, slots), after, here.type(0)), place
+                )
+            result = builder.load(total)
+            one = ir.Constant(zero.type, [1.0] * lanes)
+            result = builder.select(builder.fcmp_ordered("<", result, zero), zero, result)
+            result = builder.select(builder.fcmp_ordered(">", result, one), one, result)
+            _store(builder, result, _pointer(context, builder, kinds[0], a_out, to))
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return blend
+
+
+blend, blend_4 = _blender(LANES), _blender(4 * LANES)
+
+
 @intrinsic
 def claim(typing: Any, counter: Any, amount: Any) -> Any:
     """Add to counter[0] and return what it was, whatever other threads do meanwhile."""

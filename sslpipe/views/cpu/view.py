@@ -23,7 +23,6 @@ from sslpipe.views.cpu.colour import (
     SOLARIZE,
     TILE,
     apply,
-    clamp,
     colour_whole,
     total_luma,
     towards,
@@ -31,7 +30,7 @@ from sslpipe.views.cpu.colour import (
 from sslpipe.views.cpu.compiling import entry, exact, pixels
 from sslpipe.views.cpu.source import load_image, rotate, rotate_bytes, unit
 from sslpipe.views.cpu.taps import make_bands, taps
-from sslpipe.views.cpu.vectors import LANES, claim, weigh
+from sslpipe.views.cpu.vectors import LANES, blend, blend_4, claim, weigh
 
 # `ViewSpec.order` in numbers.
 CROP_STEP, JITTER_STEP, GREY_STEP, BLUR_STEP, SOLARIZE_STEP = range(5)
@@ -118,37 +117,19 @@ def _mix(
     first: int,
     count: int,
     weights: np.ndarray,
-    plane: int,
+    pitch: int,
     out: np.ndarray,
-    out_plane: int,
-    cubic: bool,
+    to: int,
+    plane: int,
 ) -> None:
     """One output row of three channels from the ring of rows that are resized across."""
+    slot, step = first % slots, 3 * pitch
+    wide = pitch // (4 * LANES) * (4 * LANES)
     for c in range(3):
-        target = out[c * out_plane : c * out_plane + plane]
-        for tap in range(0, count, 3):  # three rows at a time, the sum in registers
-            here = min(3, count - tap)
-            p = _slot(ring, slots, first + tap, c, plane)
-            q = _slot(ring, slots, first + tap + min(1, here - 1), c, plane)
-            r = _slot(ring, slots, first + tap + min(2, here - 1), c, plane)
-            u = weights[tap]
-            v = weights[tap + 1] if here > 1 else _ZERO
-            w = weights[tap + 2] if here > 2 else _ZERO
-            if tap == 0:
-                for i in range(plane):
-                    target[i] = p[i] * u + q[i] * v + r[i] * w
-            else:
-                for i in range(plane):
-                    target[i] += p[i] * u + q[i] * v + r[i] * w
-        if cubic:  # its taps leave [0, 1]
-            for i in range(plane):
-                target[i] = clamp(target[i])
-
-
-@pixels
-def _slot(ring: np.ndarray, slots: int, row: int, channel: int, plane: int) -> np.ndarray:
-    at = ((row % slots) * 3 + channel) * plane
-    return ring[at : at + plane]
+        for i in range(0, wide, 4 * LANES):
+            blend_4(out, to + c * plane + i, ring, c * pitch + i, slot, slots, step, weights, count)
+        for i in range(wide, pitch, LANES):
+            blend(out, to + c * plane + i, ring, c * pitch + i, slot, slots, step, weights, count)
 
 
 @pixels
@@ -215,7 +196,7 @@ def _resize(
                         starts[block, 1],
                     )
             ready += 1
-        _mix(ring, slots, low, count, line, pitch, x[output * pitch :], size * pitch, cubic)
+        _mix(ring, slots, low, count, line, pitch, x, output * pitch, size * pitch)
     return ready
 
 
