@@ -94,13 +94,16 @@ def check_packages(settings: Settings) -> Iterator[str]:
     import torch
 
     from sslpipe.device import describe, resolve
+    from sslpipe.views import renderers
 
     versions = ", ".join(f"{name} {_version(name)}" for name in ("torch", *PIPELINE_PACKAGES))
     yield f"environment: Python {sys.version.split()[0]}, {versions}"
     for section in (settings.embed, settings.finetune):
         resolve(section.device)
+    device = resolve(settings.pretrain.device)
+    renderer = renderers.describe(renderers.choose(settings.views.renderer, device)[0])
     gpu = "" if torch.cuda.is_available() else "; no GPU found, which is fine"
-    yield f"device: {describe(resolve(settings.pretrain.device))}{gpu}"
+    yield f"device: {describe(device)}{gpu}; renderer of views: {renderer}"
 
 
 def _version(package: str) -> str | None:

@@ -19,6 +19,7 @@ def main(settings: Settings, record: Record) -> None:
     """Write models/, plots/pretrain/ and metrics/pretrain.json."""
     parts = _parts(settings)
     record.tag("device", parts["hardware"])
+    record.tag("renderer", parts["renderer"])
     result = run(
         settings.pretrain,
         settings.method,

@@ -22,6 +22,7 @@ from sslpipe.training.build import build_method, memory_format
 from sslpipe.training.checkpoint import Checkpoints
 from sslpipe.training.config import Config
 from sslpipe.training.loop import History, OnLog, OnResume, train
+from sslpipe.views import renderers
 from sslpipe.views.config import Config as ViewsConfig
 from sslpipe.views.engine import ViewEngine
 from sslpipe.views.recipe import Recipe, ViewSpec
@@ -53,16 +54,18 @@ def fingerprint_parts(
         config: the `pretrain` settings.
         method_config: the method's.
         seed: the run's.
-        renderer: of the views.
+        renderer: the setting `views.renderer`.
         code: digests of the stage's code.
     """
     settings = config.model_dump(mode="json", exclude={"checkpoint_seconds", "device"})
+    device = resolve(config.device)
     return {
-        "settings": scratch.digest([settings, method_config.model_dump(mode="json"), seed, renderer]),
+        "settings": scratch.digest([settings, method_config.model_dump(mode="json"), seed]),
+        "renderer": renderers.describe(renderers.choose(renderer, device)[0]),
         "data": scratch.digest([scratch.file_digest(path) for path in (SHARDS / manifests.NAME, RECIPE)]),
         "code": scratch.digest(dict(code)),
         "torch": torch.__version__,
-        "hardware": describe(resolve(config.device)),
+        "hardware": describe(device),
     }
 
 
@@ -153,7 +156,7 @@ def _explain_fresh_start(folder: Path, parts: Mapping[str, str]) -> None:
 
 def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     """The names of what differs, and the values where they are words and not digests."""
-    words = ("torch", "hardware")
+    words = ("torch", "hardware", "renderer")
     names = [name for name in now if before.get(name) != now[name]]
     return ", ".join(f"{n} ({before.get(n)} → {now[n]})" if n in words else n for n in names)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+from importlib import metadata
 from typing import Protocol
 
 import torch
@@ -50,6 +51,12 @@ def choose(name: str, device: torch.device) -> tuple[str, Renderer]:
     from sslpipe.views import triton
 
     return name, triton.render
+
+
+def describe(name: str) -> str:
+    """A renderer in words, with what its last bit depends on."""
+    compiler = {"cpu": "numba", "triton": "triton"}.get(name)
+    return f"{name}, {compiler} {metadata.version(compiler)}" if compiler else name
 
 
 def _fastest(device: torch.device) -> str:
