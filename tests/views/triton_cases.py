@@ -78,7 +78,8 @@ def test_crop_resize_flips_and_turns(size: int, interpolation: str) -> None:
         size=size, interpolation=interpolation, scale=(0.05, 1), ratio=(0.4, 2.5), vflip=0.5, quarter_turns=True,
         **RAW,
     )  # fmt: skip
-    assert off(noise(len(SIZES), 40), table_of(spec, SIZES), spec) <= EXACT
+    sizes = SIZES if size < 40 else SIZES[:5]
+    assert off(noise(len(sizes), 40), table_of(spec, sizes), spec) <= EXACT
 
 
 def test_flips_and_turns_are_exact_permutations() -> None:
