@@ -127,7 +127,7 @@ def natural(n: int, side: int, sizes: np.ndarray | None = None) -> Batch:
     opponents = np.array([[1, 0.5, 0.2], [1, 0, -0.1], [1, -0.5, 0.3]])  # luma, red-green, blue-yellow
     pixels = (127 + 50 * np.einsum("cd,ndhw->nhwc", opponents, smooth)).clip(0, 255).astype(np.uint8)
     return Batch(
-        pixels=torch.from_numpy(pixels),
+        pixels=torch.from_numpy(np.ascontiguousarray(pixels)),
         size=torch.from_numpy(np.full((n, 2), side) if sizes is None else sizes).int(),
         index=torch.arange(n),
         label=torch.full((n,), -1),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sslpipe.views.cpu.compiling import pixels, summing
+from sslpipe.views.cpu.vectors import wide
 
 # What a view may go through. The first four are jitter's, in the order of `Table.factors`.
 BRIGHTNESS, CONTRAST, SATURATION, HUE, GREY, BLUR, SOLARIZE = range(7)
@@ -22,6 +23,7 @@ def clamp(value: np.float32) -> np.float32:
 
 @pixels
 def _scale(r: np.ndarray, g: np.ndarray, b: np.ndarray, factor: np.float32) -> None:
+    wide()
     for i in range(r.size):
         r[i] = clamp(r[i] * factor)
         g[i] = clamp(g[i] * factor)
@@ -31,6 +33,7 @@ def _scale(r: np.ndarray, g: np.ndarray, b: np.ndarray, factor: np.float32) -> N
 @pixels
 def towards(r: np.ndarray, g: np.ndarray, b: np.ndarray, factor: np.float32, mean: np.float32) -> None:
     """Move away from a mean luma: contrast."""
+    wide()
     rest = mean * (_ONE - factor)
     for i in range(r.size):
         r[i] = clamp(r[i] * factor + rest)
@@ -40,6 +43,7 @@ def towards(r: np.ndarray, g: np.ndarray, b: np.ndarray, factor: np.float32, mea
 
 @pixels
 def _saturate(r: np.ndarray, g: np.ndarray, b: np.ndarray, factor: np.float32) -> None:
+    wide()
     for i in range(r.size):
         rest = (r[i] * _RED + g[i] * _GREEN + b[i] * _BLUE) * (_ONE - factor)
         r[i] = clamp(r[i] * factor + rest)
@@ -55,6 +59,7 @@ def _trapezoid(sector: np.float32, value: np.float32, chroma: np.float32) -> np.
 
 @pixels
 def _turn(r: np.ndarray, g: np.ndarray, b: np.ndarray, shift: np.float32) -> None:
+    wide()
     turned = shift * np.float32(6)  # in sixths
     for i in range(r.size):
         red, green, blue = r[i], g[i], b[i]
@@ -72,6 +77,7 @@ def _turn(r: np.ndarray, g: np.ndarray, b: np.ndarray, shift: np.float32) -> Non
 
 @pixels
 def _drain(r: np.ndarray, g: np.ndarray, b: np.ndarray) -> None:
+    wide()
     for i in range(r.size):
         luma = r[i] * _RED + g[i] * _GREEN + b[i] * _BLUE
         r[i] = luma
@@ -81,6 +87,7 @@ def _drain(r: np.ndarray, g: np.ndarray, b: np.ndarray) -> None:
 
 @pixels
 def _solarize(x: np.ndarray) -> None:
+    wide()
     for i in range(x.size):
         x[i] = _ONE - x[i] if x[i] >= np.float32(0.5) else x[i]
 
@@ -88,6 +95,7 @@ def _solarize(x: np.ndarray) -> None:
 @summing
 def total_luma(r: np.ndarray, g: np.ndarray, b: np.ndarray) -> np.float32:
     """The sum of the pixels' lumas."""
+    wide()
     total = _ZERO
     for i in range(r.size):
         total += r[i] * _RED + g[i] * _GREEN + b[i] * _BLUE

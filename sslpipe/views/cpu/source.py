@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from sslpipe.views.cpu.compiling import pixels
+from sslpipe.views.cpu.vectors import wide
 
 _UNIT = np.float32(1 / 255)
 _ONE, _ZERO = np.float32(1), np.float32(0)
@@ -15,6 +16,7 @@ _ONE, _ZERO = np.float32(1), np.float32(0)
 @pixels
 def unit(data: np.ndarray, row: np.ndarray) -> None:
     """Bytes as float32 in [0, 1]."""
+    wide()
     for i in range(data.size):
         row[i] = np.float32(data[i]) * _UNIT
 
@@ -89,6 +91,71 @@ def _between(
 
 
 @pixels
+def _places(
+    x: np.float32,
+    y: np.float32,
+    cos: np.float32,
+    sin: np.float32,
+    from_middle: np.float32,
+    far_x: np.float32,
+    far_y: np.float32,
+    column: np.ndarray,
+    line: np.ndarray,
+    fx: np.ndarray,
+    fy: np.ndarray,
+) -> None:
+    """Where a row of outputs comes from: the packed pixel above and left, and the fractions beyond it."""
+    wide()
+    for j in range(fx.size):
+        dx = np.float32(np.int32(j)) + from_middle
+        px, py = min(max(cos * dx + x, -_ONE), far_x), min(max(sin * dx + y, -_ONE), far_y)
+        x0, y0 = np.floor(px), np.floor(py)
+        fx[j], fy[j] = px - x0, py - y0
+        column[j], line[j] = np.uint32(np.int32(x0 + _ONE)), np.uint32(np.int32(y0 + _ONE))
+
+
+@pixels
+def _fetch(
+    packed: np.ndarray,
+    pitch: np.uint64,
+    column: np.ndarray,
+    line: np.ndarray,
+    a: np.ndarray,
+    b: np.ndarray,
+    c: np.ndarray,
+    d: np.ndarray,
+) -> None:
+    """The four packed pixels around each place."""
+    for j in range(column.size):
+        at = np.uint64(line[j]) * pitch + np.uint64(column[j])
+        below = at + pitch
+        a[j], b[j] = packed[at], packed[at + np.uint64(1)]
+        c[j], d[j] = packed[below], packed[below + np.uint64(1)]
+
+
+@pixels
+def _interpolate(
+    a: np.ndarray,
+    b: np.ndarray,
+    c: np.ndarray,
+    d: np.ndarray,
+    fx: np.ndarray,
+    fy: np.ndarray,
+    fill: np.float32,
+    red: np.ndarray,
+    green: np.ndarray,
+    blue: np.ndarray,
+) -> None:
+    """A row, weighed twice by the share of each output that is image, as torchvision does."""
+    wide()
+    for j in range(red.size):
+        share = _between(a[j], b[j], c[j], d[j], 24, fx[j], fy[j])
+        red[j] = (_between(a[j], b[j], c[j], d[j], 0, fx[j], fy[j]) - fill) * share + fill
+        green[j] = (_between(a[j], b[j], c[j], d[j], 8, fx[j], fy[j]) - fill) * share + fill
+        blue[j] = (_between(a[j], b[j], c[j], d[j], 16, fx[j], fy[j]) - fill) * share + fill
+
+
+@pixels
 def rotate_bytes(
     canvas: np.ndarray,
     height: int,
@@ -100,48 +167,27 @@ def rotate_bytes(
     lines: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """As `rotate`, straight from a canvas. What lies outside the image is pixels of nothing, so nothing branches.
-
-    A line takes three loops, of which the first and the last run on vector registers.
-    """
+    """As `rotate`, straight from a canvas. What lies outside the image is pixels of nothing, so nothing branches."""
     top, left, h, w = box[0], box[1], box[2], box[3]
     radians = math.radians(np.float64(angle))
     cos, sin = np.float32(math.cos(radians)), np.float32(math.sin(radians))
-    middle_x = np.float32(left) + np.float32(w) / np.float32(2)
-    middle_y = np.float32(top) + np.float32(h) / np.float32(2)
-    reach = (abs(sin) * np.float32(w) + abs(cos) * np.float32(h)) / np.float32(2) + np.float32(2)
+    half = np.float32(0.5)
+    middle_x, middle_y = np.float32(left) + np.float32(w) * half, np.float32(top) + np.float32(h) * half
+    reach = (abs(sin) * np.float32(w) + abs(cos) * np.float32(h)) * half + np.float32(2)
     first = min(max(math.floor(middle_y - reach), -1), height)
     _pack(canvas, height, width, first, max(min(math.ceil(middle_y + reach), height) + 2, 0), packed)
-    half, far_x, far_y = np.float32(0.5), np.float32(width), np.float32(height)
-    fx, fy = lines[:w], lines[w : 2 * w]
-    column, line = lines[2 * w : 3 * w].view(np.uint32), lines[7 * w : 8 * w].view(np.uint32)
-    a, b = lines[3 * w : 4 * w].view(np.uint32), lines[4 * w : 5 * w].view(np.uint32)
-    c, d = lines[5 * w : 6 * w].view(np.uint32), lines[6 * w : 7 * w].view(np.uint32)
-    row = np.uint64(width + 3)
+    fx, fy = lines[:w], lines[w:][:w]
+    column, line = lines[2 * w :][:w].view(np.uint32), lines[3 * w :][:w].view(np.uint32)
+    a, b = lines[4 * w :][:w].view(np.uint32), lines[5 * w :][:w].view(np.uint32)
+    c, d = lines[6 * w :][:w].view(np.uint32), lines[7 * w :][:w].view(np.uint32)
     for i in range(h):
-        dy = np.float32(i) + half - np.float32(h) / np.float32(2)
-        start_x, start_y = middle_x - sin * dy, middle_y + cos * dy
-        for j in range(w):
-            dx = np.float32(np.int32(j)) + half - np.float32(w) / np.float32(2)
-            x = min(max((cos * dx + start_x) - half, -_ONE), far_x)
-            y = min(max((sin * dx + start_y) - half, -_ONE), far_y)
-            x0, y0 = np.floor(x), np.floor(y)
-            fx[j], fy[j] = x - x0, y - y0
-            column[j], line[j] = np.uint32(np.int32(x0 + _ONE)), np.uint32(np.int32(y0 + _ONE))
-        for j in range(w):
-            at = np.uint64(line[j]) * row + np.uint64(column[j])
-            a[j], b[j] = packed[at], packed[at + np.uint64(1)]
-            c[j], d[j] = packed[at + row], packed[at + row + np.uint64(1)]
-        red, green, blue = (
-            out[i * w : i * w + w],
-            out[(h + i) * w : (h + i) * w + w],
-            out[(2 * h + i) * w : (2 * h + i) * w + w],
-        )
-        for j in range(w):
-            share = _between(a[j], b[j], c[j], d[j], 24, fx[j], fy[j])
-            red[j] = (_between(a[j], b[j], c[j], d[j], 0, fx[j], fy[j]) - fill) * share + fill
-            green[j] = (_between(a[j], b[j], c[j], d[j], 8, fx[j], fy[j]) - fill) * share + fill
-            blue[j] = (_between(a[j], b[j], c[j], d[j], 16, fx[j], fy[j]) - fill) * share + fill
+        dy = np.float32(i) + half - np.float32(h) * half
+        x, y = middle_x - sin * dy - half, middle_y + cos * dy - half
+        from_middle = half - np.float32(w) * half
+        _places(x, y, cos, sin, from_middle, np.float32(width), np.float32(height), column, line, fx, fy)
+        _fetch(packed, np.uint64(width + 3), column, line, a, b, c, d)
+        red, green, blue = out[i * w :][:w], out[(h + i) * w :][:w], out[(2 * h + i) * w :][:w]
+        _interpolate(a, b, c, d, fx, fy, fill, red, green, blue)
 
 
 @pixels

@@ -13,6 +13,21 @@ LANES = 16
 intrinsic: Any = numba.extending.intrinsic
 
 
+@intrinsic
+def wide(typing: Any) -> Any:
+    """Let the loops of the function that calls this use the widest registers there are.
+
+    LLVM keeps to half of AVX-512's, lest a processor clock down; here they gain a quarter all the same.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        # An attribute llvmlite has no name for: its set checks names, the plain set does not.
+        set.add(builder.function.attributes, '"prefer-vector-width"="512"')
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
 def _pointer(context: Any, builder: Any, kind: Any, array: Any, offset: Any) -> Any:
     data = context.make_array(kind)(context, builder, array).data
     return builder.gep(data, [offset])

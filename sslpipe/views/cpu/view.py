@@ -30,7 +30,7 @@ from sslpipe.views.cpu.colour import (
 from sslpipe.views.cpu.compiling import entry, exact, pixels
 from sslpipe.views.cpu.source import load_image, rotate, rotate_bytes, unit
 from sslpipe.views.cpu.taps import make_bands, taps
-from sslpipe.views.cpu.vectors import LANES, blend, blend_4, claim, weigh
+from sslpipe.views.cpu.vectors import LANES, blend, blend_4, claim, weigh, wide
 
 # `ViewSpec.order` in numbers.
 CROP_STEP, JITTER_STEP, GREY_STEP, BLUR_STEP, SOLARIZE_STEP = range(5)
@@ -83,28 +83,46 @@ def _write(
     first: int,
     end: int,
     vflip: bool,
+    mean: np.ndarray,
+    inverse: np.ndarray,
+) -> None:
+    """Normalise rows into out [3, S, S], upside down where the view drew it."""
+    wide()
+    for c in range(3):
+        m, s = mean[c], inverse[c]
+        for row in range(first, end):
+            source = x[(c * size + row) * pitch :][:size]
+            target = out[c, size - 1 - row if vflip else row]
+            for i in range(size):
+                target[i] = (source[i] - m) * s
+
+
+@pixels
+def _write_turned(
+    x: np.ndarray,
+    out: np.ndarray,
+    size: int,
+    pitch: int,
+    first: int,
+    end: int,
+    vflip: bool,
     turns: int,
     mean: np.ndarray,
     inverse: np.ndarray,
 ) -> None:
-    """Normalise rows into out [3, S, S], upside down or turned by quarters where the view drew it."""
+    """As `_write`, then turned counter-clockwise by one to three quarters."""
     last = size - 1
     for c in range(3):
         m, s = mean[c], inverse[c]
         for row in range(first, end):
-            source = x[(c * size + row) * pitch : (c * size + row) * pitch + size]
+            source = x[(c * size + row) * pitch :][:size]
             y = last - row if vflip else row
-            if turns == 0:
-                target = out[c, y]
-                for i in range(size):
-                    target[i] = (source[i] - m) * s
-            elif turns == 1:
+            if turns == 1:
                 for i in range(size):
                     out[c, last - i, y] = (source[i] - m) * s
             elif turns == 2:
-                target = out[c, last - y]
                 for i in range(size):
-                    target[last - i] = (source[i] - m) * s
+                    out[c, last - y, last - i] = (source[i] - m) * s
             else:
                 for i in range(size):
                     out[c, i, last - y] = (source[i] - m) * s
@@ -366,7 +384,12 @@ def render_rows(
                     for k in range(i, j):
                         apply(late[k], r, g, b, late_factors[k])
                     if j == ops:
-                        _write(x, out[n], size, pitch, first, end, vflip[n], turns[n], mean, inverse)
+                        if turns[n] == 0:
+                            _write(x, out[n], size, pitch, first, end, vflip[n], mean, inverse)
+                        else:
+                            _write_turned(
+                                x, out[n], size, pitch, first, end, vflip[n], turns[n], mean, inverse
+                            )
                     elif late[j] == CONTRAST:
                         total += total_luma(r, g, b)
                 if j == ops:
