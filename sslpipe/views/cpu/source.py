@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from sslpipe.views.cpu.compiling import pixels
-from sslpipe.views.cpu.vectors import wide
+from sslpipe.views.cpu.vectors import eight_bytes, wide
 
 _UNIT = np.float32(1 / 255)
 _ONE, _ZERO = np.float32(1), np.float32(0)
@@ -62,32 +62,20 @@ def rotate(
 
 
 @pixels
-def _pack(canvas: np.ndarray, height: int, width: int, first: int, end: int, packed: np.ndarray) -> None:
-    """Lines `first` to `end` of an image as 32-bit pixels, red lowest and 255 on top.
+def _weights(place: np.float32, last: np.float32) -> tuple[np.float32, np.float32, np.float32]:
+    """The first of the two pixels 0 … `last` that lie about a place, and what each of them weighs there.
 
-    Line y begins at (y + 1) · (width + 3), with an empty pixel before and two after it; lines outside are empty.
+    Pixels that are not there weigh nothing: at the edges the pair is the outermost one.
     """
-    pitch = width + 3
-    for y in range(first, end):
-        target = packed[(y + 1) * pitch : (y + 2) * pitch]
-        target[:] = 0
-        if 0 <= y < height:
-            source, inside = canvas[y], target[1 : width + 1]
-            for x in range(width):
-                red, green, blue = np.uint32(source[x, 0]), np.uint32(source[x, 1]), np.uint32(source[x, 2])
-                inside[x] = red | green << np.uint32(8) | blue << np.uint32(16) | np.uint32(0xFF000000)
-
-
-@pixels
-def _between(
-    a: np.uint32, b: np.uint32, c: np.uint32, d: np.uint32, shift: int, fx: np.float32, fy: np.float32
-) -> np.float32:
-    """One channel of four packed pixels, bilinear, in [0, 1]."""
-    mask, bits = np.uint32(255), np.uint32(shift)
-    p, q = np.float32(np.int32((a >> bits) & mask)), np.float32(np.int32((b >> bits) & mask))
-    r, s = np.float32(np.int32((c >> bits) & mask)), np.float32(np.int32((d >> bits) & mask))
-    upper, lower = p + fx * (q - p), r + fx * (s - r)
-    return (upper + fy * (lower - upper)) * _UNIT
+    low = np.floor(place)
+    part = place - low
+    one = part if low < _ZERO else _ONE - part if low < last else _ZERO
+    other = part if low < last else _ONE - part
+    if low < _ZERO:
+        other = _ZERO
+    gone = place <= -_ONE or place >= last + _ONE
+    first = min(max(low, _ZERO), last - _ONE)
+    return first, _ZERO if gone else one, _ZERO if gone else other
 
 
 @pixels
@@ -96,28 +84,27 @@ def _places(
     y: np.float32,
     cos: np.float32,
     sin: np.float32,
-    from_middle: np.float32,
-    far_x: np.float32,
-    far_y: np.float32,
+    last_x: np.float32,
+    last_y: np.float32,
     column: np.ndarray,
     line: np.ndarray,
-    fx: np.ndarray,
-    fy: np.ndarray,
+    weights: np.ndarray,
 ) -> None:
-    """Where a row of outputs comes from: the packed pixel above and left, and the fractions beyond it."""
+    """Where a row of outputs comes from: the upper left of four pixels, and the weights of left, right, up and down."""
     wide()
-    for j in range(fx.size):
-        dx = np.float32(np.int32(j)) + from_middle
-        px, py = min(max(cos * dx + x, -_ONE), far_x), min(max(sin * dx + y, -_ONE), far_y)
-        x0, y0 = np.floor(px), np.floor(py)
-        fx[j], fy[j] = px - x0, py - y0
-        column[j], line[j] = np.uint32(np.int32(x0 + _ONE)), np.uint32(np.int32(y0 + _ONE))
+    n = column.size
+    left, right, up, down = weights[:n], weights[n:][:n], weights[2 * n :][:n], weights[3 * n :][:n]
+    for j in range(n):
+        place = np.float32(np.int32(j))
+        first_x, left[j], right[j] = _weights(cos * place + x, last_x)
+        first_y, up[j], down[j] = _weights(sin * place + y, last_y)
+        column[j], line[j] = np.uint32(np.int32(first_x)), np.uint32(np.int32(first_y))
 
 
 @pixels
 def _fetch(
-    packed: np.ndarray,
-    pitch: np.uint64,
+    data: np.ndarray,
+    pitch: int,
     column: np.ndarray,
     line: np.ndarray,
     a: np.ndarray,
@@ -125,12 +112,17 @@ def _fetch(
     c: np.ndarray,
     d: np.ndarray,
 ) -> None:
-    """The four packed pixels around each place."""
+    """The four pixels at each place, red lowest. Eight bytes hold two neighbours, and never reach beyond the canvas."""
     for j in range(column.size):
-        at = np.uint64(line[j]) * pitch + np.uint64(column[j])
-        below = at + pitch
-        a[j], b[j] = packed[at], packed[at + np.uint64(1)]
-        c[j], d[j] = packed[below], packed[below + np.uint64(1)]
+        at = np.int64(line[j]) * pitch + np.int64(column[j]) * 3
+        above, below = eight_bytes(data, at), eight_bytes(data, at + pitch - 2) >> np.uint64(16)
+        a[j], b[j] = np.uint32(above), np.uint32(above >> np.uint64(24))
+        c[j], d[j] = np.uint32(below), np.uint32(below >> np.uint64(24))
+
+
+@pixels
+def _channel(pixel: np.uint32, bits: int) -> np.float32:
+    return np.float32(np.int32((pixel >> np.uint32(bits)) & np.uint32(255)))
 
 
 @pixels
@@ -139,20 +131,20 @@ def _interpolate(
     b: np.ndarray,
     c: np.ndarray,
     d: np.ndarray,
-    fx: np.ndarray,
-    fy: np.ndarray,
+    weights: np.ndarray,
+    bits: int,
     fill: np.float32,
-    red: np.ndarray,
-    green: np.ndarray,
-    blue: np.ndarray,
+    out: np.ndarray,
 ) -> None:
-    """A row, weighed twice by the share of each output that is image, as torchvision does."""
+    """One channel of a row, weighed twice by the share of each output that is image, as torchvision does."""
     wide()
-    for j in range(red.size):
-        share = _between(a[j], b[j], c[j], d[j], 24, fx[j], fy[j])
-        red[j] = (_between(a[j], b[j], c[j], d[j], 0, fx[j], fy[j]) - fill) * share + fill
-        green[j] = (_between(a[j], b[j], c[j], d[j], 8, fx[j], fy[j]) - fill) * share + fill
-        blue[j] = (_between(a[j], b[j], c[j], d[j], 16, fx[j], fy[j]) - fill) * share + fill
+    n = out.size
+    left, right, up, down = weights[:n], weights[n:][:n], weights[2 * n :][:n], weights[3 * n :][:n]
+    for j in range(n):
+        upper = _channel(a[j], bits) * left[j] + _channel(b[j], bits) * right[j]
+        lower = _channel(c[j], bits) * left[j] + _channel(d[j], bits) * right[j]
+        share = (left[j] + right[j]) * (up[j] + down[j])
+        out[j] = ((upper * up[j] + lower * down[j]) * _UNIT - fill) * share + fill
 
 
 @pixels
@@ -163,31 +155,31 @@ def rotate_bytes(
     box: np.ndarray,
     angle: np.float32,
     fill: np.float32,
-    packed: np.ndarray,
     lines: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """As `rotate`, straight from a canvas. What lies outside the image is pixels of nothing, so nothing branches."""
+    """As `rotate`, straight from a canvas whose image has two pixels or more each way. Nothing branches on a pixel."""
     top, left, h, w = box[0], box[1], box[2], box[3]
     radians = math.radians(np.float64(angle))
     cos, sin = np.float32(math.cos(radians)), np.float32(math.sin(radians))
     half = np.float32(0.5)
     middle_x, middle_y = np.float32(left) + np.float32(w) * half, np.float32(top) + np.float32(h) * half
-    reach = (abs(sin) * np.float32(w) + abs(cos) * np.float32(h)) * half + np.float32(2)
-    first = min(max(math.floor(middle_y - reach), -1), height)
-    _pack(canvas, height, width, first, max(min(math.ceil(middle_y + reach), height) + 2, 0), packed)
-    fx, fy = lines[:w], lines[w:][:w]
-    column, line = lines[2 * w :][:w].view(np.uint32), lines[3 * w :][:w].view(np.uint32)
-    a, b = lines[4 * w :][:w].view(np.uint32), lines[5 * w :][:w].view(np.uint32)
-    c, d = lines[6 * w :][:w].view(np.uint32), lines[7 * w :][:w].view(np.uint32)
+    from_middle = half - np.float32(w) * half
+    data, pitch = canvas.reshape(-1), 3 * canvas.shape[1]
+    last_x, last_y = np.float32(width - 1), np.float32(height - 1)
+    column, line = lines[:w].view(np.uint32), lines[w:][:w].view(np.uint32)
+    a, b = lines[2 * w :][:w].view(np.uint32), lines[3 * w :][:w].view(np.uint32)
+    c, d = lines[4 * w :][:w].view(np.uint32), lines[5 * w :][:w].view(np.uint32)
+    weights = lines[6 * w :][: 4 * w]
     for i in range(h):
         dy = np.float32(i) + half - np.float32(h) * half
-        x, y = middle_x - sin * dy - half, middle_y + cos * dy - half
-        from_middle = half - np.float32(w) * half
-        _places(x, y, cos, sin, from_middle, np.float32(width), np.float32(height), column, line, fx, fy)
-        _fetch(packed, np.uint64(width + 3), column, line, a, b, c, d)
-        red, green, blue = out[i * w :][:w], out[(h + i) * w :][:w], out[(2 * h + i) * w :][:w]
-        _interpolate(a, b, c, d, fx, fy, fill, red, green, blue)
+        x = (middle_x - sin * dy) - half + cos * from_middle
+        y = (middle_y + cos * dy) - half + sin * from_middle
+        _places(x, y, cos, sin, last_x, last_y, column, line, weights)
+        _fetch(data, pitch, column, line, a, b, c, d)
+        for channel in range(3):
+            row = out[(channel * h + i) * w :][:w]
+            _interpolate(a, b, c, d, weights, 8 * channel, fill, row)
 
 
 @pixels

@@ -197,6 +197,20 @@ blend, blend_4 = _blender(LANES), _blender(4 * LANES)
 
 
 @intrinsic
+def eight_bytes(typing: Any, data: Any, at: Any) -> Any:
+    """Bytes data[at] … data[at + 7] as one uint64, the first lowest; wherever they lie."""
+    signature = types.uint64(data, types.intp)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
+        load = builder.load(builder.bitcast(pointer, ir.IntType(64).as_pointer()))
+        load.align = 1
+        return load
+
+    return signature, codegen
+
+
+@intrinsic
 def claim(typing: Any, counter: Any, amount: Any) -> Any:
     """Add to counter[0] and return what it was, whatever other threads do meanwhile."""
     signature = types.intp(counter, types.intp)

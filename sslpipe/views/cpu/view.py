@@ -277,9 +277,9 @@ def render_rows(
     at += extent + pitch + 2 * half + 2 * LANES
     weights = scratch[at : at + half + 1]
     at += half + 1
-    image = scratch[at : at + 3 * (extent + 3) * (extent + 3)] if rotates or crop_step else scratch[:0]
+    image = scratch[at : at + 3 * extent * extent] if rotates or crop_step else scratch[:0]
     at += image.size
-    lines = scratch[at : at + 8 * extent] if rotates else scratch[:0]
+    lines = scratch[at : at + 10 * extent] if rotates else scratch[:0]
     at += lines.size
     turned = scratch[at : at + 3 * extent * extent] if rotates else scratch[:0]
 
@@ -326,16 +326,15 @@ def render_rows(
 
             planar = rotates or early_ops > 0  # else rows are read straight from the canvas
             picture, plane, start_of_crop, row_step = row, 0, 3 * (top * extent + left), 3 * extent
-            if early_ops > 0:
+            tiny = min(height, width) < 2
+            if early_ops > 0 or (rotates and tiny):
                 load_image(canvas, height, width, image)
                 colour_whole(image, height * width, early, early_factors, early_ops)
                 picture, plane, start_of_crop, row_step = image, height * width, top * width + left, width
                 if rotates:
                     rotate(image, height, width, boxes[n], angle[n], fill, turned)
             elif rotates:
-                rotate_bytes(
-                    canvas, height, width, boxes[n], angle[n], fill, image.view(np.uint32), lines, turned
-                )
+                rotate_bytes(canvas, height, width, boxes[n], angle[n], fill, lines, turned)
             if rotates:
                 picture, plane, start_of_crop, row_step = turned, box_height * box_width, 0, box_width
 
