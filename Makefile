@@ -1,6 +1,7 @@
 # make repro   set up, run the pipeline, print the results      make test    all tests
 # make ui      MLflow on localhost                              make bench   benchmarks
 # make setup   only create .venv                                make lint    style and types
+# make gpu     tests and figures that want a GPU
 
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -9,9 +10,9 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME CONDA_PREFIX
 
-.PHONY: help setup repro test ui bench lint format clean
+.PHONY: help setup repro test ui bench gpu lint format clean
 help:
-	@sed -n 's/^# \?//p' Makefile | head -3
+	@sed -n 's/^# \?//p' Makefile | head -4
 
 setup: $(VENV)/.ready
 
@@ -41,6 +42,12 @@ ui: setup
 
 bench: setup
 	@for script in benchmarks/*.py; do echo "== $$script"; python $$script || exit 1; done
+
+# Everything that wants a GPU, in a few minutes: the tests that skip without one, and the figures of views.
+gpu: setup
+	@python -m pytest -q -m gpu tests
+	@python benchmarks/views.py --device cuda --batch 256 --sizes 224 96
+	@python benchmarks/views.py --device cuda --batch 4096 --sizes 32 --recipes simclr
 
 lint: setup
 	@ruff check . && ruff format --check . && mypy

@@ -55,17 +55,19 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=1, help="default: 1")
     parser.add_argument("--epochs", type=int, help="default: as params.yaml says")
+    parser.add_argument("--renderer", default="auto", help="of the views; default: auto")
     parser.add_argument("--out", type=Path, help="also write the numbers as JSON to this file")
     options = parser.parse_args()
     results: dict[str, list[dict[str, float]]] = {}
     for seed in range(options.seeds):
         for name in options.methods:
-            results.setdefault(name, []).append(run(settings_for(name, seed, options.epochs)))
+            results.setdefault(name, []).append(
+                run(settings_for(name, seed, options.epochs, options.renderer))
+            )
             print(f"{name}, seed {seed}: {results[name][-1]}", flush=True)
     machine = f"{os.cpu_count()} cores, {describe(resolve())}, {platform.system()}, torch {torch.__version__}"
-    print(
-        f"\n{time.strftime('%Y-%m-%d')}; {machine}; n = {options.seeds} seeds; top-1 on test in %, mean ± std\n"
-    )
+    what = f"renderer {options.renderer}; n = {options.seeds} seeds; top-1 on test in %, mean ± std"
+    print(f"\n{time.strftime('%Y-%m-%d')}; {machine}; {what}\n")
     print(table(results))
     if options.out:
         scratch.write_json(
@@ -73,10 +75,11 @@ def main() -> None:
         )
 
 
-def settings_for(name: str, seed: int, epochs: int | None) -> Settings:
-    """params.yaml with this method and seed."""
+def settings_for(name: str, seed: int, epochs: int | None, renderer: str) -> Settings:
+    """params.yaml with this method, seed and renderer."""
     raw = json.loads(json.dumps(read(ROOT / "params.yaml")))
     raw["seed"], raw["pretrain"]["method"] = seed, name
+    raw["views"]["renderer"] = renderer
     raw["pretrain"]["epochs"] = epochs or raw["pretrain"]["epochs"]
     return Settings(raw)
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import importlib.util
+import resource
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -252,3 +254,18 @@ def test_held_views_are_never_written_over_and_dropped_ones_make_room() -> None:
     assert held[0].pixels.data_ptr() not in places
     for view, pixels in zip(held, before, strict=True):
         assert torch.equal(view.pixels, pixels)
+
+
+def test_memory_does_not_grow_over_ten_thousand_batches() -> None:
+    engine = ViewEngine(Recipe(views=(ViewSpec(size=8, jitter=Jitter(), blur=0.5),)), seed=0)
+    batch = batch_of(2, resolution=8)
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    for epoch in range(500):
+        engine(batch, epoch)
+    before = resident()
+    for epoch in range(10_000):
+        engine(batch, epoch)
+    assert resident() - before < 8 << 20
