@@ -10,9 +10,22 @@ import pytest
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
+#: The longest files first, so that no worker is left with one at the end.
+FIRST = (
+    "test_repro.py",
+    "test_interruptions.py",
+    "test_triton.py",
+    "test_torchvision_views.py",
+    "test_cpu.py",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # The longest file first, so that no worker is left with it at the end; the sort is stable.
-    items.sort(key=lambda item: ("pipeline" not in item.path.parts, item.path.name != "test_repro.py"))
+    def place(item: pytest.Item) -> tuple[bool, int]:
+        rank = FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST)
+        return "pipeline" not in item.path.parts, rank
+
+    items.sort(key=place)  # stable
     if not any(item.get_closest_marker("gpu") for item in items):
         return
     import torch

@@ -130,7 +130,7 @@ def _workers(count: int) -> ThreadPoolExecutor:
     """Threads of this process; a forked child has none of its parent's."""
     global _pool
     if _pool is None or _pool[0] != os.getpid() or _pool[1] < count:
-        _pool = (os.getpid(), count, ThreadPoolExecutor(count, thread_name_prefix="sslpipe-views"))
+        _pool = (os.getpid(), count, ThreadPoolExecutor(count, thread_name_prefix="view-renderer"))
     return _pool[2]
 
 
