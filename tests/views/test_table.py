@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 from sslpipe.views import Jitter, ViewSpec, philox
-from sslpipe.views.table import Table, draw
+from sslpipe.views.table import Table, _draw_compiled, draw, draw_plainly
 
 SEED = 11
 
@@ -212,3 +212,27 @@ def test_what_is_off_stays_off() -> None:
     assert not any(values.any() for values in (drawn.turns, drawn.sigma, drawn.angle))
     certain = table(ViewSpec(size=8, hflip=1, grey=1, blur=1, solarize=1, jitter=Jitter(probability=1)), 500)
     assert (certain.hflip & certain.grey & (certain.sigma > 0) & certain.solarize & certain.jitter).all()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_compiled_loop_draws_the_very_numbers_of_the_plain_one(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    low, narrow = rng.uniform(0.01, 0.9), rng.uniform(0.01, 2)
+    jitter = Jitter(probability=0.7, brightness=1.4, contrast=0.4, saturation=0.2, hue=0.3)
+    spec = ViewSpec(
+        size=32, scale=(low, 1.0), ratio=(narrow, narrow * rng.uniform(1, 4)), hflip=0.5, vflip=0.3,
+        rotation=rng.uniform(0, 180), quarter_turns=bool(seed % 2), jitter=jitter if seed % 3 else None,
+        grey=0.2, blur=0.5, solarize=0.2,
+    )  # fmt: skip
+    named = {
+        "seed": int(rng.integers(0, 2**63)),
+        "epoch": int(rng.integers(0, 1000)),
+        "index": rng.integers(0, 2**40, 500),
+        "view": rng.integers(0, 4000, 500) if seed % 4 else 7,
+        "size": rng.integers(1, 5000, (500, 2)).astype(np.int32),
+    }
+    compiled, plain = _draw_compiled(spec, **named), draw_plainly(spec, **named)
+    for name, expected in vars(plain).items():
+        actual = getattr(compiled, name)
+        assert actual.dtype == expected.dtype, name
+        assert (actual == expected).all(), name
