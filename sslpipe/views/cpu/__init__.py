@@ -105,9 +105,19 @@ def _scratch_floats(
     """What `view.render_rows` takes out of its scratch."""
     pitch = -(-size // LANES) * LANES
     pictures = 3 * size * pitch + 3 * (size + 2 * half) * pitch
-    rows = slots * 3 * pitch + pitch * reaches + 3 * extent + extent + pitch + 2 * half + 2 * LANES + half + 1
-    whole = 3 * extent**2 if rotates or early else 0
-    return pictures + rows + whole + (10 * extent + 3 * extent**2 if rotates else 0)
+    rows = (
+        slots * 3 * pitch
+        + pitch * reaches
+        + 3 * (extent + LANES)
+        + extent
+        + pitch
+        + 2 * half
+        + 2 * LANES
+        + half
+        + 1
+    )
+    whole = 3 * extent**2 if early else 3 * extent if rotates else 0
+    return pictures + rows + (2 * whole if rotates else whole)
 
 
 def _scratch(floats: int) -> NDArray[np.float32]:

@@ -13,6 +13,8 @@ rounding order; only pixel arithmetic may use fused multiply-add.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from sslpipe.views.cpu.blur import blur_across, blur_down, gaussian
@@ -28,13 +30,14 @@ from sslpipe.views.cpu.colour import (
     towards,
 )
 from sslpipe.views.cpu.compiling import entry, exact, pixels
-from sslpipe.views.cpu.source import load_image, rotate, rotate_bytes, unit
+from sslpipe.views.cpu.source import load_image, rotate, rotate_row, unit
 from sslpipe.views.cpu.taps import make_bands, taps
-from sslpipe.views.cpu.vectors import LANES, blend, blend_4, claim, weigh, wide
+from sslpipe.views.cpu.vectors import LANES, blend, blend_4, claim, expect, weigh, wide
 
 # `ViewSpec.order` in numbers.
 CROP_STEP, JITTER_STEP, GREY_STEP, BLUR_STEP, SOLARIZE_STEP = range(5)
 _RESIZE, _CONTRASTED, _BLURRED = range(3)  # where a phase's rows come from
+_BYTES, _PICTURE, _TURNED = range(3)  # where a crop's rows come from
 _ONE, _ZERO = np.float32(1), np.float32(0)
 
 
@@ -151,9 +154,27 @@ def _mix(
 
 
 @pixels
+def _bring_near(canvas: np.ndarray, height: int, width: int, box: np.ndarray) -> None:
+    """Ask for the pixels that a turned crop may need: its reads go across rows, which no processor foresees."""
+    data, pitch = canvas.reshape(-1), 3 * canvas.shape[1]
+    reach = (box[2] + box[3]) // 8
+    for y in range(max(box[0] - reach, 0), min(box[0] + box[2] + reach, height)):
+        for at in range(
+            y * pitch + 3 * max(box[1] - reach, 0), y * pitch + 3 * min(box[1] + box[3] + reach, width), 64
+        ):
+            expect(data, at)
+
+
+@pixels
 def _resize(
     canvas: np.ndarray,
-    planar: bool,
+    origin: int,
+    image_height: int,
+    image_width: int,
+    box: np.ndarray,
+    cos: np.float32,
+    sin: np.float32,
+    fill: np.float32,
     picture: np.ndarray,
     start: int,
     step: int,
@@ -176,15 +197,19 @@ def _resize(
 ) -> int:
     """Output rows `first` to `end` of a crop, into x; returns how many of the crop's rows are resized across so far.
 
-    Row y of the crop begins at start + y · step of a canvas of bytes, or, if `planar`, at c · plane more for
-    channel c of a picture.
+    Row y of the crop begins at start + y · step of a canvas of bytes; or at c · plane more for channel c of a
+    picture; or it is made by turning the canvas.
     """
+    data = canvas.reshape(-1)
     for output in range(first, end):
         low, count = taps(output, height, size, cubic, line)
         while ready < low + count:
             slot = (ready % slots) * 3 * pitch
-            if planar:
+            if origin != _BYTES:
                 at = start + ready * step
+                if origin == _TURNED:
+                    rotate_row(canvas, image_height, image_width, box, cos, sin, fill, ready, row, plane)
+                    at = 0
                 for block in range(starts.shape[0]):
                     weigh(
                         ring,
@@ -199,7 +224,7 @@ def _resize(
                         starts[block, 1],
                     )
             else:
-                unit(canvas[start + ready * step : start + ready * step + 3 * width], row)
+                unit(data[start + ready * step : start + ready * step + 3 * width], row)
                 for block in range(starts.shape[0]):
                     weigh(
                         ring,
@@ -271,17 +296,16 @@ def render_rows(
     at += slots * 3 * pitch
     bands = scratch[at : at + blocks * reaches * LANES]
     at += blocks * reaches * LANES
-    row = scratch[at : at + 3 * extent]
-    at += 3 * extent
+    row = scratch[at : at + 3 * (extent + LANES)]
+    at += row.size
     line = scratch[at : at + extent + pitch + 2 * half + 2 * LANES]
     at += extent + pitch + 2 * half + 2 * LANES
     weights = scratch[at : at + half + 1]
     at += half + 1
-    image = scratch[at : at + 3 * extent * extent] if rotates or crop_step else scratch[:0]
+    whole = 3 * extent * extent if crop_step else 3 * extent if rotates else 0  # 3 · extent: one pixel wide
+    image = scratch[at : at + whole]
     at += image.size
-    lines = scratch[at : at + 10 * extent] if rotates else scratch[:0]
-    at += lines.size
-    turned = scratch[at : at + 3 * extent * extent] if rotates else scratch[:0]
+    turned = scratch[at : at + whole] if rotates else scratch[:0]
 
     starts = np.empty((blocks, 3), np.intp)
     early, late = np.empty(8, np.int64), np.empty(8, np.int64)
@@ -324,19 +348,27 @@ def render_rows(
                 late_factors,
             )
 
-            planar = rotates or early_ops > 0  # else rows are read straight from the canvas
-            picture, plane, start_of_crop, row_step = row, 0, 3 * (top * extent + left), 3 * extent
-            tiny = min(height, width) < 2
-            if early_ops > 0 or (rotates and tiny):
+            origin, picture, plane, start_of_crop, row_step = (
+                _BYTES,
+                row,
+                0,
+                3 * (top * extent + left),
+                3 * extent,
+            )
+            cos = sin = _ZERO
+            if early_ops > 0 or (rotates and min(height, width) < 2):
                 load_image(canvas, height, width, image)
                 colour_whole(image, height * width, early, early_factors, early_ops)
-                picture, plane, start_of_crop, row_step = image, height * width, top * width + left, width
+                origin, picture, plane = _PICTURE, image, height * width
+                start_of_crop, row_step = top * width + left, width
                 if rotates:
                     rotate(image, height, width, boxes[n], angle[n], fill, turned)
+                    picture, plane, start_of_crop, row_step = turned, box_height * box_width, 0, box_width
             elif rotates:
-                rotate_bytes(canvas, height, width, boxes[n], angle[n], fill, lines, turned)
-            if rotates:
-                picture, plane, start_of_crop, row_step = turned, box_height * box_width, 0, box_width
+                radians = math.radians(np.float64(angle[n]))
+                cos, sin = np.float32(math.cos(radians)), np.float32(math.sin(radians))
+                _bring_near(canvas, height, width, boxes[n])
+                origin, plane = _TURNED, (box_width + LANES - 1) // LANES * LANES
 
             make_bands(box_width, size, cubic, hflip[n], line, starts, bands)
             ready = 0  # rows of the crop that are resized across
@@ -351,8 +383,14 @@ def render_rows(
                     end = min(first + rows_a_tile, size)
                     if phase == _RESIZE:
                         ready = _resize(
-                            canvas.reshape(-1),
-                            planar,
+                            canvas,
+                            origin,
+                            height,
+                            width,
+                            boxes[n],
+                            cos,
+                            sin,
+                            fill,
                             picture,
                             start_of_crop,
                             row_step,
