@@ -27,8 +27,9 @@ from sslpipe.data.sources import open_source
 from sslpipe.device import describe, make_deterministic, resolve
 from sslpipe.evals import finetune, linear, neighbours
 from sslpipe.evals.embed import embed
+from sslpipe.methods.base import Preparation
 from sslpipe.settings import Settings
-from sslpipe.training.build import build_method, patch_size
+from sslpipe.training.build import build_method, check_batch, patch_size
 from sslpipe.training.checkpoint import Checkpoints
 from sslpipe.training.loop import train
 from sslpipe.views.engine import ViewEngine
@@ -121,13 +122,15 @@ def pretrain(settings: Settings, manifest: Manifest, folder: Path) -> tuple[Any,
     recipe = resolve_recipe(paper, dataset=manifest.recipe, user=settings.views.recipe, **statistics_)
     method = build_method(config, settings.method, size, seed).to(device)
     loader = Loader(open_split(folder / "shards", "train"), batch_size=config.batch_size, seed=seed)
+    for warning in check_batch(method, config, len(loader.reader)):
+        print(f"{config.method}: {warning}", flush=True)
+    method.prepare(Preparation(loader.reader, recipe, device, seed, lambda key: folder / "prepared" / key))
     history = train(
         method,
         loader,
         ViewEngine(recipe, seed=seed, device=device, renderer=settings.views.renderer),
         config,
         settings.method.optimizer,
-        device=device,
         seed=seed,
         checkpoints=Checkpoints(folder / "checkpoints"),
     )

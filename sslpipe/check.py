@@ -134,7 +134,7 @@ def check_networks(settings: Settings, source: Source) -> Iterator[str]:
     import torch
 
     from sslpipe import methods
-    from sslpipe.training.build import backbone_name, build_method
+    from sslpipe.training.build import backbone_name, build_method, check_batch
     from sslpipe.views.recipe import resolve
 
     pretrain, size = settings.pretrain, settings.views.size
@@ -143,6 +143,8 @@ def check_networks(settings: Settings, source: Source) -> Iterator[str]:
     parameters = sum(parameter.numel() for parameter in method.encoder.parameters())
     name = backbone_name(pretrain)
     yield f"method: {pretrain.method} trains {name}, {parameters / 1e6:.2f} M parameters, for {pretrain.epochs} epochs"
+    for warning in check_batch(method, pretrain, len(source.items("train"))):
+        yield f"  note: {warning}"
     patch = method.backbone.patch_size
     paper = methods.recipe(pretrain.method, size, patch_size=patch, config=settings.method)
     recipe = resolve(paper, dataset=source.recipe, user=settings.views.recipe)

@@ -129,7 +129,9 @@ def _synchronised(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
         _track(norm, mean_.detach(), variance.detach() * count / (count - 1))
     y = centred * (variance + norm.eps).rsqrt().view(shape)
     if norm.affine:
-        y = y * norm.weight.view(shape) + norm.bias.view(shape)
+        y = y * norm.weight.view(shape)
+        if norm.bias is not None:  # SimCLR's head scales and does not shift
+            y = y + norm.bias.view(shape)
     return y.to(x.dtype)
 
 

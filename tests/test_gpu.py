@@ -53,7 +53,6 @@ def test_training_runs_and_resumes(tmp_path: Path, precision: Any) -> None:
             ViewEngine(small_engine("byol").recipe, seed=0, device="cuda"),
             Config(epochs=epochs, batch_size=16, precision=precision, checkpoint_seconds=0),
             OptimizerConfig(rate=3e-3, rule="absolute", schedule="constant", warmup_epochs=0),
-            device=torch.device("cuda"),
             seed=0,
             checkpoints=Checkpoints(tmp_path),
         )

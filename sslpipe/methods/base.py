@@ -169,6 +169,17 @@ class Method(nn.Module, ABC):
     def step(self, views: list[View], clock: Clock) -> Step:
         """The loss of one batch; `views` are in the recipe's order."""
 
+    def embed(self, views: list[View]) -> tuple[Tensor, ...]:
+        """What the loss is taken of, [N, D] each, of any part of a batch; for `pretrain.gradient_cache`.
+
+        A method has it, and `loss`, where its loss compares the images of a batch with each other.
+        """
+        raise NotImplementedError
+
+    def loss(self, embeddings: tuple[Tensor, ...], clock: Clock) -> Step:
+        """The loss of a whole batch's embeddings."""
+        raise NotImplementedError
+
     @property
     def encoder(self) -> Backbone:
         """What is exported and evaluated."""
@@ -187,6 +198,22 @@ class Method(nn.Module, ABC):
                 group = plain if parameter.ndim <= 1 or name in undecayed else weights
                 group.parameters.append(parameter)
         return [group for group in (weights, plain) if group.parameters]
+
+    def check_batch(self, batch_size: int, images: int) -> list[str]:
+        """Refuse a batch that this method cannot learn from, before any work; returns what is worth a warning.
+
+        Args:
+            batch_size: images an optimiser step, over all ranks.
+            images: of the training split.
+
+        Raises:
+            UserError: says what to set instead.
+        """
+        if batch_size < 2:
+            raise UserError(
+                f"{type(self).__name__} cannot learn from a batch of {batch_size}: set pretrain.batch_size to 2 or more"
+            )
+        return []
 
     def before_update(self, clock: Clock) -> None:
         """Called when gradients are final, before clipping: freezes set `grad = None` here."""

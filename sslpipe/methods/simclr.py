@@ -64,11 +64,19 @@ class SimCLR(Method):
         return Recipe(views=(view.model_copy(update={"jitter": jitter}),))
 
     def step(self, views: list[View], clock: Clock) -> Step:
-        """One batch: both views go through the encoder together, so batch norm sees them together."""
+        """One batch."""
+        return self.loss(self.embed(views), clock)
+
+    def embed(self, views: list[View]) -> tuple[Tensor, ...]:
+        """z_i and z_j: both views go through the encoder together, so batch norm sees them together."""
         x = torch.cat([views[0].pixels, views[1].pixels])  # [2N, 3, S, S]
         h = self.backbone(x)  # [2N, D]
         z_i, z_j = self.projector(h).chunk(2)  # [N, d] each
-        z_i, z_j = gather(z_i), gather(z_j)  # the batch of all ranks
+        return z_i, z_j
+
+    def loss(self, embeddings: tuple[Tensor, ...], clock: Clock) -> Step:
+        """Of the batch of all ranks."""
+        z_i, z_j = (gather(z) for z in embeddings)
         loss = nt_xent(z_i, z_j, self.temperature)
         return Step(loss, {"positive_similarity": _similarity(z_i, z_j)})
 

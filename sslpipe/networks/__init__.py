@@ -10,11 +10,13 @@ if TYPE_CHECKING:
     from sslpipe.networks.heads import mlp
     from sslpipe.networks.momentum import Momentum, cosine_momentum
     from sslpipe.networks.patches import patchify, unpatchify
+    from sslpipe.networks.queue import Queue
 
 __all__ = [
     "Backbone",
     "MAEDecoder",
     "Momentum",
+    "Queue",
     "backbone",
     "cosine_momentum",
     "mlp",
@@ -26,6 +28,7 @@ _HOMES = {
     "Backbone": "backbones",
     "MAEDecoder": "decoders",
     "Momentum": "momentum",
+    "Queue": "queue",
     "backbone": "backbones",
     "cosine_momentum": "momentum",
     "mlp": "heads",

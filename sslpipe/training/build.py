@@ -7,6 +7,7 @@ import torch
 from sslpipe import methods, networks
 from sslpipe.methods.base import Method, MethodConfig
 from sslpipe.networks.backbones import Backbone, ConvBackbone
+from sslpipe.training import accumulation
 from sslpipe.training.config import Config
 
 
@@ -32,6 +33,16 @@ def build_method(config: Config, method_config: MethodConfig, image_size: int, s
         UserError: unknown name or option, or a backbone that the method cannot train.
     """
     return methods.build(config.method, build_backbone(config, image_size, seed), method_config)
+
+
+def check_batch(method: Method, config: Config, images: int) -> list[str]:
+    """What is worth a warning about the batch of these settings, for a training split of so many images.
+
+    Raises:
+        UserError: the method cannot learn from such a batch, or it cannot be cut into its parts.
+    """
+    accumulation.check(method, config)
+    return method.check_batch(config.batch_size, images)
 
 
 def patch_size(config: Config, image_size: int) -> int | None:

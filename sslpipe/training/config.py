@@ -21,6 +21,13 @@ class Config(Base):
     )
     epochs: int = Field(36, ge=1)
     batch_size: int = Field(128, ge=2)
+    accumulate: int = Field(
+        1, ge=1, description="parts that a batch goes through one after another, to save memory"
+    )
+    gradient_cache: bool = Field(
+        False,
+        description="with parts: the loss of the whole batch all the same, for twice the forward passes",
+    )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on GPUs that have it")
     deterministic: bool = Field(True, description="the same seed gives the same weights, bit for bit")

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from sslpipe.data.loader import Loader
-from sslpipe.device import autocast
 from sslpipe.methods.base import Clock, Method, OptimizerConfig, Step
 from sslpipe.progress import progress
-from sslpipe.training import guards, optim
+from sslpipe.training import accumulation, guards, optim
 from sslpipe.training.checkpoint import Checkpoints
 from sslpipe.training.config import Config
 from sslpipe.views.engine import ViewEngine
@@ -60,7 +59,6 @@ def train(
     config: Config,
     optimizer_config: OptimizerConfig,
     *,
-    device: torch.device,
     seed: int,
     checkpoints: Checkpoints,
     on_log: OnLog = lambda row: None,
@@ -74,7 +72,6 @@ def train(
         engine: batches to views.
         config: epochs, precision, how often to save.
         optimizer_config: the method's.
-        device: where to work.
         seed: seeds dropout and the clock's generator, by step.
         checkpoints: where to save and resume.
         on_log: called with each new point of the curves.
@@ -109,8 +106,8 @@ def train(
             for batch, views in engine.ahead(loader.epoch(epoch, start=first), epoch):
                 clock = _clock(step, epoch, total, seed)
                 optim.set_rates(optimizer, optimizer_config, clock, (step + 1) / loader.steps, config.epochs)
-                with autocast(device, config.precision):
-                    outcome = method.step(views, clock)
+                optimizer.zero_grad(set_to_none=True)
+                outcome = accumulation.backward(method, views, clock, config)
                 numbers = _update(
                     method, optimizer, optimizer_config, outcome, clock, batch.index, checkpoints.folder
                 )
@@ -152,9 +149,7 @@ def _update(
     index: Tensor,
     folder: Path,
 ) -> dict[str, float | Tensor]:
-    """Backward, checks, clipping, one optimiser step; what is worth plotting of it."""
-    optimizer.zero_grad(set_to_none=True)
-    outcome.loss.backward()
+    """Checks, clipping, one optimiser step; what is worth plotting of it."""
     method.before_update(clock)
     norm = guards.gradient_norm(method)
     guards.check_finite({"loss": outcome.loss, "gradient": norm}, step=clock.step, index=index, folder=folder)
@@ -163,7 +158,7 @@ def _update(
     optimizer.step()
     method.after_update(clock)
     numbers = {name: torch.as_tensor(value).detach() for name, value in outcome.numbers.items()}
-    return {"loss": outcome.loss.detach(), "gradient_norm": norm, **numbers}
+    return {"loss": outcome.loss, "gradient_norm": norm, **numbers}
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> Iterable[Tensor]:

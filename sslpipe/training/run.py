@@ -18,7 +18,7 @@ from sslpipe.data.loader import Loader, open_split
 from sslpipe.device import describe, make_deterministic, resolve
 from sslpipe.export import save_encoder
 from sslpipe.methods.base import Method, MethodConfig, Preparation
-from sslpipe.training.build import build_method, memory_format
+from sslpipe.training.build import build_method, check_batch, memory_format
 from sslpipe.training.checkpoint import Checkpoints
 from sslpipe.training.config import Config
 from sslpipe.training.loop import History, OnLog, OnResume, train
@@ -29,6 +29,7 @@ from sslpipe.views.recipe import Recipe, ViewSpec
 
 SHARDS = Path("data/shards")
 RECIPE = Path("data/views/recipe.json")
+PICTURED = 256  # images that a method may show in the report; most show a few
 UNFINISHED_KEPT = 3  # older unfinished runs with other settings are deleted
 
 
@@ -101,6 +102,8 @@ def run(
         loader = Loader(reader, batch_size=config.batch_size, seed=seed)
         size = max(spec.size for spec in recipe.views)
         method = build_method(config, method_config, size, seed).to(device)
+        for warning in check_batch(method, config, len(reader)):
+            print(f"pretrain: {warning}", flush=True)
         engine = ViewEngine(
             recipe,
             seed=seed,
@@ -115,7 +118,6 @@ def run(
             engine,
             config,
             method_config.optimizer,
-            device=device,
             seed=seed,
             checkpoints=checkpoints,
             on_log=on_log,
@@ -185,7 +187,7 @@ def _write_plots(method: Method, history: History, engine: ViewEngine, loader: L
     writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in history.rows)
     scratch.atomic_write("plots/pretrain/curves.csv", table.getvalue())
     method.eval()
-    batch = loader.reader.gather(torch.arange(min(16, len(loader.reader))))
+    batch = loader.reader.gather(torch.arange(min(PICTURED, len(loader.reader))))
     for name, picture in method.pictures(engine(batch.to(next(method.parameters()).device), 0)):
         from PIL import Image
 

@@ -46,6 +46,17 @@ class View:
     name: str
     table: Table | None = None
 
+    def __getitem__(self, part: slice) -> View:
+        """The same view of some of the images."""
+        return replace(
+            self,
+            pixels=self.pixels[part],
+            index=self.index[part],
+            masks=None if self.masks is None else self.masks[part],
+            to_canvas=self.to_canvas[part],
+            table=None if self.table is None else self.table[part],
+        )
+
 
 class ViewEngine:
     """Makes the views of a recipe; a view depends on (seed, epoch, sample's index, number of the view) alone.

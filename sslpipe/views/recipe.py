@@ -236,7 +236,8 @@ def resolve(
     Args:
         recipe: the method's.
         dataset: the data set's own values, for every spec, as `{"hflip": 0.0}`; `jitter` and `mask` change
-            only the specs that have one, key by key.
+            only the specs that have one, key by key, and `scale` only those whose crops may be the whole image
+            or less: not small crops, and not crops of one size.
         user: single values from params.yaml, laid on top: `{"hflip": 0.5}` for every spec or
             `{"<spec name>": {"hflip": 0.5}}` for one.
         mean: the data's channel means in [0, 1]; None leaves the method's.
@@ -261,7 +262,7 @@ def resolve(
         statistics["std"] = tuple(max(value, 1 / 255) for value in std)  # a channel may be empty
     views = []
     for spec in recipe.views:
-        spec = _override(spec, dataset | statistics, DATASET, everywhere=True)
+        spec = _override(spec, _for(spec, dataset) | statistics, DATASET, everywhere=True)
         spec = _override(spec, user, USER, everywhere=True)
         if spec.name in single:
             spec = _override_one(spec, single[spec.name])
@@ -270,6 +271,12 @@ def resolve(
         return Recipe(views=tuple(_shared(spec, {s.name: s for s in views}, refuse=False) for spec in views))
     except ValidationError as error:
         raise UserError(f"{USER}: {_first(error)}") from error
+
+
+def _for(spec: ViewSpec, dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """The data set's values that concern a spec."""
+    whole_or_less = spec.scale[0] < spec.scale[1] == 1
+    return {key: value for key, value in dataset.items() if key != "scale" or whole_or_less}
 
 
 def _shared(spec: ViewSpec, named: Mapping[str, ViewSpec], refuse: bool = True) -> ViewSpec:

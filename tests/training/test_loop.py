@@ -25,7 +25,7 @@ def run(folder: Path, reader: ToyReader, name: str = "byol", **options: Any) -> 
     method = options.pop("method", None) or small_method(name)
     history = train(
         method, Loader(reader, batch_size=16, seed=0), small_engine(name), options.pop("config", CONFIG), OPTIMIZER,
-        device=torch.device("cpu"), seed=0, checkpoints=Checkpoints(folder), **options,
+        seed=0, checkpoints=Checkpoints(folder), **options,
     )  # fmt: skip
     return method, history
 
@@ -168,7 +168,7 @@ def test_clipping_bounds_the_update(tmp_path: Path, toy_reader: ToyReader) -> No
     )
     train(
         method, Loader(toy_reader, batch_size=16, seed=0), small_engine("simclr"),
-        Config(epochs=1, batch_size=16), plain, device=torch.device("cpu"), seed=0, checkpoints=Checkpoints(tmp_path),
+        Config(epochs=1, batch_size=16), plain, seed=0, checkpoints=Checkpoints(tmp_path),
     )  # fmt: skip
     moved = torch.stack([(p - start[n]).norm() for n, p in method.named_parameters()]).norm()
     assert 0 < moved <= 0.01 * 2 + 1e-6

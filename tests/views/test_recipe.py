@@ -192,3 +192,11 @@ def test_resolve_names_the_data_sets_mistakes() -> None:
         resolve(PAIR, dataset={"flip": 1})
     with pytest.raises(UserError, match="the data set's recipe: hflip: input should be"):
         resolve(PAIR, dataset={"hflip": 2})
+
+
+def test_a_data_sets_scale_leaves_small_crops_and_crops_of_one_size_alone() -> None:
+    specs = {"global": (0.14, 1.0), "local": (0.05, 0.14), "whole": (1.0, 1.0)}
+    recipe = Recipe(views=tuple(ViewSpec(name=name, size=8, scale=scale) for name, scale in specs.items()))
+    resolved = resolve(recipe, dataset={"scale": (0.3, 1.0), "hflip": 0.0})
+    assert [spec.scale for spec in resolved.views] == [(0.3, 1.0), (0.05, 0.14), (1.0, 1.0)]
+    assert [spec.scale for spec in resolve(recipe, user={"scale": (0.3, 0.9)}).views] == [(0.3, 0.9)] * 3

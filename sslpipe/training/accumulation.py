@@ -1,0 +1,110 @@
+"""The gradient of a batch that is too large to go through a network at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from sslpipe.device import autocast
+from sslpipe.errors import UserError
+from sslpipe.methods.base import Clock, Method, Step
+from sslpipe.training.config import Config
+from sslpipe.views.engine import View
+
+
+def backward(method: Method, views: Sequence[View], clock: Clock, config: Config) -> Step:
+    """Add a batch's gradient to the parameters', in `config.accumulate` parts; returns its loss and numbers.
+
+    Plain accumulation averages the parts' losses: batch norm, and the negatives of a contrastive loss, are those of
+    a part. With `gradient_cache` the loss is that of the whole batch: all parts are embedded without a graph, the loss
+    gives the gradient of every embedding, and each part is embedded again to pass its share on (Gao et al.,
+    "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", 2021, arXiv:2101.06983).
+    """
+    device = views[0].pixels.device
+    if config.gradient_cache:
+        return _cached(method, _parts(views, config.accumulate), clock, device, config.precision)
+    steps = []
+    for part in _parts(views, config.accumulate):
+        with autocast(device, config.precision):
+            outcome = method.step(part, clock)
+        (outcome.loss / config.accumulate).backward()
+        steps.append(outcome)
+    return _average(steps)
+
+
+def check(method: Method, config: Config) -> None:
+    """Refuse parts that cannot be.
+
+    Raises:
+        UserError: the batch is not a multiple of the parts, or the method has no embeddings to keep.
+    """
+    if config.batch_size % config.accumulate or config.batch_size // config.accumulate < 2:
+        raise UserError(
+            f"pretrain.accumulate is {config.accumulate}, which does not divide the batch of {config.batch_size} into "
+            "equal parts of two images or more"
+        )
+    if config.gradient_cache and type(method).embed is Method.embed:
+        raise UserError(
+            f"{type(method).__name__} has no loss over embeddings of the whole batch: set pretrain.gradient_cache to "
+            "false"
+        )
+
+
+def _parts(views: Sequence[View], parts: int) -> list[list[View]]:
+    size = len(views[0].index) // parts
+    return [[view[k * size : (k + 1) * size] for view in views] for k in range(parts)]
+
+
+def _average(steps: Sequence[Step]) -> Step:
+    def mean(values: Sequence[Tensor]) -> Tensor:
+        return torch.stack([torch.as_tensor(value).detach().float() for value in values]).mean(dim=0)
+
+    if len(steps) == 1:
+        return replace(steps[0], loss=steps[0].loss.detach())
+    numbers = {name: mean([step.numbers[name] for step in steps]) for name in steps[0].numbers}
+    return Step(mean([step.loss for step in steps]), numbers)
+
+
+def _cached(
+    method: Method, parts: Sequence[Sequence[View]], clock: Clock, device: torch.device, precision: str
+) -> Step:
+    seeds = torch.randint(2**62, (len(parts),)).tolist()  # so that dropout is the same both times
+    embedded: list[tuple[Tensor, ...]] = []
+    with torch.no_grad(), _unnoticed(method):
+        for part, seed in zip(parts, seeds, strict=True):
+            torch.manual_seed(seed)
+            with autocast(device, precision):
+                embedded.append(method.embed(list(part)))
+    leaves = [torch.cat(tensors).requires_grad_() for tensors in zip(*embedded, strict=True)]  # [N, D] each
+    with autocast(device, precision):
+        outcome = method.loss(tuple(leaves), clock)
+    outcome.loss.backward()
+    gradients = [_gradient(leaf).chunk(len(parts)) for leaf in leaves]
+    for k, (part, seed) in enumerate(zip(parts, seeds, strict=True)):
+        torch.manual_seed(seed)
+        with autocast(device, precision):
+            again = method.embed(list(part))
+        torch.autograd.backward(
+            again, [gradient[k].to(z.dtype) for gradient, z in zip(gradients, again, strict=True)]
+        )
+    return replace(outcome, loss=outcome.loss.detach())
+
+
+def _gradient(leaf: Tensor) -> Tensor:
+    assert leaf.grad is not None
+    return leaf.grad
+
+
+@contextmanager
+def _unnoticed(module: nn.Module) -> Iterator[None]:
+    """Forward passes that leave no trace in running statistics: the same images come again."""
+    kept = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    try:
+        yield
+    finally:
+        for name, buffer in module.named_buffers():
+            buffer.copy_(kept[name])
