@@ -124,7 +124,8 @@ def pretrain(settings: Settings, manifest: Manifest, folder: Path) -> tuple[Any,
     loader = Loader(open_split(folder / "shards", "train"), batch_size=config.batch_size, seed=seed)
     for warning in check_batch(method, config, len(loader.reader)):
         print(f"{config.method}: {warning}", flush=True)
-    method.prepare(Preparation(loader.reader, recipe, device, seed, lambda key: folder / "prepared" / key))
+    prepared = folder / "prepared"
+    method.prepare(Preparation(loader.reader, recipe, device, seed, lambda key: prepared / key))
     history = train(
         method,
         loader,

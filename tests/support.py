@@ -43,7 +43,29 @@ SIZE = 16
 SMALL: dict[str, dict[str, Any]] = {
     "simclr": {"projector_hidden": 32, "projector_out": 16},
     "byol": {"projector_hidden": 32, "projector_out": 16, "predictor_hidden": 32, "projector_norm": "plain"},
+    "colorization": {"decoder_width": 16},
+    "jigsaw": {"permutations": 4, "tile_features": 16, "hidden": 32},
+    "moco": {"projector_hidden": 32, "projector_out": 16, "queue": 16, "momentum": 0.9, "temperature": 0.07},
+    "mocov3": {"projector_hidden": 32, "projector_out": 16, "predictor_hidden": 32, "momentum": 0.9},
+    "simsiam": {"projector_hidden": 32, "projector_out": 32, "predictor_hidden": 8},
     "mae": {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2},
+    "patch_contrast": {
+        "projector_hidden": 32,
+        "projector_out": 16,
+        "patch_hidden": 32,
+        "patch_out": 16,
+        "anchors": 24,
+    },
+    "beit": {"tokenizer": {"words": 16, "dim": 8, "width": 8, "epochs": 2, "batch_size": 16}},
+    "swav": {
+        "projector_hidden": 32,
+        "projector_out": 16,
+        "prototypes": 8,
+        "freeze_prototypes": 2,
+        "local_crops": 2,
+        "queue": 32,
+        "queue_epoch": 0,
+    },
 }
 BACKBONES: dict[str, dict[str, Any]] = {
     "small_resnet": {"width": 8, "stages": 3},

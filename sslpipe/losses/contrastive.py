@@ -1,4 +1,4 @@
-"""Image-level contrastive losses: NT-Xent (SimCLR) and InfoNCE against a queue (MoCo)."""
+"""Image-level contrastive losses: NT-Xent (SimCLR), InfoNCE against a queue (MoCo) and a batch (MoCo v3)."""
 
 from __future__ import annotations
 
@@ -44,3 +44,19 @@ def info_nce(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> T
     negatives = F.normalize(queue.detach(), dim=1)  # [K, D]
     logits = torch.cat([(q * k).sum(1, keepdim=True), q @ negatives.T], dim=1) / temperature  # [N, 1 + K]
     return F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.int64, device=q.device))
+
+
+@full_precision
+def batch_info_nce(query: Tensor, keys: Tensor, temperature: float, first: int = 0) -> Tensor:
+    """InfoNCE whose negatives are the keys of the batch's other images (Chen et al. 2021, equation 1).
+
+    The mean over the N queries. MoCo v3 multiplies it by twice the temperature.
+
+    Args:
+        query: [N, D], normalised inside.
+        keys: of all ranks' images in rank order, [M, D], normalised inside; no gradient reaches them.
+        temperature: softmax temperature.
+        first: row of the first query's key; those of the others follow. Under several processes rank · N.
+    """
+    logits = F.normalize(query, dim=1) @ F.normalize(keys.detach(), dim=1).T / temperature  # [N, M]
+    return F.cross_entropy(logits, first + torch.arange(len(query), device=query.device))

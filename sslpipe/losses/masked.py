@@ -1,4 +1,4 @@
-"""Masked-image losses: pixels (MAE) and tokens (BEiT), counted only where a patch was hidden."""
+"""Masked-image losses: pixels (MAE, SimMIM) and tokens (BEiT), counted only where a patch was hidden."""
 
 from __future__ import annotations
 
@@ -26,6 +26,18 @@ def masked_mse(prediction: Tensor, target: Tensor, mask: Tensor, norm_target: bo
 
 
 @full_precision
+def masked_l1(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Mean absolute error of hidden patches (Xie et al. 2022, section 3.4): one mean over all of the batch's.
+
+    Args:
+        prediction: [N, P, D], D numbers a patch.
+        target: [N, P, D].
+        mask: bool [N, P], true where a patch is hidden. If none is, the loss is a zero that has a graph.
+    """
+    return _mean_of_hidden((prediction - target).abs().mean(dim=-1), mask)
+
+
+@full_precision
 def masked_token_cross_entropy(logits: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
     """Cross entropy of hidden patches' visual words (Bao et al. 2022, equation 2): one mean over the batch's.
 
@@ -34,10 +46,12 @@ def masked_token_cross_entropy(logits: Tensor, tokens: Tensor, mask: Tensor) -> 
         tokens: int64 [N, P], the word of each patch.
         mask: bool [N, P], true where a patch is hidden. If none is, the loss is a zero that has a graph.
     """
-    hidden = mask.bool()
-    if not hidden.any():
-        return logits.sum() * 0.0
-    return F.cross_entropy(logits[hidden], tokens[hidden])  # [H, K], [H]
+    nowhere = (
+        -100
+    )  # not a word: adds nothing to the sum. No indexing by mask, which would wait for the device
+    targets = tokens.masked_fill(~mask.bool(), nowhere)
+    total = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=nowhere, reduction="sum")
+    return total / mask.sum().clamp(min=1)
 
 
 def _mean_of_hidden(error: Tensor, mask: Tensor) -> Tensor:

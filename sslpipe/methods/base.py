@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -116,6 +116,8 @@ class Preparation:
         device: where to work.
         seed: the run's seed.
         folder: a folder that outlives the process, for what is identified by this digest.
+        renderer: the setting `views.renderer`.
+        parts: what else decides the result, by name: digests of the data and the code, torch, hardware, renderer.
     """
 
     reader: Reader
@@ -123,6 +125,8 @@ class Preparation:
     device: torch.device
     seed: int
     folder: Callable[[str], Path]
+    renderer: str = "auto"
+    parts: Mapping[str, str] = field(default_factory=dict)
 
 
 class Method(nn.Module, ABC):

@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sslpipe.losses import masked_mse
+from sslpipe.methods._pictures import IMAGES, hide, paste, plain, sheet
 from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig, Step
 from sslpipe.networks.backbones import Backbone
 from sslpipe.networks.decoders import MAEDecoder
@@ -83,26 +84,15 @@ class MAE(Method):
     def pictures(self, views: list[View]) -> Iterator[tuple[str, Tensor]]:
         """Rows of original, what the encoder sees, and the rebuilt image (visible patches pasted in)."""
         view, p = views[0], self.patch_size
-        x, mask = view.pixels[:16], view.masks
-        assert mask is not None
-        mask = mask[:16]
+        assert view.masks is not None
+        x, mask = view.pixels[:IMAGES], view.masks[:IMAGES]
         prediction = self._predict(x, mask).float()
-        target = patchify(x.float(), p)
         if self.normalise_target:
+            target = patchify(x.float(), p)
             mean, var = target.mean(-1, keepdim=True), target.var(-1, keepdim=True)
             prediction = prediction * (var + 1e-6).sqrt() + mean
-        hidden = mask.unsqueeze(-1)
-        mean, std = (x.new_tensor(v).view(1, 3, 1, 1) for v in (view.mean, view.std))
-        grey = ((0.5 - mean) / std).expand_as(x).to(target.dtype)
-        rows = [
-            x.float(),
-            unpatchify(torch.where(hidden, patchify(grey, p), target), p),
-            unpatchify(torch.where(hidden, prediction, target), p),
-        ]
-        strip = torch.stack([(row * std + mean).clamp(0, 1) for row in rows], dim=1)  # [n, 3 kinds, 3, S, S]
-        n, kinds, _, s, _ = strip.shape
-        sheet = strip.permute(1, 3, 0, 4, 2).reshape(kinds * s, n * s, 3)
-        yield "reconstructions", (sheet * 255).round().to(torch.uint8).cpu()
+        original, rebuilt = plain(x, view), plain(unpatchify(prediction, p), view)
+        yield "reconstructions", sheet([original, hide(original, mask, p), paste(original, rebuilt, mask, p)])
 
 
 def visible(mask: Tensor) -> Tensor:

@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from sslpipe.networks.momentum import Momentum, cosine_momentum
     from sslpipe.networks.patches import patchify, unpatchify
     from sslpipe.networks.queue import Queue
+    from sslpipe.networks.tokenizer import Tokenizer
 
 __all__ = [
     "Backbone",
     "MAEDecoder",
     "Momentum",
     "Queue",
+    "Tokenizer",
     "backbone",
     "cosine_momentum",
     "mlp",
@@ -29,6 +31,7 @@ _HOMES = {
     "MAEDecoder": "decoders",
     "Momentum": "momentum",
     "Queue": "queue",
+    "Tokenizer": "tokenizer",
     "backbone": "backbones",
     "cosine_momentum": "momentum",
     "mlp": "heads",

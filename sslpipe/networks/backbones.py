@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -62,6 +62,10 @@ class Backbone(nn.Module):
         """The same vectors as an image: [N, 3, S, S] → [N, D, h, w]."""
 
     @abstractmethod
+    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What `forward` and `maps` give, [N, D] and [N, D, h, w], from one pass."""
+
+    @abstractmethod
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Regular expressions that sort parameters into layers, for timm's layer decay."""
 
@@ -93,7 +97,12 @@ class ConvBackbone(Backbone):
 
     def forward(self, x: Tensor) -> Tensor:
         """Globally averaged maps: [N, 3, S, S] → [N, D]."""
-        return self.maps(x).mean(dim=(2, 3))
+        return self.features(x)[0]
+
+    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The average of the maps, and the maps."""
+        maps = self.maps(x)
+        return maps.mean(dim=(2, 3)), maps
 
     def tokens(
         self, x: Tensor, keep: Tensor | None = None, mask: Tensor | None = None, prefix: bool = False
@@ -104,12 +113,20 @@ class ConvBackbone(Backbone):
         return self.maps(x).flatten(2).transpose(1, 2)
 
 
-def backbone(name: str, *, image_size: int, **options: Any) -> Backbone:
+def backbone(
+    name: str,
+    *,
+    image_size: int,
+    lightness: Mapping[str, Sequence[float]] | None = None,
+    **options: Any,
+) -> Backbone:
     """Build a backbone with random weights; nothing is ever downloaded.
 
     Args:
         name: `small_resnet`, `small_vit`, `timm:<name>` or `torchvision:<name>`.
         image_size: side of the square images, pixels.
+        lightness: mean and std of the images' normalisation, for a backbone that is shown their lightness only
+            (`sslpipe.networks.lab.Lightness`: what colorization exports).
         options: the backbone's own, such as `width`, `depth`, `patch_size`, `stem`.
 
     Raises:
@@ -134,6 +151,10 @@ def backbone(name: str, *, image_size: int, **options: Any) -> Backbone:
     if isinstance(network, ConvBackbone):
         # Convolutions follow their weights' layout: channels last halves a training step on 2 CPU cores.
         network = network.to(memory_format=torch.channels_last)
+    if lightness is not None:
+        from sslpipe.networks.lab import Lightness
+
+        network = Lightness(network, **lightness)
     return network
 
 

@@ -1,10 +1,12 @@
-"""Decoders that rebuild hidden patches from visible ones."""
+"""Decoders: hidden patches from visible ones (MAE), and numbers on a finer grid from maps (colorization)."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sslpipe.distributed import BatchNorm2d
 from sslpipe.errors import UserError
 from sslpipe.networks.patches import sincos_positions
 from sslpipe.networks.vit import Block, initialise
@@ -70,3 +72,31 @@ class MAEDecoder(nn.Module):
         for block in self.blocks:
             t = block(t)
         return self.predict(self.norm(t[:, prefix.shape[1] :]))
+
+
+class MapDecoder(nn.Module):
+    """From a backbone's maps to numbers on a finer square grid (colorization): convolve, enlarge, convolve.
+
+    Args:
+        encoder_dim: features of the maps.
+        out_dim: numbers to predict a cell.
+        side: cells down and across.
+        width: features between.
+    """
+
+    def __init__(self, encoder_dim: int, out_dim: int, *, side: int, width: int = 256) -> None:
+        super().__init__()
+        self.side = side
+        self.coarse, self.fine = _convolution(encoder_dim, width), _convolution(width, width)
+        self.predict = nn.Conv2d(width, out_dim, 1)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """[N, D, h, w] → [N, out_dim, side, side]."""
+        x = F.interpolate(self.coarse(maps), size=(self.side,) * 2, mode="bilinear", align_corners=False)
+        return self.predict(self.fine(x))
+
+
+def _convolution(channels: int, width: int) -> nn.Sequential:
+    convolution = nn.Conv2d(channels, width, 3, 1, 1, bias=False)
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(convolution, BatchNorm2d(width), nn.ReLU(inplace=True))

@@ -20,9 +20,11 @@ from sslpipe.networks.backbones import (
     probe,
     small_stem,
 )
-from sslpipe.networks.patches import sincos_positions, take
+from sslpipe.networks.patches import as_maps, sincos_positions, take
+from sslpipe.networks.relative import relative_bias
 
 _VIT_MODULES = ("timm.models.vision_transformer", "timm.models.deit")
+_BEIT_MODULE = "timm.models.beit"
 
 
 def find(member: str) -> Callable[..., Backbone]:
@@ -38,8 +40,9 @@ def find(member: str) -> Callable[..., Backbone]:
             f"timm has no network {member!r}{nearest(member, timm.list_models())}: "
             "`timm.list_models()` lists them all"
         )
-    is_vit = timm.models.model_entrypoint(member).__module__ in _VIT_MODULES
-    return partial(TimmViT if is_vit else TimmCNN, member)
+    module = timm.models.model_entrypoint(member).__module__
+    kind = TimmViT if module in _VIT_MODULES else TimmBEiT if module == _BEIT_MODULE else TimmCNN
+    return partial(kind, member)
 
 
 class TimmCNN(ConvBackbone):
@@ -75,13 +78,18 @@ class TimmCNN(ConvBackbone):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, 3, S, S] → [N, D], pooled (and, in ConvNeXt and its like, normalised) by its own head."""
-        features = self.model.forward_features(x)  # type: ignore[operator]
-        return self.model.forward_head(features, pre_logits=True)  # type: ignore[operator]
+        return self.features(x)[0]
 
     def maps(self, x: Tensor) -> Tensor:
         """[N, 3, S, S] → [N, D, h, w], before pooling."""
         features = self.model.forward_features(x)  # type: ignore[operator]
         return features.permute(0, 3, 1, 2) if self.channels_last else features
+
+    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What its own head makes of the maps, and the maps before it."""
+        maps = self.maps(x)
+        own = maps.permute(0, 2, 3, 1) if self.channels_last else maps
+        return self.model.forward_head(own, pre_logits=True), maps  # type: ignore[operator]
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """timm's own, for parameters that are called `model.…` here."""
@@ -121,24 +129,45 @@ class TimmViT(Backbone):
     ) -> None:
         super().__init__()
         self.name, self.image_size = f"timm:{member}", image_size
-        if pool not in ("mean", "cls") or position not in ("learned", "sincos"):
-            raise UserError(
-                f"{self.name} takes pool 'mean' or 'cls' and position 'learned' or 'sincos': "
-                f"got {pool!r} and {position!r}"
-            )
+        if position not in ("learned", "sincos"):
+            raise UserError(f"{self.name} takes position 'learned' or 'sincos': got {position!r}")
+        self._build(
+            member,
+            patch_size,
+            pool,
+            drop_path,
+            layer_scale,
+            fc_norm=False,  # else the last norm moves behind the pooling and tokens come out without
+            dynamic_img_size=True,
+        )
+        self.options["position"] = position
+        if position == "sincos":
+            self._fix_positions()
+
+    def _build(
+        self,
+        member: str,
+        patch_size: int | None,
+        pool: str,
+        drop_path: float,
+        layer_scale: float | None,
+        **own: Any,
+    ) -> None:
+        """Make the network, the mask token and what describes them; `own` is what only this kind of network takes."""
+        if pool not in ("mean", "cls"):
+            raise UserError(f"{self.name} takes pool 'mean' or 'cls': got {pool!r}")
         patch_size = patch_size or _patch_size(member)
-        check_patch_size(self.name, image_size, patch_size)
+        check_patch_size(self.name, self.image_size, patch_size)
         layer_scaled = {} if layer_scale is None else {"init_values": layer_scale}
         self.model = synchronise(
             _create(
                 member,
-                image_size,
-                img_size=image_size,
+                self.image_size,
+                img_size=self.image_size,
                 patch_size=patch_size,
                 global_pool="token" if pool == "cls" else "avg",
-                fc_norm=False,  # else the last norm moves behind the pooling and tokens come out without
-                dynamic_img_size=True,
                 drop_path_rate=drop_path,
+                **own,
                 **layer_scaled,
             )
         )
@@ -152,17 +181,20 @@ class TimmViT(Backbone):
         self.options = {
             "patch_size": patch_size,
             "pool": pool,
-            "position": position,
             "drop_path": drop_path,
             "layer_scale": layer_scale,
         }
-        if position == "sincos":
-            self._fix_positions()
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, 3, S, S] → [N, D], pooled after the last norm."""
+        return self.features(x)[0]
+
+    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Backbone.features`; both are after the last norm."""
         tokens = self._encode(x)  # [N, C + P, D]
-        return tokens[:, 0] if self.pool == "cls" else tokens[:, self.prefixes :].mean(dim=1)
+        patches = tokens[:, self.prefixes :]  # [N, P, D]
+        vector = tokens[:, 0] if self.pool == "cls" else patches.mean(dim=1)
+        return vector, as_maps(patches, x, self.options["patch_size"])
 
     def tokens(
         self, x: Tensor, keep: Tensor | None = None, mask: Tensor | None = None, prefix: bool = False
@@ -173,8 +205,7 @@ class TimmViT(Backbone):
 
     def maps(self, x: Tensor) -> Tensor:
         """[N, 3, S, S] → [N, D, S / patch_size, S / patch_size]."""
-        p = self.options["patch_size"]
-        return self.tokens(x).transpose(1, 2).unflatten(2, (x.shape[2] // p, x.shape[3] // p))
+        return as_maps(self.tokens(x), x, self.options["patch_size"])
 
     def _encode(self, x: Tensor, keep: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         m: Any = self.model
@@ -206,6 +237,72 @@ class TimmViT(Backbone):
         """Tokens and positions are not decayed."""
         names = self.model.no_weight_decay() | {"reg_token"}  # type: ignore[operator]
         return {"mask_token", *(f"model.{name}" for name in names)}
+
+
+class TimmBEiT(TimmViT):
+    """BEiT's vision transformer as it is pretrained: relative positions that all blocks share, and no others.
+
+    timm's own has positions for each block, as BEiT's after fine-tuning. The final norm comes before pooling.
+
+    Args:
+        member: timm's name for it.
+        image_size: side of the images, pixels; positions of others are interpolated.
+        patch_size: side of a patch, pixels; None for the one in the name.
+        pool: "mean" of the patches or the "cls" token.
+        drop_path: chance that a block is skipped in training, rising linearly to this.
+        layer_scale: start of the learned scale of each residual branch; None for timm's default.
+    """
+
+    def __init__(
+        self,
+        member: str,
+        image_size: int,
+        patch_size: int | None = None,
+        pool: str = "mean",
+        drop_path: float = 0.0,
+        layer_scale: float | None = None,
+    ) -> None:
+        Backbone.__init__(self)
+        self.name, self.image_size = f"timm:{member}", image_size
+        self._build(
+            member,
+            patch_size,
+            pool,
+            drop_path,
+            layer_scale,
+            use_abs_pos_emb=False,
+            use_rel_pos_bias=False,
+            use_shared_rel_pos_bias=True,
+            use_fc_norm=False,
+        )
+        self.model.patch_embed.strict_img_size = False  # type: ignore[union-attr]
+
+    def _encode(self, x: Tensor, keep: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        m: Any = self.model
+        t = m.patch_embed(x)  # [N, P, D]
+        if mask is not None:
+            t = torch.where(mask[:, :, None], self.mask_token[0].to(t.dtype), t)
+        if keep is not None:
+            t = take(t, keep)  # [N, K, D]
+        t = torch.cat([m.cls_token.to(t.dtype).expand(len(t), -1, -1), t], dim=1)  # [N, 1 + K, D]
+        table, p = m.rel_pos_bias.relative_position_bias_table, self.options["patch_size"]
+        side = self.image_size // p
+        bias = relative_bias(table, (side, side), (x.shape[2] // p, x.shape[3] // p), keep=keep).to(t.dtype)
+        for block in m.blocks:
+            t = block(t, shared_rel_pos_bias=bias)
+        return m.norm(t)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Layers for layer decay as BEiT's: the positions that all blocks share are with the norm."""
+        return {
+            "stem": r"^(?:mask_token|model\.(?:cls_token|patch_embed))",
+            "blocks": r"^model\.blocks\.(\d+)",
+            "norm": r"^model\.(?:norm|rel_pos_bias)\.",
+        }
+
+    def no_weight_decay(self) -> set[str]:
+        """Tokens are not decayed; relative positions are, as in BEiT's own code."""
+        return {"mask_token", "model.cls_token"}
 
 
 def _create(member: str, image_size: int, **kwargs: Any) -> nn.Module:

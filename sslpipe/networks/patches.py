@@ -29,6 +29,12 @@ def take(tokens: Tensor, keep: Tensor) -> Tensor:
     return tokens.gather(1, keep[:, :, None].expand(-1, -1, tokens.shape[2]))
 
 
+def as_maps(tokens: Tensor, images: Tensor, patch_size: int) -> Tensor:
+    """The tokens of all patches of images [N, 3, H, W] as maps: [N, P, D] → [N, D, H / p, W / p]."""
+    h, w = images.shape[2] // patch_size, images.shape[3] // patch_size
+    return tokens.transpose(1, 2).unflatten(2, (h, w))
+
+
 def sincos_positions(grid: tuple[int, int], dim: int) -> Tensor:
     """Fixed 2-D sine-cosine positions, [1, h·w, D] (MAE's: the first half encodes x, the second y).
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from sslpipe.errors import UserError
 from sslpipe.networks.backbones import Backbone, check_patch_size
-from sslpipe.networks.patches import resize_positions, sincos_positions, take
+from sslpipe.networks.patches import as_maps, resize_positions, sincos_positions, take
+from sslpipe.networks.relative import entries, relative_bias
 
 
 class SmallViT(Backbone):
@@ -22,7 +23,8 @@ class SmallViT(Backbone):
         depth: blocks.
         heads: attention heads.
         patch_size: side of a patch, pixels.
-        position: "sincos" (fixed, as MAE's) or "learned".
+        position: "sincos" (fixed, as MAE's), "learned", or "relative": none is added to patches, all blocks share
+            a learned bias of attention for each offset (BEiT, SimMIM).
         pool: "mean" of the patches or the "cls" token, after the last norm.
         class_token: whether there is one.
         drop_path: chance that a block is skipped in training, rising linearly from 0 to this.
@@ -30,7 +32,7 @@ class SmallViT(Backbone):
     """
 
     kind = "vit"
-    pos_embed: Tensor
+    pos_embed: Tensor | None
 
     def __init__(
         self,
@@ -69,7 +71,10 @@ class SmallViT(Backbone):
         if position == "learned":
             self.pos_embed = nn.Parameter(torch.zeros(1, side * side, width))
         else:
-            self.register_buffer("pos_embed", sincos_positions((side, side), width), persistent=False)
+            fixed = sincos_positions((side, side), width) if position == "sincos" else None
+            self.register_buffer("pos_embed", fixed, persistent=False)
+        relative = position == "relative"
+        self.pos_bias = nn.Parameter(torch.zeros(entries((side, side)), heads)) if relative else None
         rates = [drop_path * block / max(depth - 1, 1) for block in range(depth)]
         self.blocks = nn.ModuleList(Block(width, heads, rate, layer_scale) for rate in rates)
         self.norm = nn.LayerNorm(width, eps=1e-6)
@@ -77,10 +82,14 @@ class SmallViT(Backbone):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, 3, S, S] → [N, D], pooled after the last norm."""
+        return self.features(x)[0]
+
+    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Backbone.features`; both are after the last norm."""
         tokens = self.tokens(x, prefix=True)  # [N, 1 + P, D]
-        if self.pool == "cls":
-            return tokens[:, 0]
-        return tokens[:, self.prefixes :].mean(dim=1)
+        patches = tokens[:, self.prefixes :]  # [N, P, D]
+        vector = tokens[:, 0] if self.pool == "cls" else patches.mean(dim=1)
+        return vector, as_maps(patches, x, self.options["patch_size"])
 
     def tokens(
         self, x: Tensor, keep: Tensor | None = None, mask: Tensor | None = None, prefix: bool = False
@@ -91,20 +100,27 @@ class SmallViT(Backbone):
         t = patches.flatten(2).transpose(1, 2)  # [N, P, D]
         if mask is not None:
             t = torch.where(mask[:, :, None], self.mask_token.to(t.dtype), t)
-        t = t + resize_positions(self.pos_embed, self.square, grid).to(t.dtype)
+        if self.pos_embed is not None:
+            t = t + resize_positions(self.pos_embed, self.square, grid).to(t.dtype)
         if keep is not None:
             t = take(t, keep)  # [N, K, D]
         if self.cls_token is not None:
             t = torch.cat([self.cls_token.to(t.dtype).expand(len(t), -1, -1), t], dim=1)  # [N, 1 + K, D]
+        bias = self._bias(grid, keep)
         for block in self.blocks:
-            t = block(t)
+            t = block(t, bias)
         t = self.norm(t)
         return t if prefix else t[:, self.prefixes :]
 
+    def _bias(self, grid: tuple[int, int], keep: Tensor | None) -> Tensor | None:
+        if self.pos_bias is None:
+            return None
+        class_token = self.cls_token is not None
+        return relative_bias(self.pos_bias, self.square, grid, keep=keep, class_token=class_token)
+
     def maps(self, x: Tensor) -> Tensor:
         """[N, 3, S, S] → [N, D, S / patch_size, S / patch_size]."""
-        p = self.options["patch_size"]
-        return self.tokens(x).transpose(1, 2).unflatten(2, (x.shape[2] // p, x.shape[3] // p))
+        return as_maps(self.tokens(x), x, self.options["patch_size"])
 
     @property
     def prefixes(self) -> int:
@@ -113,16 +129,19 @@ class SmallViT(Backbone):
 
     @property
     def square(self) -> tuple[int, int]:
-        """The grid that `pos_embed` is for."""
+        """The grid that the positions are for."""
         side = self.image_size // self.options["patch_size"]
         return side, side
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Layers for layer decay as MAE's: all before the blocks, each block, the norm (with the head)."""
+        """Layers for layer decay as MAE's and BEiT's: all before the blocks, each block, the norm (with the head).
+
+        What all blocks share, the relative positions, is with the norm.
+        """
         return {
             "stem": r"^(?:cls_token|mask_token|pos_embed|patch_embed)",
             "blocks": r"^blocks\.(\d+)",
-            "norm": r"^norm",
+            "norm": r"^(?:norm|pos_bias)",
         }
 
     def no_weight_decay(self) -> set[str]:
@@ -146,9 +165,9 @@ class Block(nn.Module):
         self.scale1 = nn.Parameter(torch.full((width,), float(layer_scale or 0))) if scaled else None
         self.scale2 = nn.Parameter(torch.full((width,), float(layer_scale or 0))) if scaled else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, T, D] → [N, T, D]."""
-        x = x + self._branch(self.attention(self.norm1(x)), self.scale1)
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """[N, T, D] → [N, T, D]; `bias` is added to the attention, see `Attention`."""
+        x = x + self._branch(self.attention(self.norm1(x), bias), self.scale1)
         return x + self._branch(self.mlp(self.norm2(x)), self.scale2)
 
     def _branch(self, y: Tensor, scale: Tensor | None) -> Tensor:
@@ -170,10 +189,11 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, T, D] → [N, T, D]."""
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """[N, T, D] → [N, T, D]; `bias`, [1 or N, H, T, T], is added before the softmax."""
         q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # 3 × [N, H, T, D/H]
-        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        bias = None if bias is None else bias.to(q.dtype)
+        return self.out(F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).flatten(2))
 
 
 def initialise(transformer: nn.Module) -> None:
@@ -191,8 +211,8 @@ def initialise(transformer: nn.Module) -> None:
 def _check(
     width: int, depth: int, heads: int, position: str, pool: str, class_token: bool, drop_path: float
 ) -> None:
-    if position not in ("sincos", "learned"):
-        raise UserError(f"small_vit's position is {position!r}: choose 'sincos' or 'learned'")
+    if position not in ("sincos", "learned", "relative"):
+        raise UserError(f"small_vit's position is {position!r}: choose 'sincos', 'learned' or 'relative'")
     if pool not in ("mean", "cls"):
         raise UserError(f"small_vit's pool is {pool!r}: choose 'mean' or 'cls'")
     if pool == "cls" and not class_token:

@@ -14,7 +14,7 @@ import torch
 
 from sslpipe import __version__, scratch
 from sslpipe.data import manifest as manifests
-from sslpipe.data.loader import Loader, open_split
+from sslpipe.data.loader import Loader, Reader, open_split
 from sslpipe.device import describe, make_deterministic, resolve
 from sslpipe.export import save_encoder
 from sslpipe.methods.base import Method, MethodConfig, Preparation
@@ -111,7 +111,7 @@ def run(
             renderer=views.renderer,
             memory_format=memory_format(method.backbone, device),
         )
-        method.prepare(Preparation(reader, recipe, device, seed, lambda key: scratch.folder("prepared", key)))
+        method.prepare(_preparation(reader, recipe, device, seed, views.renderer, parts))
         history = train(
             method,
             loader,
@@ -129,6 +129,16 @@ def run(
         scratch.write_json("metrics/pretrain.json", metrics)
         checkpoints.clear()
     return Result(metrics, data)
+
+
+def _preparation(
+    reader: Reader, recipe: Recipe, device: torch.device, seed: int, renderer: str, parts: Mapping[str, str]
+) -> Preparation:
+    known = {name: parts[name] for name in ("code", "torch", "hardware", "renderer")}
+    known["data"] = manifests.read(SHARDS).digest
+    return Preparation(
+        reader, recipe, device, seed, lambda key: scratch.folder("prepared", key), renderer, known
+    )
 
 
 def _folder(parts: Mapping[str, str]) -> Path:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from sslpipe.losses import masked_mse, masked_token_cross_entropy
+from sslpipe.losses import masked_l1, masked_mse, masked_token_cross_entropy
 
 
 def mask_of(*rows: str) -> torch.Tensor:
@@ -25,10 +25,30 @@ def test_masked_mse_is_one_mean_over_hidden_patches(norm_target: bool) -> None:
     assert value == pytest.approx(np.mean(errors), 1e-12)
 
 
-def test_visible_patches_have_no_part_in_it() -> None:
+def test_masked_l1_is_one_mean_over_the_numbers_of_hidden_patches() -> None:
+    prediction, target = torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    mask = mask_of("x..x", "xxx.", "....")
+    errors = []
+    for n in range(3):
+        for patch in range(4):
+            if mask[n, patch]:
+                errors += [abs(float(prediction[n, patch, d] - target[n, patch, d])) for d in range(5)]
+    assert len(errors) == 25
+    assert masked_l1(prediction, target, mask).item() == pytest.approx(np.mean(errors), 1e-12)
+
+
+@pytest.mark.parametrize("name", ["masked_l1", "masked_mse", "masked_token_cross_entropy"])
+def test_visible_patches_have_no_part_in_it(name: str) -> None:
     prediction, target = torch.randn(1, 4, 5, requires_grad=True), torch.randn(1, 4, 5)
     mask = mask_of("x..x")
-    masked_mse(prediction, target, mask, norm_target=True).backward()
+    losses = {
+        "masked_l1": lambda: masked_l1(prediction, target, mask),
+        "masked_mse": lambda: masked_mse(prediction, target, mask, norm_target=True),
+        "masked_token_cross_entropy": lambda: masked_token_cross_entropy(
+            prediction, torch.tensor([[0, 1, 2, 3]]), mask
+        ),
+    }
+    losses[name]().backward()
     assert prediction.grad is not None
     assert prediction.grad[0, [0, 3]].abs().min() > 0
     assert not prediction.grad[0, [1, 2]].any()
@@ -56,6 +76,7 @@ def test_nothing_hidden_is_a_zero_with_a_graph() -> None:
     x = torch.randn(1, 2, 5, requires_grad=True)
     nothing = mask_of("..")
     for loss in (
+        masked_l1(x, torch.randn(1, 2, 5), nothing),
         masked_mse(x, torch.randn(1, 2, 5), nothing, norm_target=True),
         masked_token_cross_entropy(x, torch.zeros(1, 2, dtype=torch.int64), nothing),
     ):

@@ -12,6 +12,8 @@ SMALL: list[tuple[str, dict[str, Any]]] = [
     ("small_vit", {"width": 32, "depth": 2, "heads": 2}),
     ("small_vit", {"width": 32, "depth": 1, "heads": 2, "pool": "cls", "position": "learned"}),
     ("small_vit", {"width": 32, "depth": 1, "heads": 2, "class_token": False, "layer_scale": 0.1}),
+    ("small_vit", {"width": 32, "depth": 2, "heads": 2, "position": "relative", "layer_scale": 0.1}),
+    ("small_vit", {"width": 32, "depth": 1, "heads": 2, "position": "relative", "class_token": False}),
 ]
 
 
@@ -111,7 +113,7 @@ def test_a_cnn_cannot_hide_patches(what: dict[str, torch.Tensor]) -> None:
         ("small_vit", {"patch_size": 0}, "patches of 0 pixels"),
         ("small_vit", {"heads": 3}, "multiple of 4 and of its heads"),
         ("small_vit", {"heads": 0}, "multiple of 4 and of its heads"),
-        ("small_vit", {"position": "rotary"}, "'sincos' or 'learned'"),
+        ("small_vit", {"position": "rotary"}, "'sincos', 'learned' or 'relative'"),
         ("small_vit", {"pool": "max"}, "'mean' or 'cls'"),
         ("small_vit", {"pool": "cls", "class_token": False}, "class_token must be true"),
         ("small_vit", {"drop_path": 1.0}, "from 0 to below 1"),

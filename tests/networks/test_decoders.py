@@ -1,8 +1,10 @@
 import pytest
 import torch
 
+from sslpipe.distributed import BatchNorm2d
 from sslpipe.errors import UserError
 from sslpipe.networks import MAEDecoder
+from sslpipe.networks.decoders import MapDecoder
 
 
 @pytest.fixture
@@ -40,3 +42,18 @@ def test_every_parameter_gets_a_gradient(decoder: MAEDecoder) -> None:
 def test_a_width_that_heads_do_not_divide_is_refused() -> None:
     with pytest.raises(UserError, match="multiple of 4 and of its 3 heads: it is 16"):
         MAEDecoder(12, (3, 3), 48, width=16, heads=3)
+
+
+@pytest.mark.parametrize("side", [4, 7, 1])
+def test_maps_become_a_grid_of_the_side_that_is_asked_for(side: int) -> None:
+    decoder = MapDecoder(12, 5, side=side, width=8)
+    out = decoder(torch.randn(2, 12, 2, 2))
+    assert out.shape == (2, 5, side, side)
+    out.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in decoder.parameters())
+
+
+def test_its_batch_norms_are_those_of_all_processes() -> None:
+    norms = [m for m in MapDecoder(12, 5, side=4).modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert norms
+    assert all(isinstance(norm, BatchNorm2d) for norm in norms)

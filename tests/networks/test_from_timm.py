@@ -94,8 +94,63 @@ def test_layers_for_layer_decay(name: str) -> None:
         assert layers == {f"model.{parameter}": layer for parameter, layer in expected.items()}
 
 
+@pytest.fixture(scope="module")
+def beit() -> Backbone:
+    network = backbone("timm:beit_base_patch16_224", image_size=32, patch_size=8).eval()
+    torch.nn.init.normal_(network.model.rel_pos_bias.relative_position_bias_table)  # type: ignore[union-attr]
+    return network
+
+
+def test_a_beit_is_timms_with_shared_positions(beit: Backbone) -> None:
+    theirs = timm.create_model(
+        "beit_base_patch16_224",
+        num_classes=0,
+        img_size=32,
+        patch_size=8,
+        use_rel_pos_bias=False,
+        use_shared_rel_pos_bias=True,
+        use_fc_norm=False,
+    ).eval()
+    theirs.load_state_dict(beit.model.state_dict())  # type: ignore[union-attr]
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(beit.tokens(x, prefix=True), theirs.forward_features(x))
+        torch.testing.assert_close(beit(x), theirs(x))
+    assert (beit.kind, beit.patch_size, beit.dim, beit.grid) == ("vit", 8, 768, (4, 4))
+    assert beit.model.blocks[0].gamma_1[0].item() == pytest.approx(0.1)  # type: ignore[union-attr, index]
+
+
+@torch.no_grad()
+def test_a_beit_keeps_and_masks(beit: Backbone) -> None:
+    x = torch.randn(1, 3, 32, 32)
+    changed = x.clone()
+    changed[:, :, :8, 8:16] = 9.0  # patch 1
+    keep = torch.tensor([[5, 0, 2]])
+    mask = torch.zeros(1, 16, dtype=torch.bool)
+    mask[0, 1] = True
+    assert beit.tokens(x, keep=keep, prefix=True).shape == (1, 4, 768)
+    assert torch.equal(beit.tokens(x, keep=keep), beit.tokens(changed, keep=keep))
+    assert torch.equal(beit.tokens(x, mask=mask), beit.tokens(changed, mask=mask))
+    assert not torch.allclose(beit.tokens(x), beit.tokens(changed))
+    torch.testing.assert_close(beit.tokens(x, keep=torch.arange(16)[None]), beit.tokens(x))
+    assert beit.maps(torch.randn(1, 3, 16, 24)).shape == (1, 768, 2, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.isfinite(beit.tokens(x, mask=mask)).all()
+
+
+def test_a_beits_layers_are_its_papers(beit: Backbone) -> None:
+    from timm.models import group_parameters
+
+    layers = group_parameters(beit, beit.group_matcher(), reverse=True)
+    assert set(layers) == {parameter for parameter, _ in beit.named_parameters()}
+    expected = {"mask_token": 0, "model.patch_embed.proj.weight": 0, "model.blocks.3.gamma_1": 4}
+    expected |= {"model.norm.weight": 13, "model.rel_pos_bias.relative_position_bias_table": 13}
+    assert {name: layers[name] for name in expected} == expected
+    assert beit.no_weight_decay() == {"mask_token", "model.cls_token"}
+
+
 def test_can_be_laid_out_without_memory() -> None:
-    for name in ("timm:resnet18", VIT):
+    for name in ("timm:resnet18", VIT, "timm:beit_base_patch16_224"):
         with torch.device("meta"):
             network = backbone(name, image_size=32)
         assert all(parameter.is_meta for parameter in network.parameters())
@@ -112,6 +167,8 @@ def test_can_be_laid_out_without_memory() -> None:
         ("timm:convnext_atto", {"stem": "small"}, "cannot have the stem 'small'"),
         ("timm:vit_tiny_patch16_224", {"patch_size": 7}, "patches of 7 pixels, which do not tile 32"),
         ("timm:vit_tiny_patch16_224", {"pool": "max"}, "pool 'mean' or 'cls'"),
+        ("timm:vit_tiny_patch16_224", {"position": "relative"}, "position 'learned' or 'sincos'"),
+        ("timm:beit_base_patch16_224", {"position": "learned"}, "no option 'position'"),
         ("timm:flexivit_small", {}, "give it the option patch_size"),
         ("timm:mixer_s32_224", {}, "no feature maps and is no plain vision transformer"),
         ("timm:mobilenetv3_small_050", {}, "widens its features after pooling"),

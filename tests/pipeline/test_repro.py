@@ -20,6 +20,7 @@ pytestmark = pytest.mark.pipeline
 VALIDATION = {"sslpipe/settings.py", "sslpipe/yaml12.py"}
 # Dependencies that a run imports only where the chosen backbone or the device needs them.
 ON_DEMAND = {
+    "sslpipe/methods/_pictures.py",
     "sslpipe/networks/from_timm.py",
     "sslpipe/networks/from_torchvision.py",
     "sslpipe/views/triton.py",

@@ -1,0 +1,159 @@
+"""BEiT: blocks of patches are hidden; a vision transformer predicts the words that a tokenizer has for them.
+
+Bao, Dong, Piao, Wei, "BEiT: BERT Pre-Training of Image Transformers", ICLR 2022, arXiv:2106.08254.
+ImageNet, ViT-B/16, 800 epochs: fine-tune 83.2.
+
+Settings are the official code's for ImageNet-1k (github.com/microsoft/unilm, beit/README.md and the defaults of
+run_beit_pretraining.py): AdamW with a rate of 1.5e-3 for a batch of 2048, not scaled with it, β (.9, .98), weight decay
+.05, gradients clipped at norm 3, 10 warm-up epochs, a cosine to 1e-5. The views, with blockwise masks and the
+tokenizer's crop, are in views/recipes/beit.yaml.
+
+The official transformer has relative positions, a layer scale of .1 and a drop path of .1: `timm:beit_base_patch16_224`
+with `backbone_options: {drop_path: 0.1}`, or `small_vit` with `{position: relative, layer_scale: 0.1, drop_path: 0.1}`.
+
+What differs: the tokenizer is not DALL-E's but is trained on the same images first (sslpipe/networks/tokenizer.py),
+and the loss is one mean over the hidden patches of all ranks, where the official code averages the ranks' means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sslpipe import scratch
+from sslpipe.data.loader import Loader
+from sslpipe.distributed import mean
+from sslpipe.errors import UserError
+from sslpipe.losses import masked_token_cross_entropy
+from sslpipe.methods._pictures import IMAGES, hide, plain, sheet
+from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig, Preparation, Step
+from sslpipe.networks import tokenizer as tokenizers
+from sslpipe.networks.backbones import Backbone
+from sslpipe.networks.tokenizer import Tokenizer, TokenizerConfig, perplexity
+from sslpipe.views.engine import View, ViewEngine
+from sslpipe.views.recipe import Recipe
+
+
+class BEiT(Method):
+    """L = − mean over hidden patches i ∈ M of log p(z_i | x^M), z the words of the same crop (eq. 2)."""
+
+    class Config(MethodConfig):
+        """BEiT's settings."""
+
+        tokenizer: TokenizerConfig = TokenizerConfig()
+        optimizer: OptimizerConfig = OptimizerConfig(
+            name="adamw",
+            rate=1.5e-3,
+            rule="absolute",
+            betas=(0.9, 0.98),
+            weight_decay=0.05,
+            clip=3.0,
+            warmup_epochs=10,
+            final_rate=1 / 150,
+        )
+
+    paper: ClassVar[str] = "Bao et al., ICLR 2022, arXiv:2106.08254"
+    takes: ClassVar[tuple[str, ...]] = ("vit",)
+    default_backbone: ClassVar[str] = "small_vit"
+
+    def __init__(self, backbone: Backbone, config: Config) -> None:
+        super().__init__(backbone, config)
+        assert backbone.patch_size is not None
+        assert backbone.grid is not None
+        self.patch_size, self.grid, self.tokenizer_config = (
+            backbone.patch_size,
+            backbone.grid,
+            config.tokenizer,
+        )
+        backbone.learn_mask_token()  # e_[M]
+        self.head = nn.Linear(backbone.dim, config.tokenizer.words)  # W_c, b_c
+        nn.init.trunc_normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+        # The tokenizer's crop has half the image's side: a word for 8 pixels where a patch has 16.
+        self.tokenizer = Tokenizer(config.tokenizer, (backbone.patch_size + 1) // 2)  # q_φ(z | x)
+        self.freeze(self.tokenizer)
+
+    def prepare(self, preparation: Preparation) -> None:
+        """Train the tokenizer on the tokenizer's views of the training images, or take it from an earlier run."""
+        # A view that shares nothing is drawn as the one it shared with was: these are the crops of BEiT's training.
+        spec = preparation.recipe["tokenizer"].model_copy(update={"share": None})
+        self._check_size(spec.size)
+        reader, device, seed = preparation.reader, preparation.device, preparation.seed
+        loader = Loader(reader, batch_size=min(self.tokenizer_config.batch_size, len(reader)), seed=seed)
+        engine = ViewEngine(Recipe(views=(spec,)), seed=seed, device=device, renderer=preparation.renderer)
+
+        def batches(epoch: int) -> Iterable[Tensor]:
+            return (view.pixels for _, (view,) in engine.ahead(loader.epoch(epoch), epoch))
+
+        settings = [self.tokenizer_config.model_dump(mode="json"), self.tokenizer.pixels, seed]
+        identity = [dict(preparation.parts), spec.model_dump(mode="json"), settings]
+        found = tokenizers.trained(
+            self.tokenizer_config,
+            self.tokenizer.pixels,
+            batches,
+            loader.steps,
+            seed=seed,
+            device=device,
+            folder=preparation.folder(f"tokenizer-{scratch.digest(identity)[:16]}"),
+        )
+        self.tokenizer.load_state_dict(found.state_dict())
+
+    def step(self, views: list[View], clock: Clock) -> Step:
+        """One batch; the transformer sees the image with tokens for hidden patches, the tokenizer the whole crop."""
+        image, same_crop = views
+        assert image.masks is not None
+        self._check_size(same_crop.pixels.shape[-1])
+        z = self.tokenizer.words(same_crop.pixels)  # [N, P]
+        h = self.backbone.tokens(image.pixels, mask=image.masks)  # [N, P, D]
+        M = image.masks.nonzero(as_tuple=True)  # the head works where patches are hidden alone: |V| is large
+        logits, words = self.head(h[M])[None], z[M][None]  # [1, |M|, |V|], [1, |M|]
+        everywhere = torch.ones_like(words, dtype=torch.bool)
+        loss = masked_token_cross_entropy(logits, words, everywhere)
+        right = (logits.detach().argmax(dim=2) == words).float().sum() / max(words.numel(), 1)
+        return Step(
+            loss * _share(everywhere.sum()), {"accuracy": right, "perplexity_of_words": self._perplexity(z)}
+        )
+
+    @torch.no_grad()
+    def pictures(self, views: list[View]) -> Iterator[tuple[str, Tensor]]:
+        """Crops and what their words show; hidden patches, and what the predicted and the true words show there."""
+        image, same_crop = views
+        assert image.masks is not None
+        x, crop, mask = image.pixels[:IMAGES], same_crop.pixels[:IMAGES], image.masks[:IMAGES]
+        z = self.tokenizer.words(crop)  # [n, P]
+        decoded = plain(self.tokenizer.decode(z, self.grid), same_crop)
+        yield "tokenizer", sheet([plain(crop, same_crop), decoded])
+        predicted = self.head(self.backbone.tokens(x, mask=mask)).argmax(dim=2)  # [n, P]
+        seen = self.tokenizer.decode(torch.where(mask, predicted, z), self.grid)
+        rows = [plain(seen, same_crop), decoded]
+        original = plain(x, image)
+        large = [F.interpolate(row, size=original.shape[-2:]) for row in rows]
+        yield "predicted_words", sheet([original, hide(original, mask, self.patch_size), *large])
+
+    def _perplexity(self, z: Tensor) -> Tensor:
+        counts = z.new_zeros(self.tokenizer_config.words, dtype=torch.float32)
+        return perplexity(
+            counts.index_add_(0, z.flatten(), torch.ones_like(z.flatten(), dtype=torch.float32))
+        )
+
+    def _check_size(self, size: int) -> None:
+        """Refuse a crop that does not give one word a patch."""
+        wanted = self.grid[0] * self.tokenizer.pixels
+        if size != wanted:
+            raise UserError(
+                f"BEiT's tokenizer needs a crop of {wanted} pixels, a word for each patch, not {size}: "
+                f"leave views.recipe.tokenizer.size alone or set it to {wanted}"
+            )
+
+
+def _share(hidden: Tensor) -> Tensor:
+    """This rank's hidden patches as a multiple of a rank's average: blockwise masks hide more here and fewer there.
+
+    The average over ranks of loss · this is one mean over the hidden patches of all ranks.
+    """
+    count = hidden.float()
+    return count / mean(count).clamp(min=1)

@@ -1,0 +1,83 @@
+"""SimMIM: squares of patches are hidden; one linear layer on a vision transformer predicts their pixels.
+
+Xie, Zhang, Cao, Lin, Bao, Yao, Dai, Hu, "SimMIM: A Simple Framework for Masked Image Modeling", CVPR 2022,
+arXiv:2111.09886. ImageNet, ViT-B/16, 800 epochs: fine-tune 83.8.
+
+Settings are the official code's for ViT-B, 800 epochs (github.com/microsoft/SimMIM, configs/vit_base__800ep and the
+defaults of config.py): AdamW with 1e-4 · batch / 512, weight decay .05, gradients clipped at norm 5, 10 warm-up epochs,
+a tenth of the rate after 700 of 800 epochs. (For Swin it has 2e-4 · batch / 512, 8e-4 for the paper's batch of 2048,
+and a cosine.) The view, with its masks of 32-pixel squares, is in views/recipes/simmim.yaml.
+
+The official transformer has relative positions shared by all blocks, a layer scale of .1 and a drop path of .1:
+`timm:beit_base_patch16_224` with `backbone_options: {drop_path: 0.1}`, or `small_vit` with `{position: relative,
+layer_scale: 0.1, drop_path: 0.1}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sslpipe.losses import masked_l1
+from sslpipe.methods._pictures import IMAGES, hide, paste, plain, sheet
+from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig, Step
+from sslpipe.networks.backbones import Backbone
+from sslpipe.networks.patches import patchify, unpatchify
+from sslpipe.views.engine import View
+
+
+class SimMIM(Method):
+    """L = ‖y_M − x_M‖₁ / Ω(x_M): a mean over the numbers of hidden pixels (eq. 1)."""
+
+    class Config(MethodConfig):
+        """SimMIM's settings."""
+
+        optimizer: OptimizerConfig = OptimizerConfig(
+            name="adamw",
+            rate=5e-5,
+            rule="linear",
+            weight_decay=0.05,
+            clip=5.0,
+            warmup_epochs=10,
+            schedule="steps",
+            milestones=(0.875,),
+        )
+
+    paper: ClassVar[str] = "Xie et al., CVPR 2022, arXiv:2111.09886"
+    takes: ClassVar[tuple[str, ...]] = ("vit",)
+    default_backbone: ClassVar[str] = "small_vit"
+
+    def __init__(self, backbone: Backbone, config: Config) -> None:
+        super().__init__(backbone, config)
+        assert backbone.patch_size is not None
+        self.patch_size = backbone.patch_size
+        backbone.learn_mask_token()
+        # The official 1×1 convolution and pixel shuffle: the same layer with its outputs in another order.
+        self.head = nn.Linear(backbone.dim, backbone.patch_size**2 * 3)
+
+    def step(self, views: list[View], clock: Clock) -> Step:
+        """One batch; the encoder sees all patches, a token in place of the hidden ones."""
+        x, M = views[0].pixels, views[0].masks
+        assert M is not None
+        y = self._predict(x, M)  # [N, P, p·p·3]
+        target = patchify(x, self.patch_size)  # [N, P, p·p·3]
+        loss = masked_l1(y, target, M)
+        # Beside what the batch's mean pixel would leave: below 1 something has been learnt.
+        pixel = x.float().mean(dim=(0, 2, 3), keepdim=True).expand_as(x)  # [N, 3, S, S]
+        guess = masked_l1(patchify(pixel, self.patch_size), target, M)
+        return Step(loss, {"error_beside_mean_pixel": loss.detach() / guess.clamp(min=1e-6)})
+
+    def _predict(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.head(self.backbone.tokens(x, mask=mask))
+
+    @torch.no_grad()
+    def pictures(self, views: list[View]) -> Iterator[tuple[str, Tensor]]:
+        """Rows of original, what the encoder sees, and the rebuilt image (visible patches pasted in)."""
+        view, p = views[0], self.patch_size
+        assert view.masks is not None
+        x, mask = view.pixels[:IMAGES], view.masks[:IMAGES]
+        original, rebuilt = plain(x, view), plain(unpatchify(self._predict(x, mask).float(), p), view)
+        yield "reconstructions", sheet([original, hide(original, mask, p), paste(original, rebuilt, mask, p)])

@@ -1,0 +1,76 @@
+"""SimSiam: one network predicts its own output for another view; no negatives, no momentum network.
+
+Chen, He, "Exploring Simple Siamese Representation Learning", CVPR 2021, arXiv:2011.10566. ImageNet, ResNet-50, batch
+256, linear: 100 epochs 68.1, 200 epochs 70.0, 400 epochs 70.8, 800 epochs 71.3 (Table 4).
+
+Settings are Sec. 3's and the official code's defaults (main_simsiam.py --fix-pred-lr): SGD .05 · batch / 256 along a
+cosine, batch 512 (the paper's ablations: 256), weight decay 1e-4, no warm-up; a projector of three layers of 2048,
+each with a batch norm, the last without affine; a predictor of 2048-512-2048 whose rate stays at its start. The views
+are in views/recipes/simsiam.yaml.
+
+The official projector's last linear layer has a bias that is kept as it starts; the batch norm behind it takes it away
+again, so here there is none. Its ResNets start with zero-initialised residual branches, which is the backbone's matter
+here. Biases and norms are not decayed here, there they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from sslpipe.losses import negative_cosine
+from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig, ParamGroup, Step
+from sslpipe.networks.backbones import Backbone
+from sslpipe.networks.heads import mlp
+from sslpipe.views.engine import View
+
+
+class SimSiam(Method):
+    """L = ½ D(p₁, stopgrad(z₂)) + ½ D(p₂, stopgrad(z₁)), D the negative cosine  (eq. 4)."""
+
+    class Config(MethodConfig):
+        """SimSiam's settings."""
+
+        projector_hidden: int = Field(2048, ge=1)
+        projector_out: int = Field(2048, ge=1, description="d")
+        predictor_hidden: int = Field(512, ge=1, description="a bottleneck, a quarter of d in the paper")
+        optimizer: OptimizerConfig = OptimizerConfig(
+            name="sgd", rate=0.05, rule="linear", weight_decay=1e-4, warmup_epochs=0
+        )
+
+    paper: ClassVar[str] = "Chen & He, CVPR 2021, arXiv:2011.10566"
+
+    def __init__(self, backbone: Backbone, config: Config) -> None:
+        super().__init__(backbone, config)
+        d = config.projector_out
+        self.projector = mlp(backbone.dim, config.projector_hidden, d, layers=3, last_norm="plain")  # ends f
+        self.predictor = mlp(d, config.predictor_hidden, d)  # h
+
+    def parameter_groups(self) -> list[ParamGroup]:
+        """The predictor keeps its rate: it must follow the latest features (Sec. 4.2)."""
+        predictor = {id(parameter) for parameter in self.predictor.parameters()}
+        groups = []
+        for group in super().parameter_groups():
+            for fixed in (False, True):
+                members = [p for p in group.parameters if (id(p) in predictor) == fixed]
+                groups.append(replace(group, parameters=members, fixed_rate=fixed))
+        return [group for group in groups if group.parameters]
+
+    def step(self, views: list[View], clock: Clock) -> Step:
+        """One batch; batch norm sees one view at a time."""
+        x1, x2 = views[0].pixels, views[1].pixels  # [N, 3, S, S]
+        z1, z2 = self.projector(self.backbone(x1)), self.projector(self.backbone(x2))  # [N, d]
+        p1, p2 = self.predictor(z1), self.predictor(z2)  # [N, d]
+        loss = negative_cosine(p1, z2) / 2 + negative_cosine(p2, z1) / 2  # D stops the gradient of z
+        return Step(loss, {"cosine": -loss.detach(), "output_std": _spread(z1)})
+
+
+@torch.no_grad()
+def _spread(z: Tensor) -> Tensor:
+    """Mean standard deviation of the normalised outputs, times √d: 1 when spread out, 0 when collapsed (Fig. 2)."""
+    z = nn.functional.normalize(z.float(), dim=1)
+    return z.std(dim=0).mean() * z.shape[1] ** 0.5

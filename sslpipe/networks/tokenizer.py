@@ -1,0 +1,349 @@
+"""A tokenizer of images: a small convolutional VQ-VAE that turns an image into a grid of words and back (BEiT).
+
+BEiT takes DALL-E's discrete VAE, trained on 250 million images. This one is trained on the data at hand, where a vector
+quantiser is the steadier choice: no temperature to anneal and no KL weight to balance, which is where a Gumbel VAE with
+few images loses its words. Its codes are running averages of what is assigned to them (van den Oord et al. 2017,
+App. A.1; Razavi et al. 2019), compared by cosine (Yu et al. 2022; BEiT v2); a word that is hardly used is put where
+images are described worst (restarts: Dhariwal et al. 2020; the draw is k-means++'s), so that all words find work and
+none describes what another one does already.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from sslpipe import scratch
+from sslpipe.config import Config
+from sslpipe.errors import UserError
+
+_ROWS = 16384  # vectors compared with all words at a time: bounds memory, does not change the result
+_DEAD = 0.1  # a word is put elsewhere when it is used less than this share of what each word would have
+_SETTLE = 0.25  # the last share of training, in which no word is put elsewhere
+
+#: Gives the pixels [N, 3, s, s] of an epoch, batch by batch; the same each time it is asked.
+Batches = Callable[[int], Iterable[Tensor]]
+
+
+class TokenizerConfig(Config):
+    """The tokenizer's settings, for ImageNet. Of these BEiT says the number of words alone."""
+
+    words: int = Field(8192, ge=2, description="size of the vocabulary")
+    dim: int = Field(32, ge=2, description="numbers of a word's code")
+    width: int = Field(128, ge=4, description="channels of the convolutions")
+    epochs: int = Field(10, ge=1)
+    batch_size: int = Field(256, ge=1)
+    rate: float = Field(1e-3, gt=0, description="Adam's peak learning rate")
+    decay: float = Field(0.95, ge=0, lt=1, description="of the codes' running averages")
+    commitment: float = Field(0.25, ge=0, description="weight of the distance of vectors to their codes")
+
+
+class Tokenizer(nn.Module):
+    """Images [N, 3, s, s] to words [N, P] and back; each word stands for a square of pixels and what is around it.
+
+    Untrained it gives words all the same, those of random codes.
+
+    Args:
+        config: its settings.
+        pixels: side of a word's square.
+    """
+
+    codes: Tensor
+
+    def __init__(self, config: TokenizerConfig, pixels: int) -> None:
+        super().__init__()
+        self.pixels, width = pixels, config.width
+        strides = _factors(pixels)
+        down = [part for stride in strides for part in (_shrink(width, stride), Residual(width))]
+        up = [part for stride in reversed(strides) for part in (Residual(width), _grow(width, stride))]
+        self.encoder = nn.Sequential(
+            nn.Conv2d(3, width, 3, padding=1),
+            Residual(width),
+            *down,
+            nn.ReLU(),
+            nn.Conv2d(width, config.dim, 1),
+        )
+        self.decoder = nn.Sequential(
+            nn.Conv2d(config.dim, width, 3, padding=1),
+            *up,
+            Residual(width),
+            nn.ReLU(),
+            nn.Conv2d(width, 3, 3, padding=1),
+        )
+        self.register_buffer("codes", F.normalize(torch.randn(config.words, config.dim), dim=1))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """[N, 3, s, s] → vectors of length 1, [N, P, d], row by row; in full precision also under autocast."""
+        with torch.autocast(x.device.type, enabled=False):
+            return F.normalize(self.encoder(x.to(self.codes.dtype)).flatten(2).transpose(1, 2), dim=2)
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """The word of each vector, that of the nearest code: [N, P, d] → int64 [N, P]."""
+        with torch.autocast(z.device.type, enabled=False):
+            rows = z.detach().flatten(0, 1).split(_ROWS)
+            return torch.cat([(part @ self.codes.T).argmax(dim=1) for part in rows]).view(z.shape[:2])
+
+    @torch.no_grad()
+    def words(self, x: Tensor) -> Tensor:
+        """[N, 3, s, s] → int64 [N, P]."""
+        return self.nearest(self.encode(x))
+
+    def draw(self, vectors: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Codes [N, P, d] as images, [N, 3, s, s]."""
+        with torch.autocast(vectors.device.type, enabled=False):
+            return self.decoder(vectors.transpose(1, 2).unflatten(2, grid))
+
+    @torch.no_grad()
+    def decode(self, words: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Words [N, P] of a grid as images, [N, 3, s, s]."""
+        return self.draw(self.codes[words], grid)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What training needs: the images rebuilt [N, 3, s, s], the vectors [N, P, d] and their words [N, P]."""
+        z = self.encode(x)
+        words = self.nearest(z)
+        straight = z + (self.codes[words] - z).detach()  # the gradient goes past the quantiser
+        return self.draw(straight, (x.shape[2] // self.pixels, x.shape[3] // self.pixels)), z, words
+
+
+class Residual(nn.Module):
+    """A 3×3 and a 1×1 convolution beside a shortcut."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            nn.ReLU(), nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, h, w] → [N, C, h, w]."""
+        return x + self.branch(x)
+
+
+class Averages:
+    """The codes as running averages of the vectors assigned to them."""
+
+    def __init__(self, tokenizer: Tokenizer, decay: float) -> None:
+        self.tokenizer, self.decay = tokenizer, decay
+        self.counts = tokenizer.codes.new_zeros(len(tokenizer.codes))  # vectors of a batch, averaged
+        self.sums = torch.zeros_like(tokenizer.codes)
+
+    @torch.no_grad()
+    def update(self, z: Tensor, words: Tensor, restart: bool) -> None:
+        """Move the codes towards their vectors; with `restart`, words that are hardly used to where error is large."""
+        vectors, assigned = z.flatten(0, 1), words.flatten()  # [M, d], [M]
+        ones = torch.ones_like(vectors[:, 0])
+        self.counts.mul_(self.decay).index_add_(0, assigned, ones, alpha=1 - self.decay)
+        self.sums.mul_(self.decay).index_add_(0, assigned, vectors, alpha=1 - self.decay)
+        if restart:
+            self._restart(vectors, assigned)
+        used = self.counts > 0
+        self.tokenizer.codes[used] = F.normalize(self.sums[used], dim=1)
+
+    def _restart(self, vectors: Tensor, assigned: Tensor) -> None:
+        even = len(vectors) / len(self.counts)
+        dead = (self.counts < _DEAD * even).nonzero()[:, 0]
+        if len(dead) == 0:
+            return
+        cosine = (vectors * self.tokenizer.codes[assigned]).sum(dim=1)  # [M]
+        error = (1 - cosine).clamp(min=1e-6)  # half the squared distance
+        # Drawn on the host, in proportion to the error: the same on every device.
+        chosen = torch.multinomial(error.cpu(), len(dead), replacement=True).to(vectors.device)
+        self.counts[dead] = even
+        self.sums[dead] = vectors[chosen] * even
+
+
+def trained(
+    config: TokenizerConfig,
+    pixels: int,
+    batches: Batches,
+    steps: int,
+    *,
+    seed: int,
+    device: torch.device,
+    folder: Path,
+) -> Tokenizer:
+    """A tokenizer trained on these batches, or as it was left in `folder` by an earlier call.
+
+    An interrupted training goes on after its last whole epoch, bit for bit. Several processes that want the same
+    tokenizer wait for the first of them.
+
+    Args:
+        config: its settings.
+        pixels: side of a word's square.
+        batches: what it is trained on.
+        steps: batches an epoch.
+        seed: of the weights and of the words' restarts; torch's own random numbers are left as they were.
+        device: where to work.
+        folder: of this tokenizer alone: whatever it depends on must be in the folder's name.
+    """
+    gpus = [device] if device.type == "cuda" else []
+    lock = scratch.locked(folder / "lock", "another training of the same tokenizer")
+    with lock, torch.random.fork_rng(devices=gpus):
+        torch.manual_seed(seed)
+        tokenizer = Tokenizer(config, pixels).to(device)
+        _train(tokenizer, config, batches, steps, seed, folder)
+    return tokenizer
+
+
+def _train(
+    tokenizer: Tokenizer, config: TokenizerConfig, batches: Batches, steps: int, seed: int, folder: Path
+) -> None:
+    from sslpipe.progress import (
+        progress,
+    )  # here, because the stage that only tries a method has no use for it
+
+    optimizer = torch.optim.Adam(tokenizer.parameters(), lr=config.rate)
+    averages = Averages(tokenizer, config.decay)
+    first, total = _load(folder, tokenizer, optimizer, averages), config.epochs * steps
+    if first == config.epochs:
+        print("tokenizer: trained before", flush=True)
+        return
+    error, seen = 0.0, torch.zeros_like(averages.counts)
+    with progress("tokenizer", total, done=first * steps) as bar:
+        for epoch in range(first, config.epochs):
+            torch.manual_seed((seed * 0x9E3779B97F4A7C15 + epoch) % 2**63)
+            error, seen = 0.0, torch.zeros_like(averages.counts)
+            for number, x in enumerate(batches(epoch)):
+                share = (epoch * steps + number) / total
+                optimizer.param_groups[0]["lr"] = config.rate * _shape(share)
+                now, words = _step(tokenizer, optimizer, averages, x, config, restart=share < 1 - _SETTLE)
+                error += now / steps
+                seen += torch.bincount(words.flatten(), minlength=config.words)
+                bar.update(1, f"error {now:.4f}")
+            _save(folder, epoch + 1, tokenizer, optimizer, averages, finished=epoch + 1 == config.epochs)
+    print(
+        f"tokenizer: {int((seen > 0).sum())} of {config.words} words in use, as many as {perplexity(seen):.0f} used "
+        f"alike; mean squared error {error:.4f}",
+        flush=True,
+    )
+
+
+def _step(
+    tokenizer: Tokenizer,
+    optimizer: torch.optim.Optimizer,
+    averages: Averages,
+    x: Tensor,
+    config: TokenizerConfig,
+    restart: bool,
+) -> tuple[float, Tensor]:
+    """One step on a batch [N, 3, s, s]; the squared error of its pixels, and its words [N, P].
+
+    Raises:
+        UserError: the error is not finite.
+    """
+    rebuilt, z, words = tokenizer(x)
+    squared = F.mse_loss(rebuilt, x.to(rebuilt.dtype))
+    distance = 1 - (z * tokenizer.codes[words]).sum(dim=2).mean()
+    error = squared.item()
+    if not math.isfinite(error):
+        raise UserError(
+            f"the tokenizer's error became {error}: lower the tokenizer's rate, now {config.rate}"
+        )
+    optimizer.zero_grad(set_to_none=True)
+    (squared + config.commitment * distance).backward()
+    optimizer.step()
+    averages.update(z.detach(), words, restart)
+    return error, words
+
+
+def perplexity(counts: Tensor) -> Tensor:
+    """How many words, used alike, would be as hard to guess: exp of the entropy of these counts [K]."""
+    share = counts.float() / counts.sum().clamp(min=1)
+    return torch.special.entr(share).sum().exp()
+
+
+def _shape(progress: float) -> float:
+    """The learning rate as a share of its peak: a warm-up of a twentieth, then a cosine to 0."""
+    return min(progress / 0.05, 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def _factors(pixels: int) -> list[int]:
+    """The strides that come to `pixels` together: twos, then what is left."""
+    strides = []
+    while pixels % 2 == 0:
+        strides.append(2)
+        pixels //= 2
+    return strides + ([pixels] if pixels > 1 else [])
+
+
+def _shrink(width: int, stride: int) -> nn.Module:
+    """Convolution and downsampling; that by 2 overlaps."""
+    if stride == 2:
+        return nn.Conv2d(width, width, 4, stride=2, padding=1)
+    return nn.Conv2d(width, width, stride, stride=stride)
+
+
+def _grow(width: int, stride: int) -> nn.Module:
+    return nn.Sequential(nn.Upsample(scale_factor=stride), nn.Conv2d(width, width, 3, padding=1))
+
+
+def _state(tokenizer: Tokenizer, optimizer: torch.optim.Optimizer, averages: Averages) -> dict[str, Tensor]:
+    """All that training needs to go on, by name; before the first step the optimiser has nothing."""
+    state = {f"network.{name}": value for name, value in tokenizer.state_dict().items()}
+    state |= {"averages.counts": averages.counts, "averages.sums": averages.sums}
+    for number, values in optimizer.state_dict()["state"].items():
+        state |= {f"optimizer.{number}.{name}": value for name, value in values.items()}
+    return state
+
+
+def _save(
+    folder: Path,
+    epoch: int,
+    tokenizer: Tokenizer,
+    optimizer: torch.optim.Optimizer,
+    averages: Averages,
+    finished: bool,
+) -> None:
+    """Write the state after `epoch` epochs under a name that holds the digest of its bytes; earlier ones go."""
+    from safetensors.torch import save
+
+    state = _state(tokenizer, optimizer, averages)
+    if finished:
+        state = {name: value for name, value in state.items() if name.startswith("network.")}
+    content = save({name: value.detach().cpu().contiguous() for name, value in state.items()})
+    path = folder / f"{epoch:06d}-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
+    scratch.atomic_write(path, content)
+    for old in folder.glob("[0-9]*.safetensors"):
+        if old != path:
+            old.unlink(missing_ok=True)
+
+
+def _load(folder: Path, tokenizer: Tokenizer, optimizer: torch.optim.Optimizer, averages: Averages) -> int:
+    """Take up what `_save` left; returns the epochs done. A damaged file is named, and training starts over."""
+    from safetensors.torch import load
+
+    for path in sorted(folder.glob("[0-9]*.safetensors"), reverse=True):
+        content = path.read_bytes()
+        epoch, _, digest = path.stem.partition("-")
+        if hashlib.sha256(content).hexdigest()[:16] != digest:
+            print(f"tokenizer: {path} is damaged, training anew", file=sys.stderr, flush=True)
+            continue
+        state = load(content)
+        part = {name.partition(".")[2]: value for name, value in state.items() if name.startswith("network.")}
+        tokenizer.load_state_dict(part)
+        if "averages.counts" in state:
+            averages.counts.copy_(state["averages.counts"])
+            averages.sums.copy_(state["averages.sums"])
+            _load_optimizer(optimizer, state)
+            print(f"tokenizer: continuing after epoch {int(epoch)}", flush=True)
+        return int(epoch)
+    return 0
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Tensor]) -> None:
+    whole = optimizer.state_dict()
+    for name, value in state.items():
+        kind, _, rest = name.partition(".")
+        if kind == "optimizer":
+            number, _, key = rest.partition(".")
+            whole["state"].setdefault(int(number), {})[key] = value
+    optimizer.load_state_dict(whole)

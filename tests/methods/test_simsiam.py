@@ -1,0 +1,294 @@
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+import subprocess
+import sys
+import warnings
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from support import SMALL, ToyReader, small_method
+from torch import Tensor, nn
+
+from sslpipe import distributed, methods, networks
+from sslpipe.methods.base import Clock
+from sslpipe.training import optim
+from sslpipe.training.schedules import rate_factor
+from sslpipe.views import ViewEngine
+from sslpipe.views.engine import View
+from sslpipe.views.recipe import IMAGENET_MEAN, IMAGENET_STD
+
+N, RATE = 8, 0.05
+
+
+def clock(step: int = 0, total: int = 100) -> Clock:
+    return Clock(step, 0, step / total, torch.Generator())
+
+
+def build(**changes: Any) -> Any:
+    """In float64, so that tolerances are tight."""
+    return small_method("simsiam", **changes).double().train()
+
+
+def views(seed: int = 0, n: int = N) -> list[View]:
+    """A pair of noise images for each of n."""
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for _ in range(2):
+        pixels = torch.randn(n, 3, 16, 16, generator=generator, dtype=torch.float64)
+        maps = torch.eye(2, 3).expand(n, 2, 3)
+        made.append(View(pixels, torch.arange(n), None, maps, IMAGENET_MEAN, IMAGENET_STD, "view"))
+    return made
+
+
+# --- algorithm 1, in plain loops ---
+
+
+def algorithm_1(method: Any, stop_gradient: bool = True) -> Tensor:
+    """The paper's, one image at a time."""
+    z1, z2 = (method.projector(method.backbone(view.pixels)) for view in views())
+    p1, p2 = method.predictor(z1), method.predictor(z2)
+
+    def D(p: Tensor, z: Tensor) -> Tensor:
+        z = z.detach() if stop_gradient else z
+        return sum(-(p[n] / p[n].norm()) @ (z[n] / z[n].norm()) for n in range(N)) / N
+
+    return D(p1, z2) / 2 + D(p2, z1) / 2
+
+
+def test_loss_and_gradients_are_algorithm_1s_and_its_stop_gradient_counts() -> None:
+    method = build()
+    official, leaking = copy.deepcopy(method), copy.deepcopy(method)
+    loss = method.step(views(), clock()).loss
+    loss.backward()
+    expected = algorithm_1(official)
+    expected.backward()
+    algorithm_1(leaking, stop_gradient=False).backward()
+    torch.testing.assert_close(loss, expected)
+    differs = []
+    for ours, theirs, others in zip(*(m.parameters() for m in (method, official, leaking)), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+        differs.append(not torch.allclose(theirs.grad, others.grad))
+    assert any(differs)
+
+
+def test_the_target_side_carries_no_gradient() -> None:
+    # Were the predictor's output blind to its input, only a leak through the targets could reach the encoder.
+    method = build()
+    with torch.no_grad():
+        method.predictor[-1].weight.zero_()
+    method.step(views(), clock()).loss.backward()
+    for network in (method.backbone, method.projector):
+        assert all(p.grad is None or p.grad.abs().max() == 0 for p in network.parameters())
+    assert method.predictor[-1].bias.grad.abs().sum() > 0
+
+
+def test_it_is_symmetric() -> None:
+    method = build()
+    swapped = copy.deepcopy(method).step(views()[::-1], clock()).loss
+    torch.testing.assert_close(method.step(views(), clock()).loss, swapped)
+
+
+def test_loss_and_heads_are_lightlys() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # lightly's own
+        losses = pytest.importorskip("lightly.loss", reason="lightly is not installed")
+        heads = pytest.importorskip("lightly.models.modules.heads", reason="lightly is not installed")
+    method = build()
+    projector = heads.SimSiamProjectionHead(method.backbone.dim, 32, 32).double()
+    predictor = heads.SimSiamPredictionHead(32, 8, 32).double()
+    for theirs, ours in ((projector, method.projector), (predictor, method.predictor)):
+        values = [
+            v for name, v in theirs.state_dict().items() if not name.endswith("6.bias") or theirs is predictor
+        ]
+        state = dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True))
+        assert len(values) == len(state)
+        theirs.load_state_dict(state)
+    x1, x2 = (view.pixels for view in views())
+    backbone = copy.deepcopy(method.backbone)
+    z1, z2 = projector(backbone(x1)), projector(backbone(x2))
+    p1, p2 = predictor(z1), predictor(z2)
+    criterion = losses.NegativeCosineSimilarity()
+    expected = 0.5 * (criterion(p1, z2.detach()) + criterion(p2, z1.detach()))
+    torch.testing.assert_close(method.step(views(), clock()).loss, expected)
+
+
+# --- the networks ---
+
+
+def test_heads_are_the_official_codes() -> None:
+    backbone = networks.backbone("small_resnet", image_size=16, width=8, stages=3)
+    method = methods.build("simsiam", backbone)
+    kinds = [type(layer).__name__ for layer in method.projector]
+    assert kinds == ["Linear", "BatchNorm1d", "ReLU"] * 2 + ["Linear", "BatchNorm1d"]
+    sizes = [
+        (layer.in_features, layer.out_features) for layer in method.projector if isinstance(layer, nn.Linear)
+    ]
+    assert sizes == [(backbone.dim, 2048), (2048, 2048), (2048, 2048)]
+    assert not method.projector[-1].affine
+    assert all(layer.bias is None for layer in method.projector if isinstance(layer, nn.Linear))
+    assert [type(layer).__name__ for layer in method.predictor] == ["Linear", "BatchNorm1d", "ReLU", "Linear"]
+    first, last = method.predictor[0], method.predictor[3]
+    assert (first.weight.shape, last.weight.shape) == ((512, 2048), (2048, 512))
+    assert first.bias is None
+    assert last.bias is not None
+
+
+def test_a_fixed_bias_before_the_projectors_last_norm_would_change_nothing() -> None:
+    # The official code keeps one there, without gradient.
+    method = build()
+    expected = copy.deepcopy(method).step(views(), clock()).loss
+    bias = nn.Parameter(torch.randn(32, dtype=torch.float64), requires_grad=False)
+    method.projector[-2].bias = bias
+    torch.testing.assert_close(method.step(views(), clock()).loss, expected)
+
+
+def test_batch_norm_sees_one_view_at_a_time() -> None:
+    method, seen = build(), []
+    for network in (method.backbone, method.projector, method.predictor):
+        norm = next(m for m in network.modules() if isinstance(m, nn.BatchNorm2d | nn.BatchNorm1d))
+        norm.register_forward_hook(lambda layer, inputs, output: seen.append(len(inputs[0])))
+    method.step(views(), clock())
+    assert seen == [N] * 6
+
+
+@pytest.mark.parametrize("name", ["small_resnet", "small_vit", "timm:test_efficientnet"])
+def test_it_trains_resnets_cnns_and_vits(name: str) -> None:
+    options = {"width": 32, "depth": 2, "heads": 2} if name == "small_vit" else {}
+    backbone = networks.backbone(name, image_size=32, **options)
+    recipe = methods.recipe("simsiam", 32, patch_size=backbone.patch_size)
+    method = methods.build("simsiam", backbone, SMALL["simsiam"]).train()
+    loss = method.step(ViewEngine(recipe, seed=0)(ToyReader(resolution=32).gather(range(8)), 0), clock()).loss
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(p.grad is not None for p in method.parameters() if p.requires_grad)
+
+
+# --- the rate ---
+
+
+def test_the_predictor_keeps_its_scaled_rate_and_everything_else_follows_the_cosine() -> None:
+    method = build()
+    config = methods.configure("simsiam").optimizer
+    optimizer = optim.build(method.parameter_groups(), config, 512)
+    predictor = {id(p) for p in method.predictor.parameters()}
+    seen = set()
+    for epoch in (0.0, 50.0, 100.0):
+        optim.set_rates(optimizer, config, clock(int(epoch)), epoch, 100)
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                expected = 0.1 if id(p) in predictor else 0.1 * rate_factor(config, epoch, 100)
+                assert group["lr"] == pytest.approx(expected)
+                seen.add(id(p))
+    assert seen == {id(p) for p in method.parameters()}
+
+
+def test_the_predictors_biases_and_norms_are_not_decayed_either() -> None:
+    method = build()
+    groups = method.parameter_groups()
+    assert sorted((group.decay, group.fixed_rate) for group in groups) == [
+        (decay, fixed) for decay in (False, True) for fixed in (False, True)
+    ]
+    for group in groups:
+        assert all((p.ndim > 1) == group.decay for p in group.parameters)
+
+
+def test_the_default_optimiser_is_the_official_codes() -> None:
+    config = methods.configure("simsiam").optimizer
+    assert (config.name, config.peak(512), config.weight_decay, config.momentum) == ("sgd", 0.1, 1e-4, 0.9)
+    assert [rate_factor(config, epoch, 100) for epoch in (0, 50, 100)] == pytest.approx(
+        [1, 0.5, 0]
+    )  # no warm-up
+
+
+def test_views_are_moco_v2s() -> None:
+    (view,) = methods.recipe("simsiam", 224).views
+    (theirs,) = methods.recipe("moco", 224).views
+    assert view == theirs
+    assert view.count == 2
+
+
+# --- what is watched ---
+
+
+def test_numbers_tell_collapse_from_learning() -> None:
+    method = build(projector_out=256)
+    numbers = copy.deepcopy(method).step(views(n=64), clock()).numbers
+    assert numbers["output_std"].item() == pytest.approx(1, abs=0.1)
+    assert abs(numbers["cosine"]) < 0.9
+
+    class Constant(nn.Module):
+        def forward(self, h: Tensor) -> Tensor:
+            return torch.ones(len(h), 256, dtype=h.dtype)
+
+    method.projector = Constant()
+    assert method.step(views(), clock()).numbers["output_std"] == 0
+
+
+# --- several processes ---
+
+WORLD = 2
+
+
+def trained() -> dict[str, Tensor]:
+    """Three steps of this rank's share of the images, gradients averaged over ranks as DDP does."""
+    method = build()
+    found = {}
+    for step in range(3):
+        pair = [
+            dataclasses.replace(view, pixels=view.pixels.chunk(distributed.world_size())[distributed.rank()])
+            for view in views(step)
+        ]
+        loss = method.step(pair, clock(step)).loss
+        loss.backward()
+        with torch.no_grad():
+            for name, p in method.named_parameters():
+                found[f"gradient/{step}/{name}"] = distributed.mean(p.grad)
+                p -= RATE * found[f"gradient/{step}/{name}"]
+                p.grad = None
+        method.after_update(clock(step))
+        found[f"loss/{step}"] = distributed.mean(loss)
+    found |= {f"buffer/{name}": buffer.clone() for name, buffer in method.named_buffers()}
+    return {name: value.contiguous() for name, value in found.items()}
+
+
+def main(rank: int, store: str, output: str) -> None:
+    """One of the two processes."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD)
+    save_file(trained(), output)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_two_processes_are_one_with_twice_the_images(tmp_path: Any) -> None:
+    outputs = [tmp_path / f"{rank}.safetensors" for rank in range(WORLD)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(rank), str(tmp_path / "store"), str(output)], env=environment
+        )
+        for rank, output in enumerate(outputs)
+    ]
+    try:
+        alone = trained()
+        assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+    for output in outputs:
+        both = load_file(output)
+        assert both.keys() == alone.keys()
+        for name, value in alone.items():
+            torch.testing.assert_close(
+                both[name], value, rtol=1e-8, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}"
+            )
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3])
