@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sslpipe.networks.patches import patchify, unpatchify
@@ -32,9 +33,12 @@ def hide(images: Tensor, mask: Tensor, patch_size: int) -> Tensor:
     return paste(images, torch.full_like(images, GREY), mask, patch_size)
 
 
-def sheet(rows: Sequence[Tensor]) -> Tensor:
-    """Rows of n images each, [n, 3, s, s] in [0, 1], one below the other: uint8 [rows · s, n · s, 3]."""
-    strips = torch.stack(list(rows), dim=1)  # [n, rows, 3, s, s]
+def sheet(rows: Sequence[Tensor], gap: int = 0) -> Tensor:
+    """Rows of n images each, [n, 3, s, s] in [0, 1], one below the other: uint8 [rows · s, n · s, 3].
+
+    With a gap, s counts so many white pixels more, below each image and on its right.
+    """
+    strips = F.pad(torch.stack(list(rows), dim=1), (0, gap, 0, gap), value=1.0)  # [n, rows, 3, s, s]
     n, kinds, _, s, _ = strips.shape
     laid = strips.permute(1, 3, 0, 4, 2).reshape(kinds * s, n * s, 3)
     return (laid * 255).round().to(torch.uint8).cpu()

@@ -32,6 +32,7 @@ from torch import Tensor
 
 from sslpipe.data.loader import Reader
 from sslpipe.losses import rebalanced_cross_entropy
+from sslpipe.methods._pictures import IMAGES, plain, sheet
 from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig, Preparation, Step
 from sslpipe.networks.backbones import Backbone
 from sslpipe.networks.decoders import MapDecoder
@@ -42,9 +43,9 @@ from sslpipe.views.recipe import IMAGENET_MEAN, IMAGENET_STD
 GRID = 10  # of a and b
 # The authors' list has four points more than the colours of sRGB need, at the rim. With them Q is the paper's 313.
 RIM = ((40, 90), (100, -90), (100, -10), (100, 0))
-GREY = 5.0  # an image none of whose a and b is larger is grey
+COLOURED = 5.0  # an image none of whose a and b is farther from 0 is grey
 SCALE = 110.0  # of a and b, in regression
-IMAGES, SIDE = 2000, 32  # the distribution of colours is that of so many images, at so many pixels a side
+SAMPLE, SAMPLE_SIDE = 2000, 32  # the colours of so many images are counted, at so many pixels a side
 
 
 class Colorization(Method):
@@ -104,7 +105,7 @@ class Colorization(Method):
         """Gather the distribution of the data's colours, and weigh each colour by its rarity."""
         (spec,) = preparation.recipe.views
         self.statistics = spec.mean, spec.std
-        ab = _sample(preparation.reader)  # [n, 2, SIDE, SIDE]
+        ab = _sample(preparation.reader)  # [n, 2, s, s]
         coloured = _coloured(ab)  # [n]
         if not coloured.any():
             print(
@@ -167,14 +168,12 @@ class Colorization(Method):
     @torch.no_grad()
     def pictures(self, views: list[View]) -> Iterator[tuple[str, Tensor]]:
         """Rows of what the backbone is shown, the predicted colours on it, and the image."""
-        rgb = _rgb(views[0])[:16].float()
+        rgb = plain(views[0].pixels[:IMAGES], views[0])
         seen = lightness(rgb)  # [n, 1, S, S]
         ab = self._annealed_mean(self._predict(seen).float())
         ab = F.interpolate(ab, size=rgb.shape[2:], mode="bilinear", align_corners=False)
         rows = [lab_to_rgb(torch.cat([seen, colour], dim=1)) for colour in (torch.zeros_like(ab), ab)]
-        sheet = torch.stack([*rows, rgb])  # [3 rows, n, 3, S, S]
-        sheet = sheet.permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)  # [3 · S, n · S, 3]
-        yield "colorizations", (sheet * 255).round().to(torch.uint8).cpu()
+        yield "colorizations", sheet([*rows, rgb])
 
 
 def palette() -> list[tuple[int, int]]:
@@ -201,15 +200,15 @@ def weights(counts: Tensor, colours: Tensor, sigma: float, uniform: float) -> Te
 
 
 def _sample(reader: Reader) -> Tensor:
-    """a and b of images all over the split, at SIDE x SIDE pixels all over each: [n, 2, SIDE, SIDE]."""
-    place = torch.arange(min(IMAGES, len(reader))) * len(reader) // min(IMAGES, len(reader))
-    at = (torch.arange(SIDE) + 0.5) / SIDE
+    """a and b of images all over the split, at pixels all over each: [n, 2, s, s]."""
+    n = min(SAMPLE, len(reader))
+    at = (torch.arange(SAMPLE_SIDE) + 0.5) / SAMPLE_SIDE
     found = []
-    for part in place.split(100):
+    for part in (torch.arange(n) * len(reader) // n).split(100):
         batch = reader.gather(part)
-        rows, columns = ((side[:, None] * at).long() for side in batch.size.cpu().unbind(1))  # [n, SIDE]
+        rows, columns = ((side[:, None] * at).long() for side in batch.size.cpu().unbind(1))  # [n, s]
         image = torch.arange(len(part))[:, None, None]
-        pixels = batch.pixels.cpu()[image, rows[:, :, None], columns[:, None]]  # [n, SIDE, SIDE, 3]
+        pixels = batch.pixels.cpu()[image, rows[:, :, None], columns[:, None]]  # [n, s, s, 3]
         found.append(rgb_to_lab(pixels.permute(0, 3, 1, 2) / 255)[:, 1:])
     return torch.cat(found)
 
@@ -227,7 +226,7 @@ def _numbers() -> Tensor:
 
 def _coloured(ab: Tensor) -> Tensor:
     """Which images have colour: [N, 2, h, w] → bool [N]."""
-    return (ab.abs() > GREY).flatten(1).any(dim=1)
+    return (ab.abs() > COLOURED).flatten(1).any(dim=1)
 
 
 def _rgb(view: View) -> Tensor:

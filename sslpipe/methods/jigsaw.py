@@ -35,7 +35,8 @@ from torch import Tensor, nn
 from sslpipe.distributed import rank, world_size
 from sslpipe.errors import UserError
 from sslpipe.losses import label_cross_entropy
-from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig, Step
+from sslpipe.methods._pictures import GREY, IMAGES, plain, sheet
+from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig, Preparation, Step
 from sslpipe.networks.backbones import Backbone, ConvBackbone, probe
 from sslpipe.networks.heads import mlp
 from sslpipe.views.engine import View
@@ -89,6 +90,17 @@ class Jigsaw(Method):
         )
         self.fc78 = mlp(TILES * config.tile_features, config.hidden, config.permutations)
 
+    def prepare(self, preparation: Preparation) -> None:
+        """Say so where views are enlarged: the traces of interpolation tell where a tile was."""
+        (spec,) = preparation.recipe.views
+        crop = int(preparation.reader.resolution * spec.scale[0] ** 0.5)
+        if crop < spec.size:
+            print(
+                f"pretrain: crops of {crop} pixels are enlarged to puzzles of {spec.size}, which leaves traces of "
+                "where a tile was: a smaller views.size or a larger views.recipe.scale makes the puzzle honest",
+                flush=True,
+            )
+
     def step(self, views: list[View], clock: Clock) -> Step:
         """One batch: one permutation for each image; all tiles go through the backbone together."""
         tiles, label = self._puzzle(views[0], clock.generator)  # [N, 9, 3, t, t], [N]
@@ -120,21 +132,17 @@ class Jigsaw(Method):
     def pictures(self, views: list[View]) -> Iterator[tuple[str, Tensor]]:
         """Rows of the image, its tiles as they were shown, and as the prediction puts them."""
         view = views[0]
-        n = min(16, len(view.pixels))
         tiles, _ = self._puzzle(view, torch.Generator().manual_seed(0))
-        guess = self._solve(tiles).argmax(1)
-        mean, std = (tiles.new_tensor(values).view(3, 1, 1) for values in (view.mean, view.std))
-        x, tiles = ((values[:n] * std + mean).clamp(0, 1).float().cpu() for values in (view.pixels, tiles))
-        shown, arranged = torch.full_like(x, 0.5), torch.full_like(x, 0.5)
+        order = self.permutations[self._solve(tiles).argmax(1)].tolist()
+        x = plain(view.pixels[:IMAGES], view).cpu()
+        tiles = plain(tiles[:IMAGES].flatten(0, 1), view).cpu().unflatten(0, (-1, TILES))
+        shown, arranged = torch.full_like(x, GREY), torch.full_like(x, GREY)
         cell, tile, _ = _sizes(x.shape[2])
-        order = self.permutations[guess[:n]].cpu()
-        for i, place in itertools.product(range(n), range(TILES)):
-            for canvas, at in ((shown, place), (arranged, int(order[i, place]))):
+        for i, place in itertools.product(range(len(x)), range(TILES)):
+            for canvas, at in ((shown, place), (arranged, order[i][place])):
                 top, left = (cell * number + (cell - tile) // 2 for number in divmod(at, SIDE))
                 canvas[i, :, top : top + tile, left : left + tile] = tiles[i, place]
-        sheet = torch.stack([x, shown, arranged])  # [3 rows, n, 3, S, S]
-        sheet = sheet.permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)  # [3 · S, n · S, 3]
-        yield "puzzles", (sheet * 255).round().to(torch.uint8)
+        yield "puzzles", sheet([x, shown, arranged])
 
 
 @cache

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from sslpipe.distributed import gather
 from sslpipe.errors import UserError
 from sslpipe.losses import nt_xent, patch_info_nce
-from sslpipe.methods._pictures import IMAGES, enlarged, frame, heat, plain, sheet
+from sslpipe.methods._pictures import enlarged, frame, heat, plain, sheet
 from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig, Step
 from sslpipe.networks.backbones import Backbone, ConvBackbone, probe
 from sslpipe.networks.heads import mlp
@@ -40,6 +40,7 @@ from sslpipe.views.geometry import matches
 
 _LOGITS = 2**25  # logits of patches at a time: 128 MiB in float32
 _WATCHED = 256  # images that `patch_accuracy` looks at
+_SHOWN, _GAP = 8, 4  # images on a sheet, and pixels between them
 
 
 class PatchContrast(Method):
@@ -205,7 +206,7 @@ class PatchContrast(Method):
         """
         if self.patch_projector is None:
             return
-        a, b = _pair([view[:IMAGES] for view in views])
+        a, b = _pair([view[:_SHOWN] for view in views])
         _, maps = self._encode(torch.cat([a.pixels, b.pixels]))
         p_1, p_2 = F.normalize(self.patch_projector(_as_patches(maps)).float(), dim=2).chunk(2)  # [n, P, d]
         grid = (maps.shape[2], maps.shape[3])
@@ -213,13 +214,13 @@ class PatchContrast(Method):
         x_1, x_2 = (enlarged(plain(view.pixels, view)) for view in (a, b))
         colours = _colours(grid).to(m.device)  # [P, 3], by place in the second view
         met = _one_hot(m, m.shape[1]).any(dim=1)  # [n, P]
-        yield "matches", sheet([frame(x_1, grid, m >= 0, colours[m]), frame(x_2, grid, met, colours)])
+        yield "matches", sheet([frame(x_1, grid, m >= 0, colours[m]), frame(x_2, grid, met, colours)], _GAP)
         anchor = _one_hot(_central(grid, m), m.shape[1])  # [n, P]
         match = _one_hot(m[anchor], m.shape[1])  # [n, P]
         similarity = torch.einsum("npd,nqd->npq", p_1, p_2)[anchor]  # [n, P]
         white = torch.ones_like(colours)
         shown = frame(heat(x_2, grid, similarity), grid, match, white)
-        yield "similarity", sheet([frame(x_1, grid, anchor, white), shown])
+        yield "similarity", sheet([frame(x_1, grid, anchor, white), shown], _GAP)
 
 
 def cut(x: Tensor, g: int, size: int) -> Tensor:
@@ -299,7 +300,8 @@ def _maps_of_blank(backbone: Backbone) -> Tensor:
 def _unused_by_maps(backbone: Backbone) -> list[nn.Parameter]:
     """Trainable parameters that vectors depend on but maps do not: some networks have a norm after pooling."""
     trained = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
-    gradients = torch.autograd.grad(_maps_of_blank(backbone).sum(), trained, allow_unused=True)
+    with torch.enable_grad():
+        gradients = torch.autograd.grad(_maps_of_blank(backbone).sum(), trained, allow_unused=True)
     return [parameter for parameter, gradient in zip(trained, gradients, strict=True) if gradient is None]
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from sslpipe.errors import UserError
 from sslpipe.losses import label_cross_entropy
+from sslpipe.methods._pictures import IMAGES, plain, sheet
 from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig, Preparation, Step
 from sslpipe.networks.backbones import Backbone
 from sslpipe.views.engine import View
@@ -75,15 +76,11 @@ class Rotation(Method):
     @torch.no_grad()
     def pictures(self, views: list[View]) -> Iterator[tuple[str, Tensor]]:
         """Images turned in the four ways; a bar where their top is taken to be, in red beside white if it is not."""
-        view = views[0]
-        x, y = _turned(view.pixels[:16])
+        x, y = _turned(views[0].pixels[:IMAGES])
         guess = self.classifier(self.backbone(x)).argmax(1)
-        mean, std = (x.new_tensor(values).view(1, 3, 1, 1) for values in (view.mean, view.std))
-        images = (x * std + mean).clamp(0, 1).float().cpu()
+        images = plain(x, views[0]).cpu()
         framed = [_framed(*one) for one in zip(images, y.tolist(), guess.tolist(), strict=True)]
-        n = len(framed) // K
-        sheet = torch.cat([torch.cat(framed[k * n : (k + 1) * n], dim=2) for k in range(K)], dim=1)
-        yield "rotations", (sheet.permute(1, 2, 0) * 255).round().to(torch.uint8)
+        yield "rotations", sheet(torch.stack(framed).chunk(K))
 
 
 def _turned(x: Tensor) -> tuple[Tensor, Tensor]:

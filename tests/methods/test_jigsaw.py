@@ -3,24 +3,20 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import os
-import subprocess
-import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-from safetensors.torch import load_file, save_file
 from support import ToyReader, small_engine, small_method
 from torch import Tensor
 
-from sslpipe import distributed, methods, networks
+from sslpipe import methods, networks
 from sslpipe.data.loader import Loader
 from sslpipe.errors import UserError
 from sslpipe.methods import jigsaw
-from sslpipe.methods.base import Clock, OptimizerConfig
+from sslpipe.methods.base import Clock, OptimizerConfig, Preparation
 from sslpipe.methods.jigsaw import cut, distant_permutations, normalised
 from sslpipe.networks.backbones import ConvBackbone
 from sslpipe.training import optim
@@ -279,6 +275,18 @@ def test_the_view_is_a_puzzle_of_whole_cells() -> None:
     assert methods.recipe("jigsaw", 28).views[0].size % 3 == 0
 
 
+def test_enlarged_views_are_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    def prepare(resolution: int, **changes: Any) -> str:
+        recipe = resolve(methods.recipe("jigsaw", 16), user=changes)
+        reader = ToyReader(resolution=resolution)
+        build().prepare(Preparation(reader, recipe, torch.device("cpu"), 0, lambda key: Path(key)))
+        return capsys.readouterr().out
+
+    assert prepare(SIDE) == ""
+    assert "crops of 16 pixels are enlarged to puzzles of 18" in prepare(16)
+    assert "crops of 14 pixels" in prepare(20, scale=(0.5, 1.0))
+
+
 def test_views_too_small_for_gaps_are_refused() -> None:
     with pytest.raises(UserError, match=r"views\.size to 12"):
         build().step([noise(4, 9)], clock())
@@ -344,62 +352,15 @@ def test_pictures_of_the_toy_set_are_the_same_each_time() -> None:
 
 # --- several processes ---
 
-WORLD = 2
 
-
-def trained() -> dict[str, Tensor]:
-    """Two steps, gradients averaged over ranks as DDP does."""
-    method, found = build().double(), {}
-    for step in range(2):
-        view = noise(seed=step)
-        share = view.pixels.double().chunk(distributed.world_size())[distributed.rank()]
-        method.zero_grad()
-        outcome = method.step([dataclasses.replace(view, pixels=share)], clock(step))
-        outcome.loss.backward()
-        with torch.no_grad():
-            for name, p in method.named_parameters():
-                p.grad = distributed.mean(p.grad)
-                p -= 0.05 * p.grad
-                found[f"gradient/{step}/{name}"] = p.grad
-        found[f"loss/{step}"] = distributed.mean(outcome.loss)
-        found[f"accuracy/{step}"] = distributed.mean(outcome.numbers["accuracy"])
-    found |= {f"buffer/{name}": buffer.clone() for name, buffer in method.named_buffers()}
-    return {name: value.contiguous() for name, value in found.items()}
-
-
-def main(rank: int, store: str, output: str) -> None:
-    """One of the two processes."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD)
-    save_file(trained(), output)
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def test_two_processes_are_one_with_twice_the_images(tmp_path: Any) -> None:
-    # Each draws for all images and takes its part: with draws of its own it would have another's permutations.
-    outputs = [tmp_path / f"{rank}.safetensors" for rank in range(WORLD)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(tmp_path / "store"), str(output)], env=environment
-        )
-        for rank, output in enumerate(outputs)
-    ]
-    try:
-        alone = trained()
-        assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
-    for output in outputs:
-        both = load_file(output)
-        assert both.keys() == alone.keys()
-        for name, value in alone.items():
-            torch.testing.assert_close(
-                both[name], value, rtol=1e-8, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}"
-            )
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3])
+def test_each_process_draws_for_all_and_takes_its_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    # With draws of its own a process would solve the puzzles of another; test_two_processes.py trains two.
+    method, view = build(permutations=100), noise(16, 255)
+    tiles, label = method._puzzle(view, clock().generator)
+    monkeypatch.setattr(jigsaw, "world_size", lambda: 2)
+    for rank in range(2):
+        monkeypatch.setattr(jigsaw, "rank", lambda rank=rank: rank)
+        part = slice(8 * rank, 8 * rank + 8)
+        found = method._puzzle(view[part], clock().generator)
+        assert torch.equal(found[0], tiles[part])
+        assert torch.equal(found[1], label[part])

@@ -364,9 +364,9 @@ def test_in_one_process_shuffling_changes_nothing() -> None:
 WORLD, STEPS = 2, 4
 
 
-def trained(shuffle: bool) -> dict[str, Tensor]:
+def trained() -> dict[str, Tensor]:
     """Four steps of this rank's share of the images; what they come to."""
-    method = build(shuffle=shuffle)
+    method = build()
     found = {}
     for step in range(STEPS):
         size = N // distributed.world_size()
@@ -380,9 +380,9 @@ def trained(shuffle: bool) -> dict[str, Tensor]:
     return found | {"queue": method.queue.vectors}
 
 
-def shuffled() -> dict[str, Tensor]:
-    """What two ranks should find, in one process: batch norm sees half of the queries, or a random half of keys."""
-    method = build(shuffle=True)
+def expected() -> dict[str, Tensor]:
+    """The same in one process: batch norm sees half of the queries, or a random half of the keys."""
+    method = build()
     network = nn.Sequential(method.backbone, method.projector)
     found = {}
     for step in range(STEPS):
@@ -408,38 +408,29 @@ def main(rank: int, store: str, output: str) -> None:
     """One of the two processes."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD)
-    found = {f"{shuffle}/{name}": v for shuffle in (True, False) for name, v in trained(shuffle).items()}
-    save_file({name: value.contiguous() for name, value in found.items()}, output)
+    save_file({name: value.contiguous() for name, value in trained().items()}, output)
     dist.barrier()
     dist.destroy_process_group()
 
 
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
-    """What two processes find, by rank."""
-    folder = tmp_path_factory.mktemp("ranks")
-    outputs = [folder / f"{rank}.safetensors" for rank in range(WORLD)]
+def test_batch_norm_is_shuffled_over_two_processes(tmp_path: Any) -> None:
+    # Without shuffling they are one process of twice the images: see test_two_processes.py.
+    outputs = [tmp_path / f"{rank}.safetensors" for rank in range(WORLD)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     processes = [
         subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(folder / "store"), str(output)], env=environment
+            [sys.executable, __file__, str(rank), str(tmp_path / "store"), str(output)], env=environment
         )
         for rank, output in enumerate(outputs)
     ]
     try:
+        alone = expected()
         assert [process.wait(timeout=120) for process in processes] == [0, 0]
     finally:
         for process in processes:
             process.kill()
-    return [load_file(output) for output in outputs]
-
-
-@pytest.mark.parametrize("shuffle", [True, False])
-def test_two_processes_are_one(ranks: list[dict[str, Tensor]], shuffle: bool) -> None:
-    """Without shuffling one of twice the images; with it, of two batches that take no notice of each other."""
-    alone = shuffled() if shuffle else trained(False)
-    for found in ranks:
-        both = {name.partition("/")[2]: v for name, v in found.items() if name.startswith(f"{shuffle}/")}
+    for output in outputs:
+        both = load_file(output)
         assert both.keys() == alone.keys()
         for name, value in alone.items():
             torch.testing.assert_close(

@@ -3,20 +3,16 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-from safetensors.torch import load_file, save_file
 from support import BACKBONES, SMALL, ToyReader
 from torch import Tensor, nn
 
-from sslpipe import distributed, methods, networks
+from sslpipe import methods, networks
 from sslpipe.losses import batch_info_nce
+from sslpipe.methods import mocov3
 from sslpipe.methods.base import Clock, OptimizerConfig
 from sslpipe.training import optim
 from sslpipe.training.schedules import rate_factor
@@ -61,11 +57,11 @@ def part(pair: list[View], rows: slice) -> list[View]:
 
 
 def descend(parameters: Any) -> None:
-    """A plain step, with the mean gradient of all ranks as DDP gives it."""
+    """A plain step."""
     with torch.no_grad():
         for p in parameters:
             if p.grad is not None:
-                p -= RATE * distributed.mean(p.grad)
+                p -= RATE * p.grad
                 p.grad = None
 
 
@@ -355,64 +351,25 @@ def test_numbers_tell_collapse_from_learning() -> None:
     assert numbers == {"accuracy": 0.5, "positive_similarity": 0.5}
 
 
-# --- several processes ---
-
-WORLD = 2
+# --- several processes; that two are one, test_two_processes.py tests ---
 
 
-def trained() -> dict[str, Tensor]:
-    """Three steps of this rank's share of the images; what they come to."""
+@pytest.mark.parametrize("own", [0, 1])
+def test_a_ranks_labels_begin_where_its_keys_do(own: int, monkeypatch: pytest.MonkeyPatch) -> None:
     method = build()
-    found = {}
-    for step in range(3):
-        size = N // distributed.world_size()
-        mine = part(views(step), slice(size * distributed.rank(), size * (distributed.rank() + 1)))
-        outcome = method.step(mine, clock(step))
-        outcome.loss.backward()
-        for name, p in method.named_parameters():
-            if p.grad is not None:
-                found[f"gradient/{step}/{name}"] = distributed.mean(p.grad)
-        descend(method.parameters())
-        method.after_update(clock(step))
-        found[f"loss/{step}"] = distributed.mean(outcome.loss)
-        found |= {f"{name}/{step}": distributed.mean(value) for name, value in outcome.numbers.items()}
-    found |= {f"parameter/{name}": p.detach() for name, p in method.named_parameters()}
-    return {name: value.contiguous() for name, value in found.items()}
+    q1, q2, k1, k2, other1, other2 = torch.randn(6, N, 16, dtype=torch.float64)
+    others = [other1, other2]  # the other rank's keys, in the order in which ours are gathered
 
+    def gather(k: Tensor) -> Tensor:
+        parts = [k, others.pop(0)]
+        return torch.cat(parts if own == 0 else parts[::-1])
 
-def main(rank: int, store: str, output: str) -> None:
-    """One of the two processes."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD)
-    save_file(trained(), output)
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def test_two_processes_are_one_with_twice_the_images(tmp_path: Any) -> None:
-    # Also a test of the labels: a second rank that took the first rows of the keys for its own would learn others.
-    outputs = [tmp_path / f"{rank}.safetensors" for rank in range(WORLD)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(tmp_path / "store"), str(output)], env=environment
-        )
-        for rank, output in enumerate(outputs)
-    ]
-    try:
-        alone = trained()
-        assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
-    for output in outputs:
-        both = load_file(output)
-        assert both.keys() == alone.keys()
-        for name, value in alone.items():
-            torch.testing.assert_close(
-                both[name], value, rtol=1e-8, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}"
-            )
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3])
+    monkeypatch.setattr(mocov3, "rank", lambda: own)
+    monkeypatch.setattr(mocov3, "gather", gather)
+    outcome = method.loss((q1, q2, k1, k2), clock())
+    all1, all2 = (
+        torch.cat([k, other] if own == 0 else [other, k]) for k, other in ((k1, other1), (k2, other2))
+    )
+    torch.testing.assert_close(outcome.loss, contrast(q1, all2, 1.0, own) + contrast(q2, all1, 1.0, own))
+    similarity = nn.functional.cosine_similarity(q1, k2).mean()
+    torch.testing.assert_close(outcome.numbers["positive_similarity"], similarity)

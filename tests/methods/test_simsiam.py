@@ -1,21 +1,15 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
-import os
-import subprocess
-import sys
 import warnings
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-from safetensors.torch import load_file, save_file
 from support import SMALL, ToyReader, small_method
 from torch import Tensor, nn
 
-from sslpipe import distributed, methods, networks
+from sslpipe import methods, networks
 from sslpipe.methods.base import Clock
 from sslpipe.training import optim
 from sslpipe.training.schedules import rate_factor
@@ -23,7 +17,7 @@ from sslpipe.views import ViewEngine
 from sslpipe.views.engine import View
 from sslpipe.views.recipe import IMAGENET_MEAN, IMAGENET_STD
 
-N, RATE = 8, 0.05
+N = 8
 
 
 def clock(step: int = 0, total: int = 100) -> Clock:
@@ -228,67 +222,3 @@ def test_numbers_tell_collapse_from_learning() -> None:
 
     method.projector = Constant()
     assert method.step(views(), clock()).numbers["output_std"] == 0
-
-
-# --- several processes ---
-
-WORLD = 2
-
-
-def trained() -> dict[str, Tensor]:
-    """Three steps of this rank's share of the images, gradients averaged over ranks as DDP does."""
-    method = build()
-    found = {}
-    for step in range(3):
-        pair = [
-            dataclasses.replace(view, pixels=view.pixels.chunk(distributed.world_size())[distributed.rank()])
-            for view in views(step)
-        ]
-        loss = method.step(pair, clock(step)).loss
-        loss.backward()
-        with torch.no_grad():
-            for name, p in method.named_parameters():
-                found[f"gradient/{step}/{name}"] = distributed.mean(p.grad)
-                p -= RATE * found[f"gradient/{step}/{name}"]
-                p.grad = None
-        method.after_update(clock(step))
-        found[f"loss/{step}"] = distributed.mean(loss)
-    found |= {f"buffer/{name}": buffer.clone() for name, buffer in method.named_buffers()}
-    return {name: value.contiguous() for name, value in found.items()}
-
-
-def main(rank: int, store: str, output: str) -> None:
-    """One of the two processes."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD)
-    save_file(trained(), output)
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def test_two_processes_are_one_with_twice_the_images(tmp_path: Any) -> None:
-    outputs = [tmp_path / f"{rank}.safetensors" for rank in range(WORLD)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(tmp_path / "store"), str(output)], env=environment
-        )
-        for rank, output in enumerate(outputs)
-    ]
-    try:
-        alone = trained()
-        assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
-    for output in outputs:
-        both = load_file(output)
-        assert both.keys() == alone.keys()
-        for name, value in alone.items():
-            torch.testing.assert_close(
-                both[name], value, rtol=1e-8, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}"
-            )
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3])

@@ -32,6 +32,15 @@ class TestProtocol:
         if network.patch_size is not None:
             assert network.grid == maps.shape[2:] == (28 // network.patch_size,) * 2
 
+    def test_one_pass_gives_vectors_and_maps(self, network: Backbone) -> None:
+        x, passes = torch.randn(2, 3, 20, 28), []
+        first = next(module for module in network.modules() if isinstance(module, torch.nn.Conv2d))
+        first.register_forward_hook(lambda module, inputs, output: passes.append(1))
+        vector, maps = network.eval().features(x)
+        assert len(passes) == 1
+        assert torch.equal(vector, network(x))
+        assert torch.equal(maps, network.maps(x))
+
     def test_options_rebuild_it(self, network: Backbone) -> None:
         twin = backbone(network.name, image_size=network.image_size, **network.options)
         twin.load_state_dict(network.state_dict())

@@ -16,6 +16,13 @@ def vit(**options: Any) -> Backbone:
     return backbone(VIT, image_size=32, patch_size=8, **options).eval()
 
 
+def _check_features(network: Backbone, x: torch.Tensor) -> None:
+    """Both from one pass: vectors and maps."""
+    vector, maps = network.features(x)
+    assert torch.equal(vector, network(x))
+    assert torch.equal(maps, network.maps(x))
+
+
 @pytest.mark.parametrize(
     "name", ["timm:resnet10t", "timm:convnext_atto", "timm:swin_tiny_patch4_window7_224"]
 )
@@ -28,6 +35,7 @@ def test_feature_maps(name: str) -> None:
     assert maps.shape[:2] == (1, network.dim)
     torch.testing.assert_close(network.tokens(x), maps.flatten(2).transpose(1, 2))
     torch.testing.assert_close(network(x), network.model(x))  # type: ignore[operator]
+    _check_features(network, x)
 
 
 def test_small_stem_keeps_small_images_large() -> None:
@@ -45,9 +53,11 @@ def test_a_vit_is_timms() -> None:
     expected = theirs.forward_features(x)
     torch.testing.assert_close(network.tokens(x, prefix=True), expected)
     torch.testing.assert_close(network(x), expected[:, 1:].mean(1))
+    _check_features(network, x)
     cls = backbone(VIT, image_size=32, pool="cls").eval()
     cls.load_state_dict(network.state_dict())
     torch.testing.assert_close(cls(x), theirs(x))
+    _check_features(cls, x)
 
 
 def test_vit_keeps_and_masks() -> None:
@@ -116,6 +126,7 @@ def test_a_beit_is_timms_with_shared_positions(beit: Backbone) -> None:
     with torch.no_grad():
         torch.testing.assert_close(beit.tokens(x, prefix=True), theirs.forward_features(x))
         torch.testing.assert_close(beit(x), theirs(x))
+        _check_features(beit, x)
     assert (beit.kind, beit.patch_size, beit.dim, beit.grid) == ("vit", 8, 768, (4, 4))
     assert beit.model.blocks[0].gamma_1[0].item() == pytest.approx(0.1)  # type: ignore[union-attr, index]
 

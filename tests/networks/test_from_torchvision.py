@@ -15,6 +15,9 @@ def test_a_resnet_is_torchvisions() -> None:
     x = torch.randn(1, 3, 64, 64)
     torch.testing.assert_close(network(x), theirs(x))
     assert network.maps(x).shape == (1, network.dim, 2, 2) == (1, 512, 2, 2)
+    vector, maps = network.features(x)
+    assert torch.equal(vector, network(x))
+    assert torch.equal(maps, network.maps(x))
 
 
 def test_small_stem() -> None:

@@ -130,6 +130,9 @@ def test_only_lightness_counts(name: str) -> None:
     for see in (encoder, encoder.tokens, encoder.maps):
         torch.testing.assert_close(see(normalise(one)), see(normalise(other)), atol=1e-4, rtol=1e-4)
         assert not torch.allclose(see(normalise(one)), see(normalise(one * 0.8)), atol=1e-3)
+    vector, maps = encoder.features(normalise(one))
+    assert torch.equal(vector, encoder(normalise(one)))
+    assert torch.equal(maps, encoder.maps(normalise(one)))
 
 
 def test_the_network_is_shown_three_equal_channels() -> None:

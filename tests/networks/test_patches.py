@@ -3,7 +3,14 @@ import math
 import pytest
 import torch
 
-from sslpipe.networks.patches import patchify, resize_positions, sincos_positions, take, unpatchify
+from sslpipe.networks.patches import (
+    as_maps,
+    patchify,
+    resize_positions,
+    sincos_positions,
+    take,
+    unpatchify,
+)
 
 
 def test_patchify_is_row_by_row_with_channels_innermost() -> None:
@@ -20,6 +27,14 @@ def test_unpatchify_is_the_inverse() -> None:
     square, wide = torch.randn(2, 3, 6, 6), torch.randn(2, 3, 4, 6)
     assert torch.equal(unpatchify(patchify(square, 2), 2), square)
     assert torch.equal(unpatchify(patchify(wide, 2), 2, (2, 3)), wide)
+
+
+def test_tokens_as_maps() -> None:
+    images = torch.randn(2, 3, 4, 6)
+    maps = as_maps(patchify(images, 2), images, 2)
+    assert maps.shape == (2, 12, 2, 3)
+    for i, tokens in enumerate(patchify(images, 2).unbind(1)):
+        assert torch.equal(maps[:, :, i // 3, i % 3], tokens)
 
 
 def test_take() -> None:
