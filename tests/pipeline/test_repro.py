@@ -23,6 +23,7 @@ ON_DEMAND = {
     "sslpipe/methods/_pictures.py",
     "sslpipe/networks/from_timm.py",
     "sslpipe/networks/from_torchvision.py",
+    "sslpipe/networks/lab.py",
     "sslpipe/views/triton.py",
     "sslpipe/views/triton_kernels.py",
 }
