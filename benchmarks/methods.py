@@ -131,7 +131,7 @@ def pretrain(settings: Settings, manifest: Manifest, folder: Path) -> tuple[Any,
         loader,
         ViewEngine(recipe, seed=seed, device=device, renderer=settings.views.renderer),
         config,
-        settings.method.optimizer,
+        method.optimizer,
         seed=seed,
         checkpoints=Checkpoints(folder / "checkpoints"),
     )

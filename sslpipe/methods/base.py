@@ -149,6 +149,7 @@ class Method(nn.Module, ABC):
                 f"set pretrain.backbone to `auto` or to such a network"
             )
         self.backbone = backbone
+        self.optimizer = config.optimizer  # a method whose rates depend on its backbone sets others
         self._frozen: list[nn.Module] = []
 
     @classmethod

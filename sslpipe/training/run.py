@@ -117,7 +117,7 @@ def run(
             loader,
             engine,
             config,
-            method_config.optimizer,
+            method.optimizer,
             seed=seed,
             checkpoints=checkpoints,
             on_log=on_log,
