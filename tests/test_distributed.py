@@ -166,5 +166,17 @@ def test_batch_norms_of_others_become_ours_and_stay_as_they_are() -> None:
     assert list(ours.state_dict()) == keys
 
 
+def test_our_batch_norms_can_keep_to_their_own_rank_again() -> None:
+    ours = nn.Sequential(
+        nn.Conv2d(3, 4, 1), distributed.BatchNorm2d(4), nn.Flatten(), distributed.BatchNorm1d(16)
+    )
+    x, keys = torch.randn(8, 3, 2, 2), list(ours.state_dict())
+    expected = ours.eval()(x)
+    theirs = distributed.unsynchronise(ours)
+    assert [type(theirs[layer]) for layer in (1, 3)] == [nn.BatchNorm2d, nn.BatchNorm1d]  # type: ignore[index]
+    assert torch.equal(theirs(x), expected)
+    assert list(theirs.state_dict()) == keys
+
+
 if __name__ == "__main__":
     main(int(sys.argv[1]), sys.argv[2], sys.argv[3])

@@ -83,20 +83,19 @@ def _cached(
     with autocast(device, precision):
         outcome = method.loss(tuple(leaves), clock)
     outcome.loss.backward()
-    gradients = [_gradient(leaf).chunk(len(parts)) for leaf in leaves]
+    # No gradient reaches what a momentum network embeds (MoCo v3's keys).
+    gradients = [None if leaf.grad is None else leaf.grad.chunk(len(parts)) for leaf in leaves]
     for k, (part, seed) in enumerate(zip(parts, seeds, strict=True)):
         torch.manual_seed(seed)
         with autocast(device, precision):
             again = method.embed(list(part))
-        torch.autograd.backward(
-            again, [gradient[k].to(z.dtype) for gradient, z in zip(gradients, again, strict=True)]
-        )
+        shares = [
+            (z, gradient[k].to(z.dtype))
+            for z, gradient in zip(again, gradients, strict=True)
+            if gradient is not None
+        ]
+        torch.autograd.backward([z for z, _ in shares], [share for _, share in shares])
     return replace(outcome, loss=outcome.loss.detach())
-
-
-def _gradient(leaf: Tensor) -> Tensor:
-    assert leaf.grad is not None
-    return leaf.grad
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sslpipe.losses import info_nce, nt_xent
+from sslpipe.losses import batch_info_nce, info_nce, nt_xent
 
 
 def unit(v: Tensor) -> Tensor:
@@ -98,6 +98,32 @@ def test_the_queue_may_be_overwritten_before_the_backward_pass() -> None:
     loss.backward()
     assert query.grad is not None
     assert torch.isfinite(query.grad).all()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_batch_info_nce_is_moco_v3s_with_positives_from_the_ranks_first_row(rank: int) -> None:
+    query, keys = torch.randn(5, 3, dtype=torch.float64), torch.randn(10, 3, dtype=torch.float64)
+    losses = []
+    for n, q in enumerate(query):
+        exps = [math.exp(float(unit(q) @ unit(k)) / 0.2) for k in keys]
+        losses.append(-math.log(exps[5 * rank + n] / sum(exps)))
+    value = batch_info_nce(query, keys, 0.2, first=5 * rank).item()
+    assert value == pytest.approx(sum(losses) / len(losses), 1e-12)
+
+
+def test_batch_info_nce_gives_no_gradient_to_keys() -> None:
+    query, keys = torch.randn(4, 3, requires_grad=True), torch.randn(8, 3, requires_grad=True)
+    batch_info_nce(query, keys, 0.2, first=4).backward()
+    assert query.grad is not None
+    assert query.grad.abs().sum() > 0
+    assert keys.grad is None
+
+
+def test_batch_info_nce_is_in_full_precision() -> None:
+    query, keys = torch.randn(4, 3).bfloat16(), torch.randn(8, 3).bfloat16()
+    expected = batch_info_nce(query.double(), keys.double(), 0.05).item()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert batch_info_nce(query, keys, 0.05).item() == pytest.approx(expected, 1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -11,7 +11,6 @@ from support import BACKBONES, SMALL, ToyReader
 from torch import Tensor, nn
 
 from sslpipe import methods, networks
-from sslpipe.losses import batch_info_nce
 from sslpipe.methods import mocov3
 from sslpipe.methods.base import Clock, OptimizerConfig
 from sslpipe.training import optim
@@ -84,28 +83,6 @@ def contrast(q: Tensor, k: Tensor, tau: float, rank: int = 0) -> Tensor:
         exps = [(q[n] @ key / tau).exp() for key in k]
         losses.append(-(exps[rank * len(q) + n] / sum(exps)).log())
     return 2 * tau * sum(losses) / len(losses)
-
-
-@pytest.mark.parametrize("rank", [0, 1])
-def test_the_loss_over_the_batch_is_equation_1_with_positives_from_the_ranks_first_row(rank: int) -> None:
-    query, keys = torch.randn(5, 4, dtype=torch.float64), torch.randn(10, 4, dtype=torch.float64)
-    loss = 2 * 0.2 * batch_info_nce(query, keys, 0.2, first=5 * rank)
-    torch.testing.assert_close(loss, contrast(query, keys, 0.2, rank), rtol=1e-12, atol=1e-12)
-
-
-def test_no_gradient_reaches_the_keys_of_the_loss() -> None:
-    query, keys = torch.randn(4, 3, requires_grad=True), torch.randn(8, 3, requires_grad=True)
-    batch_info_nce(query, keys, 0.2, first=4).backward()
-    assert query.grad is not None
-    assert keys.grad is None
-
-
-def test_the_loss_over_the_batch_is_in_full_precision() -> None:
-    query, keys = torch.randn(4, 3).bfloat16(), torch.randn(8, 3).bfloat16()
-    expected = batch_info_nce(query.double(), keys.double(), 0.05)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = batch_info_nce(query, keys, 0.05)
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 class Official:

@@ -107,3 +107,14 @@ def test_parts_that_are_not_equal_or_too_small_are_refused(parts: int) -> None:
 def test_a_cache_without_a_loss_over_the_batch_is_refused() -> None:
     with pytest.raises(UserError, match="MAE"):
         accumulation.check(small_method("mae"), config(accumulate=2, gradient_cache=True))
+
+
+def test_a_cache_takes_embeddings_that_carry_no_gradient(toy_reader: Any) -> None:
+    method = small_method("mocov3").train()
+    views = small_engine("mocov3")(toy_reader.gather(range(16)), 0)
+    whole, expected = gradients(method, config(gradient_cache=True), views)
+    plain, others = gradients(method, config(), views)
+    torch.testing.assert_close(whole, plain)
+    assert len(expected) == len(others) > 0
+    for a, b in zip(expected, others, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
