@@ -124,12 +124,12 @@ def pretrain(settings: Settings, manifest: Manifest, folder: Path) -> tuple[Any,
     loader = Loader(open_split(folder / "shards", "train"), batch_size=config.batch_size, seed=seed)
     for warning in check_batch(method, config, len(loader.reader)):
         print(f"{config.method}: {warning}", flush=True)
-    prepared = folder / "prepared"
-    method.prepare(Preparation(loader.reader, recipe, device, seed, lambda key: prepared / key))
+    prepared, renderer = folder / "prepared", settings.views.renderer
+    method.prepare(Preparation(loader.reader, recipe, device, seed, lambda key: prepared / key, renderer))
     history = train(
         method,
         loader,
-        ViewEngine(recipe, seed=seed, device=device, renderer=settings.views.renderer),
+        ViewEngine(recipe, seed=seed, device=device, renderer=renderer),
         config,
         method.optimizer,
         seed=seed,

@@ -58,17 +58,19 @@ class BatchNorm2d(nn.BatchNorm2d):
         return _synchronised(self, x) if self.training and world_size() > 1 else super().forward(x)
 
 
+_OURS: dict[type, type] = {nn.BatchNorm1d: BatchNorm1d, nn.BatchNorm2d: BatchNorm2d}
+
+
 def synchronise(module: nn.Module) -> nn.Module:
     """Make the batch norms of a network that others wrote synchronise over ranks; returns the same module.
 
     Raises:
         UserError: several ranks train and a batch norm is of a kind that cannot be synchronised.
     """
-    ours: dict[type, type] = {nn.BatchNorm1d: BatchNorm1d, nn.BatchNorm2d: BatchNorm2d}
     for name, layer in module.named_modules():
-        if type(layer) in ours:
-            layer.__class__ = ours[type(layer)]  # same parameters, buffers and state; another forward
-        elif world_size() > 1 and _is_foreign(layer, tuple(ours.values())):
+        if type(layer) in _OURS:
+            layer.__class__ = _OURS[type(layer)]  # same parameters, buffers and state; another forward
+        elif world_size() > 1 and _is_foreign(layer):
             raise UserError(
                 f"the layer {name} ({type(layer).__name__}) cannot share batch statistics between "
                 "processes: choose another backbone, or train in one process"
@@ -78,10 +80,10 @@ def synchronise(module: nn.Module) -> nn.Module:
 
 def unsynchronise(module: nn.Module) -> nn.Module:
     """Make our batch norms normalise with this rank's rows alone, as torch's do; returns the same module."""
-    theirs: dict[type, type] = {BatchNorm1d: nn.BatchNorm1d, BatchNorm2d: nn.BatchNorm2d}
+    theirs = {ours: torchs for torchs, ours in _OURS.items()}
     for layer in module.modules():
         if type(layer) in theirs:
-            layer.__class__ = theirs[type(layer)]  # same parameters, buffers and state; another forward
+            layer.__class__ = theirs[type(layer)]
     return module
 
 
@@ -89,8 +91,8 @@ def _initialised() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-def _is_foreign(layer: nn.Module, ours: tuple[type, ...]) -> bool:
-    return isinstance(layer, nn.modules.batchnorm._BatchNorm) and not isinstance(layer, ours)
+def _is_foreign(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.modules.batchnorm._BatchNorm) and not isinstance(layer, tuple(_OURS.values()))
 
 
 class _Gather(torch.autograd.Function):

@@ -46,9 +46,8 @@ def masked_token_cross_entropy(logits: Tensor, tokens: Tensor, mask: Tensor) -> 
         tokens: int64 [N, P], the word of each patch.
         mask: bool [N, P], true where a patch is hidden. If none is, the loss is a zero that has a graph.
     """
-    nowhere = (
-        -100
-    )  # not a word: adds nothing to the sum. No indexing by mask, which would wait for the device
+    # Not a word, so it adds nothing to the sum; indexing by the mask would wait for the device.
+    nowhere = -100
     targets = tokens.masked_fill(~mask.bool(), nowhere)
     total = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=nowhere, reduction="sum")
     return total / mask.sum().clamp(min=1)

@@ -17,9 +17,13 @@ SIDE = 112  # pixels a side that small images are enlarged to where patches are 
 
 
 def plain(pixels: Tensor, view: View) -> Tensor:
-    """Pixels as they were before the view's normalisation: [n, 3, s, s] in [0, 1]."""
-    mean, std = (pixels.new_tensor(v, dtype=torch.float32).view(1, 3, 1, 1) for v in (view.mean, view.std))
-    return (pixels.float() * std + mean).clamp(0, 1)
+    """Pixels as they were before the view's normalisation: [n, 3, s, s] in [0, 1], in float32 at least.
+
+    By numbers, since a tensor of them would make the host wait for a GPU.
+    """
+    wide = pixels if pixels.dtype == torch.float64 else pixels.float()
+    channels = zip(wide.unbind(1), view.mean, view.std, strict=True)
+    return torch.stack([x * std + mean for x, mean, std in channels], dim=1).clamp(0, 1)
 
 
 def paste(images: Tensor, others: Tensor, mask: Tensor, patch_size: int) -> Tensor:

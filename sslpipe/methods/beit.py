@@ -64,11 +64,8 @@ class BEiT(Method):
         super().__init__(backbone, config)
         assert backbone.patch_size is not None
         assert backbone.grid is not None
-        self.patch_size, self.grid, self.tokenizer_config = (
-            backbone.patch_size,
-            backbone.grid,
-            config.tokenizer,
-        )
+        self.patch_size, self.grid = backbone.patch_size, backbone.grid
+        self.tokenizer_config = config.tokenizer
         backbone.learn_mask_token()  # e_[M]
         self.head = nn.Linear(backbone.dim, config.tokenizer.words)  # W_c, b_c
         nn.init.trunc_normal_(self.head.weight, std=0.02)
@@ -111,12 +108,10 @@ class BEiT(Method):
         h = self.backbone.tokens(image.pixels, mask=image.masks)  # [N, P, D]
         M = image.masks.nonzero(as_tuple=True)  # the head works where patches are hidden alone: |V| is large
         logits, words = self.head(h[M])[None], z[M][None]  # [1, |M|, |V|], [1, |M|]
-        everywhere = torch.ones_like(words, dtype=torch.bool)
-        loss = masked_token_cross_entropy(logits, words, everywhere)
+        loss = masked_token_cross_entropy(logits, words, torch.ones_like(words, dtype=torch.bool))
         right = (logits.detach().argmax(dim=2) == words).float().sum() / max(words.numel(), 1)
-        return Step(
-            loss * _share(everywhere.sum()), {"accuracy": right, "perplexity_of_words": self._perplexity(z)}
-        )
+        numbers = {"accuracy": right, "perplexity_of_words": self._perplexity(z)}
+        return Step(loss * _share(image.masks.sum()), numbers)
 
     @torch.no_grad()
     def pictures(self, views: list[View]) -> Iterator[tuple[str, Tensor]]:
@@ -135,10 +130,8 @@ class BEiT(Method):
         yield "predicted_words", sheet([original, hide(original, mask, self.patch_size), *large])
 
     def _perplexity(self, z: Tensor) -> Tensor:
-        counts = z.new_zeros(self.tokenizer_config.words, dtype=torch.float32)
-        return perplexity(
-            counts.index_add_(0, z.flatten(), torch.ones_like(z.flatten(), dtype=torch.float32))
-        )
+        counts = z.new_zeros(self.tokenizer_config.words)
+        return perplexity(counts.index_add_(0, z.flatten(), torch.ones_like(z.flatten())))
 
     def _check_size(self, size: int) -> None:
         """Refuse a crop that does not give one word a patch."""

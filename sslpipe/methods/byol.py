@@ -19,6 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslpipe.losses import negative_cosine
+from sslpipe.methods._watch import spread
 from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig, Step
 from sslpipe.networks.backbones import Backbone
 from sslpipe.networks.heads import mlp
@@ -63,7 +64,7 @@ class BYOL(Method):
             z1, z2 = self.target(v), self.target(v_prime)  # [N, d]
         cosines = negative_cosine(q1, z2) + negative_cosine(q2, z1)
         loss = (2 + 2 * negative_cosine(q1, z2)) + (2 + 2 * negative_cosine(q2, z1))
-        return Step(loss, {"cosine": -cosines.detach() / 2, "target_std": _spread(z1)})
+        return Step(loss, {"cosine": -cosines.detach() / 2, "target_std": spread(z1)})
 
     def after_update(self, clock: Clock) -> None:
         """ξ ← τ ξ + (1 − τ) θ, with τ = 1 − (1 − τ_base)(cos(π k/K) + 1)/2."""
@@ -72,9 +73,3 @@ class BYOL(Method):
 
     def _predict(self, x: Tensor) -> Tensor:
         return self.predictor(self.projector(self.backbone(x)))
-
-
-def _spread(z: Tensor) -> Tensor:
-    """Mean standard deviation of the normalised targets, times √d: 1 when spread out, 0 when collapsed."""
-    z = nn.functional.normalize(z.float(), dim=1)
-    return z.std(dim=0).mean() * z.shape[1] ** 0.5

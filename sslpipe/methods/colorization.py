@@ -125,7 +125,7 @@ class Colorization(Method):
         """One batch: the backbone is shown L, the decoder predicts a and b."""
         view = views[0]
         self.statistics = view.mean, view.std
-        lab = rgb_to_lab(_rgb(view))  # [N, 3, S, S]
+        lab = rgb_to_lab(plain(view.pixels, view))  # [N, 3, S, S]
         prediction = self._predict(lab[:, :1])  # [N, Q or 2, h, w]
         ab = F.interpolate(lab[:, 1:], size=prediction.shape[2:], mode="nearest")  # [N, 2, h, w]
         coloured = _coloured(ab)  # [N]
@@ -227,9 +227,3 @@ def _numbers() -> Tensor:
 def _coloured(ab: Tensor) -> Tensor:
     """Which images have colour: [N, 2, h, w] → bool [N]."""
     return (ab.abs() > COLOURED).flatten(1).any(dim=1)
-
-
-def _rgb(view: View) -> Tensor:
-    """The view's pixels in [0, 1]; by numbers, since a tensor of them would make the host wait for a GPU."""
-    channels = zip(view.pixels.unbind(1), view.mean, view.std, strict=True)
-    return torch.stack([x * std + mean for x, mean, std in channels], dim=1).clamp(0, 1)

@@ -71,10 +71,8 @@ class Jigsaw(Method):
         )
 
     paper: ClassVar[str] = "Noroozi and Favaro, ECCV 2016, arXiv:1603.09246"
-    takes: ClassVar[tuple[str, ...]] = (
-        "resnet",
-        "cnn",
-    )  # a transformer's positions are those of the whole image
+    # No transformer: its positions are those of the whole image.
+    takes: ClassVar[tuple[str, ...]] = ("resnet", "cnn")
 
     permutations: Tensor
 
@@ -229,8 +227,7 @@ def _sizes(side: int) -> tuple[int, int, int]:
 
 def _coloured(view: View) -> Tensor:
     """Which images have colours: bool [N]."""
-    channels = zip(view.pixels.unbind(1), view.mean, view.std, strict=True)
-    red, green, blue = (x * std + mean for x, mean, std in channels)
+    red, green, blue = plain(view.pixels, view).unbind(1)
     spread = torch.maximum((red - green).abs(), (green - blue).abs())  # [N, S, S]
     return spread.amax(dim=(1, 2)) > 0.5 / 255
 

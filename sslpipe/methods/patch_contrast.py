@@ -32,6 +32,7 @@ from sslpipe.distributed import gather
 from sslpipe.errors import UserError
 from sslpipe.losses import nt_xent, patch_info_nce
 from sslpipe.methods._pictures import enlarged, frame, heat, plain, sheet
+from sslpipe.methods._watch import mean_cosine
 from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig, Step
 from sslpipe.networks.backbones import Backbone, ConvBackbone, probe
 from sslpipe.networks.heads import mlp
@@ -146,7 +147,7 @@ class PatchContrast(Method):
         if self.projector is not None:
             z_i, z_j = everyone[:2]  # [N, d]
             terms.append(self.config.lambda_img * nt_xent(z_i, z_j, self.config.temperature))
-            numbers["positive_similarity"] = _similarity(z_i, z_j)
+            numbers["positive_similarity"] = mean_cosine(z_i, z_j)
         if self.patch_projector is not None:
             (p_1, m_12), (p_2, m_21) = (_detach(patches) for patches in everyone[-2:])  # [N, P, d], [N, P]
             there = self._patch_loss(p_1, p_2, m_12, clock.generator)  # L_12
@@ -314,10 +315,6 @@ def _attach(p: Tensor, m: Tensor) -> Tensor:
 def _detach(patches: Tensor) -> tuple[Tensor, Tensor]:
     """The inverse of `_attach`."""
     return patches[:, :, :-1], patches[:, :, -1].detach().round().long()
-
-
-def _similarity(z_i: Tensor, z_j: Tensor) -> Tensor:
-    return F.cosine_similarity(z_i.detach().float(), z_j.detach().float()).mean()
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sslpipe.distributed import gather
 from sslpipe.losses import nt_xent
+from sslpipe.methods._watch import mean_cosine
 from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig, Step
 from sslpipe.networks.backbones import Backbone
 from sslpipe.networks.heads import mlp
@@ -78,8 +79,4 @@ class SimCLR(Method):
         """Of the batch of all ranks."""
         z_i, z_j = (gather(z) for z in embeddings)
         loss = nt_xent(z_i, z_j, self.temperature)
-        return Step(loss, {"positive_similarity": _similarity(z_i, z_j)})
-
-
-def _similarity(z_i: Tensor, z_j: Tensor) -> Tensor:
-    return torch.nn.functional.cosine_similarity(z_i.detach().float(), z_j.detach().float()).mean()
+        return Step(loss, {"positive_similarity": mean_cosine(z_i, z_j)})

@@ -18,11 +18,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
 
 from sslpipe.losses import negative_cosine
+from sslpipe.methods._watch import spread
 from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig, ParamGroup, Step
 from sslpipe.networks.backbones import Backbone
 from sslpipe.networks.heads import mlp
@@ -66,11 +65,4 @@ class SimSiam(Method):
         z1, z2 = self.projector(self.backbone(x1)), self.projector(self.backbone(x2))  # [N, d]
         p1, p2 = self.predictor(z1), self.predictor(z2)  # [N, d]
         loss = negative_cosine(p1, z2) / 2 + negative_cosine(p2, z1) / 2  # D stops the gradient of z
-        return Step(loss, {"cosine": -loss.detach(), "output_std": _spread(z1)})
-
-
-@torch.no_grad()
-def _spread(z: Tensor) -> Tensor:
-    """Mean standard deviation of the normalised outputs, times √d: 1 when spread out, 0 when collapsed (Fig. 2)."""
-    z = nn.functional.normalize(z.float(), dim=1)
-    return z.std(dim=0).mean() * z.shape[1] ** 0.5
+        return Step(loss, {"cosine": -loss.detach(), "output_std": spread(z1)})

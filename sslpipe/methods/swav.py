@@ -33,6 +33,7 @@ from sslpipe.distributed import gather, rank, world_size
 from sslpipe.errors import UserError
 from sslpipe.losses import sinkhorn, swapped_prediction
 from sslpipe.losses.precision import full_precision
+from sslpipe.methods._pictures import plain
 from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig, ParamGroup, Step
 from sslpipe.networks.backbones import Backbone
 from sslpipe.networks.heads import mlp
@@ -164,10 +165,7 @@ class SwAV(Method):
         score, nearest = scores.max(dim=1)  # [N], [N]
         sizes = torch.bincount(nearest, minlength=K)
         shown = [k for k in sizes.argsort(descending=True, stable=True)[:_ROWS].tolist() if sizes[k] > 0]
-        mean, std = (
-            view.pixels.new_tensor(v, dtype=torch.float32).view(3, 1, 1) for v in (view.mean, view.std)
-        )
-        images = ((view.pixels.float() * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
+        images = (plain(view.pixels, view) * 255).round().to(torch.uint8)
         s, columns = images.shape[-1], min(_COLUMNS, int(sizes.max()))
         sheet = images.new_full((len(shown), s, columns, s, 3), 255)  # white where a cluster has no more
         for row, k in enumerate(shown):

@@ -37,9 +37,9 @@ class Backbone(nn.Module):
     preprocess: Any
     info: dict[str, Any]
 
-    @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """One vector an image: [N, 3, S, S] → [N, D]."""
+        return self.features(x)[0]
 
     @abstractmethod
     def tokens(
@@ -94,10 +94,6 @@ class Backbone(nn.Module):
 
 class ConvBackbone(Backbone):
     """A backbone whose features are maps: a subclass gives `maps`, vectors are their average."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Globally averaged maps: [N, 3, S, S] → [N, D]."""
-        return self.features(x)[0]
 
     def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The average of the maps, and the maps."""

@@ -76,17 +76,13 @@ class TimmCNN(ConvBackbone):
                 "choose another backbone"
             )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, 3, S, S] → [N, D], pooled (and, in ConvNeXt and its like, normalised) by its own head."""
-        return self.features(x)[0]
-
     def maps(self, x: Tensor) -> Tensor:
         """[N, 3, S, S] → [N, D, h, w], before pooling."""
         features = self.model.forward_features(x)  # type: ignore[operator]
         return features.permute(0, 3, 1, 2) if self.channels_last else features
 
     def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What its own head makes of the maps, and the maps before it."""
+        """What its own head makes of the maps (pooled, in ConvNeXt and its like normalised), and the maps before it."""
         maps = self.maps(x)
         own = maps.permute(0, 2, 3, 1) if self.channels_last else maps
         return self.model.forward_head(own, pre_logits=True), maps  # type: ignore[operator]
@@ -184,10 +180,6 @@ class TimmViT(Backbone):
             "drop_path": drop_path,
             "layer_scale": layer_scale,
         }
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, 3, S, S] → [N, D], pooled after the last norm."""
-        return self.features(x)[0]
 
     def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """See `Backbone.features`; both are after the last norm."""

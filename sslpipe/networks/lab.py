@@ -96,10 +96,6 @@ class Lightness(Backbone):
         for key, values in (("mean", mean), ("std", std)):
             self.register_buffer(key, torch.tensor(list(values)).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """See `Backbone.forward`."""
-        return self.network(self._seen(x))
-
     def tokens(
         self, x: Tensor, keep: Tensor | None = None, mask: Tensor | None = None, prefix: bool = False
     ) -> Tensor:

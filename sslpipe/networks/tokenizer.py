@@ -197,9 +197,8 @@ def trained(
 def _train(
     tokenizer: Tokenizer, config: TokenizerConfig, batches: Batches, steps: int, seed: int, folder: Path
 ) -> None:
-    from sslpipe.progress import (
-        progress,
-    )  # here, because the stage that only tries a method has no use for it
+    # Here, because the stage that only tries a method has no use for it.
+    from sslpipe.progress import progress
 
     optimizer = torch.optim.Adam(tokenizer.parameters(), lr=config.rate)
     averages = Averages(tokenizer, config.decay)

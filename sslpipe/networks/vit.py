@@ -80,10 +80,6 @@ class SmallViT(Backbone):
         self.norm = nn.LayerNorm(width, eps=1e-6)
         initialise(self)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, 3, S, S] → [N, D], pooled after the last norm."""
-        return self.features(x)[0]
-
     def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """See `Backbone.features`; both are after the last norm."""
         tokens = self.tokens(x, prefix=True)  # [N, 1 + P, D]

@@ -55,6 +55,8 @@ def check(method: Method, config: Config) -> None:
 
 
 def _parts(views: Sequence[View], parts: int) -> list[list[View]]:
+    if parts == 1:
+        return [list(views)]
     size = len(views[0].index) // parts
     return [[view[k * size : (k + 1) * size] for view in views] for k in range(parts)]
 
@@ -70,7 +72,7 @@ def _average(steps: Sequence[Step]) -> Step:
 
 
 def _cached(
-    method: Method, parts: Sequence[Sequence[View]], clock: Clock, device: torch.device, precision: str
+    method: Method, parts: Sequence[list[View]], clock: Clock, device: torch.device, precision: str
 ) -> Step:
     seeds = torch.randint(2**62, (len(parts),)).tolist()  # so that dropout is the same both times
     embedded: list[tuple[Tensor, ...]] = []
@@ -78,7 +80,7 @@ def _cached(
         for part, seed in zip(parts, seeds, strict=True):
             torch.manual_seed(seed)
             with autocast(device, precision):
-                embedded.append(method.embed(list(part)))
+                embedded.append(method.embed(part))
     leaves = [torch.cat(tensors).requires_grad_() for tensors in zip(*embedded, strict=True)]  # [N, D] each
     with autocast(device, precision):
         outcome = method.loss(tuple(leaves), clock)
@@ -88,7 +90,7 @@ def _cached(
     for k, (part, seed) in enumerate(zip(parts, seeds, strict=True)):
         torch.manual_seed(seed)
         with autocast(device, precision):
-            again = method.embed(list(part))
+            again = method.embed(part)
         shares = [
             (z, gradient[k].to(z.dtype))
             for z, gradient in zip(again, gradients, strict=True)
