@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 from sslpipe.views.cpu.compiling import pixels
-from sslpipe.views.cpu.vectors import LANES, turn, turn_edge, wide
+from sslpipe.views.cpu.turning import turn, turn_edge
+from sslpipe.views.cpu.vectors import LANES, wide
 
 _UNIT = np.float32(1 / 255)
 _ONE, _ZERO = np.float32(1), np.float32(0)

@@ -28,7 +28,8 @@ def wide(typing: Any) -> Any:
     return types.void(), codegen
 
 
-def _pointer(context: Any, builder: Any, kind: Any, array: Any, offset: Any) -> Any:
+def pointer_to(context: Any, builder: Any, kind: Any, array: Any, offset: Any) -> Any:
+    """Where an element of an array lies."""
     data = context.make_array(kind)(context, builder, array).data
     return builder.gep(data, [offset])
 
@@ -40,12 +41,17 @@ def _load(builder: Any, pointer: Any, lanes: int = LANES) -> Any:
     return load
 
 
-def _spread(builder: Any, value: Any, lanes: int = LANES) -> Any:
+def everywhere(builder: Any, value: Any, kind: Any) -> Any:
+    """A number in all lanes of a vector type."""
+    undefined, index = ir.Constant(kind, ir.Undefined), ir.IntType(32)
+    first = builder.insert_element(undefined, value, ir.Constant(index, 0))
+    places = ir.Constant(ir.VectorType(index, kind.count), [0] * kind.count)
+    return builder.shuffle_vector(first, undefined, places)
+
+
+def spread(builder: Any, value: Any, lanes: int = LANES) -> Any:
     """A float32 in all lanes."""
-    vector = ir.VectorType(ir.FloatType(), lanes)
-    first = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
-    places = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
-    return builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), places)
+    return everywhere(builder, value, ir.VectorType(ir.FloatType(), lanes))
 
 
 def _add_product(builder: Any, total: Any, a: Any, b: Any) -> None:
@@ -54,9 +60,9 @@ def _add_product(builder: Any, total: Any, a: Any, b: Any) -> None:
     builder.store(builder.fadd(builder.load(total), product, flags=("contract",)), total)
 
 
-def _store(builder: Any, value: Any, pointer: Any) -> None:
-    store = builder.store(value, builder.bitcast(pointer, value.type.as_pointer()))
-    store.align = 4
+def store(builder: Any, value: Any, pointer: Any) -> None:
+    """Write a vector of float32, wherever it lies."""
+    builder.store(value, builder.bitcast(pointer, value.type.as_pointer())).align = 4
 
 
 @intrinsic
@@ -89,21 +95,21 @@ def weigh(
         totals = [cgutils.alloca_once_value(builder, zero) for _ in range(3)]
         for total in totals:
             builder.store(zero, total)
-        weight = _pointer(context, builder, kinds[3], a_weights, w)
+        weight = pointer_to(context, builder, kinds[3], a_weights, w)
         sources = [
-            _pointer(context, builder, kinds[5], a_row, builder.add(r, builder.mul(plane, plane.type(c))))
+            pointer_to(context, builder, kinds[5], a_row, builder.add(r, builder.mul(plane, plane.type(c))))
             for c in range(3)
         ]
         with cgutils.for_range(builder, n) as loop:
             lanes = _load(builder, builder.gep(weight, [builder.mul(loop.index, loop.index.type(LANES))]))
             for total, source in zip(totals, sources, strict=True):
                 value = builder.load(builder.gep(source, [builder.mul(loop.index, pixel)]))
-                _add_product(builder, total, lanes, _spread(builder, value))
+                _add_product(builder, total, lanes, spread(builder, value))
         for c, total in enumerate(totals):
-            target = _pointer(
+            target = pointer_to(
                 context, builder, kinds[0], a_out, builder.add(to, builder.mul(step, step.type(c)))
             )
-            _store(builder, builder.load(total), target)
+            store(builder, builder.load(total), target)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -120,9 +126,9 @@ def _smoother(lanes: int) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             a_out, to, a_source, at, step, a_weights, n = args
             kinds = signature.args
-            centre = _pointer(context, builder, kinds[2], a_source, at)
-            weight = _pointer(context, builder, kinds[5], a_weights, ir.Constant(at.type, 0))
-            first = builder.fmul(_load(builder, centre, lanes), _spread(builder, builder.load(weight), lanes))
+            centre = pointer_to(context, builder, kinds[2], a_source, at)
+            weight = pointer_to(context, builder, kinds[5], a_weights, ir.Constant(at.type, 0))
+            first = builder.fmul(_load(builder, centre, lanes), spread(builder, builder.load(weight), lanes))
             total = cgutils.alloca_once(builder, first.type)
             builder.store(first, total)
             with cgutils.for_range(builder, n) as loop:
@@ -131,8 +137,8 @@ def _smoother(lanes: int) -> Any:
                 before = _load(builder, builder.gep(centre, [builder.neg(shift)]), lanes)
                 after = _load(builder, builder.gep(centre, [shift]), lanes)
                 value = builder.load(builder.gep(weight, [d]))
-                _add_product(builder, total, builder.fadd(before, after), _spread(builder, value, lanes))
-            _store(builder, builder.load(total), _pointer(context, builder, kinds[0], a_out, to))
+                _add_product(builder, total, builder.fadd(before, after), spread(builder, value, lanes))
+            store(builder, builder.load(total), pointer_to(context, builder, kinds[0], a_out, to))
             return context.get_dummy_value()
 
         return signature, codegen
@@ -165,8 +171,8 @@ def _blender(lanes: int) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             a_out, to, a_ring, at, slot, slots, step, a_weights, n = args
             kinds = signature.args
-            base = _pointer(context, builder, kinds[2], a_ring, at)
-            weight = _pointer(context, builder, kinds[7], a_weights, ir.Constant(at.type, 0))
+            base = pointer_to(context, builder, kinds[2], a_ring, at)
+            weight = pointer_to(context, builder, kinds[7], a_weights, ir.Constant(at.type, 0))
             zero = ir.Constant(ir.VectorType(ir.FloatType(), lanes), [0.0] * lanes)
             total = cgutils.alloca_once_value(builder, zero)
             place = cgutils.alloca_once_value(builder, slot)
@@ -176,7 +182,7 @@ def _blender(lanes: int) -> Any:
                 here = builder.load(place)
                 row = _load(builder, builder.gep(base, [builder.mul(here, step)]), lanes)
                 value = builder.load(builder.gep(weight, [loop.index]))
-                _add_product(builder, total, row, _spread(builder, value, lanes))
+                _add_product(builder, total, row, spread(builder, value, lanes))
                 after = builder.add(here, here.type(1))
                 builder.store(
                     builder.select(builder.icmp_signed("<", after, slots), after, here.type(0)), place
@@ -185,7 +191,7 @@ def _blender(lanes: int) -> Any:
             one = ir.Constant(zero.type, [1.0] * lanes)
             result = builder.select(builder.fcmp_ordered("<", result, zero), zero, result)
             result = builder.select(builder.fcmp_ordered(">", result, one), one, result)
-            _store(builder, result, _pointer(context, builder, kinds[0], a_out, to))
+            store(builder, result, pointer_to(context, builder, kinds[0], a_out, to))
             return context.get_dummy_value()
 
         return signature, codegen
@@ -196,204 +202,17 @@ def _blender(lanes: int) -> Any:
 blend, blend_4 = _blender(LANES), _blender(4 * LANES)
 
 
-def _everywhere(builder: Any, value: Any, kind: Any) -> Any:
-    """A number in all lanes of a vector type."""
-    undefined, place = ir.Constant(kind, ir.Undefined), ir.IntType(32)
-    first = builder.insert_element(undefined, value, ir.Constant(place, 0))
-    return builder.shuffle_vector(
-        first, undefined, ir.Constant(ir.VectorType(place, kind.count), [0] * kind.count)
-    )
-
-
-def _eight_bytes_at(builder: Any, base: Any, offsets: Any) -> tuple[Any, Any]:
-    """The eight bytes at base + each of LANES offsets (not negative), gathered: each's lower four, and upper four.
-
-    One gather is for the even lanes and one for the odd: so halves of registers need only be shifted, which two
-    units of a core can do, where moving them across a register is for one.
-    """
-    long, word = ir.VectorType(ir.IntType(64), LANES // 2), ir.VectorType(ir.IntType(32), LANES)
-    pointers = ir.VectorType(ir.IntType(64).as_pointer(), LANES // 2)
-    mask = ir.VectorType(ir.IntType(1), LANES // 2)
-    gather = cgutils.get_or_insert_function(
-        builder.module,
-        ir.FunctionType(long, [pointers, mask, long]),
-        f"llvm.masked.gather.v{LANES // 2}i64.v{LANES // 2}p0",
-    )
-
-    def constant(kind: Any, value: int) -> Any:
-        return ir.Constant(kind, [value] * (LANES // 2))
-
-    half, lower = constant(long, 32), constant(long, 2**32 - 1)
-    pairs = builder.bitcast(offsets, long)
-    start = _everywhere(builder, base, long)
-    even, odd = (
-        builder.call(
-            gather,
-            [
-                builder.inttoptr(builder.add(place, start), pointers),
-                constant(mask, 1),
-                constant(long, 0),
-            ],
-        )
-        for place in (builder.and_(pairs, lower), builder.lshr(pairs, half))
-    )
-    low = builder.or_(builder.and_(even, lower), builder.shl(odd, half))
-    high = builder.or_(builder.lshr(even, half), builder.and_(odd, constant(long, 2**64 - 2**32)))
-    return builder.bitcast(low, word), builder.bitcast(high, word)
-
-
-class _Floats:
-    """Arithmetic on LANES float32 at a time; only multiply-add may be fused."""
-
-    kind = ir.VectorType(ir.FloatType(), LANES)
-    whole = ir.VectorType(ir.IntType(32), LANES)
-
-    def __init__(self, builder: Any) -> None:
-        self.builder = builder
-
-    def constant(self, value: float) -> Any:
-        return ir.Constant(self.kind, [value] * LANES)
-
-    def times(self, a: Any, b: Any) -> Any:
-        return self.builder.fmul(a, b, flags=("contract",))
-
-    def plus(self, a: Any, b: Any) -> Any:
-        return self.builder.fadd(a, b, flags=("contract",))
-
-    def minus(self, a: Any, b: Any) -> Any:
-        return self.builder.fsub(a, b)
-
-    def floor(self, a: Any) -> Any:
-        kind = ir.FunctionType(self.kind, [self.kind])
-        return self.builder.call(
-            cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.floor.v{LANES}f32"), [a]
-        )
-
-    def where(self, a: Any, b: Any, then: Any, other: Any) -> Any:
-        """`then` where a = b."""
-        return self.builder.select(self.builder.fcmp_ordered("==", a, b), then, other)
-
-    def clamp(self, a: Any, low: Any, high: Any) -> Any:
-        a = self.builder.select(self.builder.fcmp_ordered("<", a, low), low, a)
-        return self.builder.select(self.builder.fcmp_ordered(">", a, high), high, a)
-
-    def byte(self, words: Any, place: int) -> Any:
-        """Byte `place` of 32-bit words."""
-        shifted = self.builder.lshr(words, ir.Constant(self.whole, [8 * place] * LANES)) if place else words
-        masked = self.builder.and_(shifted, ir.Constant(self.whole, [255] * LANES))
-        return self.builder.sitofp(masked, self.kind)
-
-
-def _pair(f: _Floats, place: Any, last: Any) -> tuple[Any, Any, Any]:
-    """The first of two neighbours among pixels 0 … `last` about a place, and what each of them weighs there.
-
-    At the edges the pair is the outermost one; pixels that are not there weigh nothing.
-    """
-    low = f.floor(place)
-    part = f.minus(place, low)
-    zero, one = f.constant(0.0), f.constant(1.0)
-    rest = f.minus(one, part)
-    first = f.clamp(low, zero, f.minus(last, one))
-    beside = f.minus(low, first)
-    left = f.where(beside, zero, rest, f.where(beside, f.constant(-1.0), part, zero))
-    right = f.where(beside, zero, part, f.where(beside, one, rest, zero))
-    return first, left, right
-
-
-def _turner(edge: bool) -> Any:
-    @intrinsic
-    def turn(
-        typing: Any,
-        out: Any,
-        to: Any,
-        plane: Any,
-        data: Any,
-        pitch: Any,
-        x: Any,
-        y: Any,
-        cos: Any,
-        sin: Any,
-        j: Any,
-        last_x: Any,
-        last_y: Any,
-        fill: Any,
-    ) -> Any:
-        """LANES outputs of a rotated row, from j on: out[to + c·plane + lane], bilinear between the four pixels about
-        (x + cos·(j + lane), y + sin·(j + lane)) of bytes, rows `pitch` apart. At an edge some of the four may not be
-        there: an output is weighed once more by the share of it that is image, the rest is `fill`, as in torchvision.
-
-        Two gathers bring all that is needed: eight bytes hold two neighbours. The lower pair is read from two bytes
-        before it on, so that nothing beyond the image's last byte is touched.
-        """  # fmt: skip
-        s, n = types.float32, types.intp
-        signature = types.void(out, n, n, data, n, s, s, s, s, n, s, s, s)
-
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            a_out, to, plane, a_data, pitch, x, y, cos, sin, j, last_x, last_y, fill = args
-            kinds, f = signature.args, _Floats(builder)
-            lanes = ir.Constant(f.kind, [float(lane) for lane in range(LANES)])
-            place = f.plus(_spread(builder, builder.sitofp(j, ir.FloatType())), lanes)
-            column = f.plus(f.times(_spread(builder, cos), place), _spread(builder, x))
-            line = f.plus(f.times(_spread(builder, sin), place), _spread(builder, y))
-            if edge:
-                column, left, right = _pair(f, column, _spread(builder, last_x))
-                line, up, down = _pair(f, line, _spread(builder, last_y))
-                share = f.times(f.plus(left, right), f.plus(up, down))
-                column, line = builder.fptosi(column, f.whole), builder.fptosi(line, f.whole)
-            else:
-                place_x, place_y = column, line
-                column, line = builder.fptosi(column, f.whole), builder.fptosi(line, f.whole)
-                right = f.minus(place_x, builder.sitofp(column, f.kind))
-                down = f.minus(place_y, builder.sitofp(line, f.kind))
-                left, up = f.minus(f.constant(1.0), right), f.minus(f.constant(1.0), down)
-            up, down = f.times(up, f.constant(1 / 255)), f.times(down, f.constant(1 / 255))
-            weights = [f.times(left, up), f.times(right, up), f.times(left, down), f.times(right, down)]
-
-            # 32 bits: a canvas of 2 GiB would be 26 754 pixels a side.
-            rows = _everywhere(builder, builder.trunc(pitch, ir.IntType(32)), f.whole)
-            offsets = builder.mul(line, rows)
-            across = builder.mul(column, ir.Constant(f.whole, [3] * LANES))
-            offsets = builder.add(offsets, across)
-            base = builder.ptrtoint(_pointer(context, builder, kinds[3], a_data, to.type(0)), pitch.type)
-            low, high = _eight_bytes_at(builder, base, offsets)
-            upper = [f.byte(low, 0), f.byte(low, 1), f.byte(low, 2)]
-            upper_right = [f.byte(low, 3), f.byte(high, 0), f.byte(high, 1)]
-            low, high = _eight_bytes_at(
-                builder, builder.add(base, builder.sub(pitch, pitch.type(2))), offsets
-            )
-            lower = [f.byte(low, 2), f.byte(low, 3), f.byte(high, 0)]
-            lower_right = [f.byte(high, 1), f.byte(high, 2), f.byte(high, 3)]
-
-            for c in range(3):
-                value = f.times(upper[c], weights[0])
-                for pixel, weight in zip((upper_right, lower, lower_right), weights[1:], strict=True):
-                    value = f.plus(value, f.times(pixel[c], weight))
-                if edge:
-                    beyond = _spread(builder, fill)
-                    value = f.plus(f.times(f.minus(value, beyond), share), beyond)
-                target = builder.add(to, builder.mul(plane, plane.type(c)))
-                _store(builder, value, _pointer(context, builder, kinds[0], a_out, target))
-            return context.get_dummy_value()
-
-        return signature, codegen
-
-    return turn
-
-
-turn, turn_edge = _turner(edge=False), _turner(edge=True)
-
-
 @intrinsic
-def expect(typing: Any, data: Any, at: Any) -> Any:
+def prefetch(typing: Any, data: Any, at: Any) -> Any:
     """Have the cache line of data[at] brought near, without waiting for it."""
     signature = types.void(data, types.intp)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
+        pointer = pointer_to(context, builder, signature.args[0], args[0], args[1])
         number = ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [pointer.type, number, number, number])
-        prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(prefetch, [pointer, number(0), number(3), number(1)])
+        fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(fetch, [pointer, number(0), number(3), number(1)])
         return context.get_dummy_value()
 
     return signature, codegen

@@ -32,7 +32,7 @@ from sslpipe.views.cpu.colour import (
 from sslpipe.views.cpu.compiling import entry, exact, pixels
 from sslpipe.views.cpu.source import load_image, rotate, rotate_row, unit
 from sslpipe.views.cpu.taps import make_bands, taps
-from sslpipe.views.cpu.vectors import LANES, blend, blend_4, claim, expect, weigh, wide
+from sslpipe.views.cpu.vectors import LANES, blend, blend_4, claim, prefetch, weigh, wide
 
 # `ViewSpec.order` in numbers.
 CROP_STEP, JITTER_STEP, GREY_STEP, BLUR_STEP, SOLARIZE_STEP = range(5)
@@ -162,7 +162,7 @@ def _bring_near(canvas: np.ndarray, height: int, width: int, box: np.ndarray) ->
         for at in range(
             y * pitch + 3 * max(box[1] - reach, 0), y * pitch + 3 * min(box[1] + box[3] + reach, width), 64
         ):
-            expect(data, at)
+            prefetch(data, at)
 
 
 @pixels
@@ -209,7 +209,6 @@ def _resize(
                 at = start + ready * step
                 if origin == _TURNED:
                     rotate_row(canvas, image_height, image_width, box, cos, sin, fill, ready, row, plane)
-                    at = 0
                 for block in range(starts.shape[0]):
                     weigh(
                         ring,
@@ -348,13 +347,8 @@ def render_rows(
                 late_factors,
             )
 
-            origin, picture, plane, start_of_crop, row_step = (
-                _BYTES,
-                row,
-                0,
-                3 * (top * extent + left),
-                3 * extent,
-            )
+            origin, picture, plane = _BYTES, row, 0
+            start_of_crop, row_step = 3 * (top * extent + left), 3 * extent
             cos = sin = _ZERO
             if early_ops > 0 or (rotates and min(height, width) < 2):
                 load_image(canvas, height, width, image)
@@ -369,6 +363,7 @@ def render_rows(
                 cos, sin = np.float32(math.cos(radians)), np.float32(math.sin(radians))
                 _bring_near(canvas, height, width, boxes[n])
                 origin, plane = _TURNED, (box_width + LANES - 1) // LANES * LANES
+                start_of_crop = row_step = 0  # each row in the place of the one before
 
             make_bands(box_width, size, cubic, hflip[n], line, starts, bands)
             ready = 0  # rows of the crop that are resized across
