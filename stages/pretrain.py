@@ -11,7 +11,7 @@ from stages.runner import stage
 
 def _parts(settings: Settings) -> dict[str, str]:
     code = fingerprint.code("pretrain", settings.flat())
-    return fingerprint_parts(settings.pretrain, settings.method, settings.seed, settings.views.renderer, code)
+    return fingerprint_parts(settings.pretrain, settings.method, settings.seed, settings.views, code)
 
 
 @stage("pretrain", "pretrain", "method", "views", fingerprint=lambda s: scratch.digest(_parts(s)))

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sslpipe import methods
 from sslpipe.data import manifest as manifests
 from sslpipe.data.loader import open_split
 from sslpipe.scratch import atomic_write, write_json
 from sslpipe.settings import Settings
 from sslpipe.tracking.record import Record
-from sslpipe.training.build import patch_size
+from sslpipe.training.build import build_recipe
 from sslpipe.training.cost import cost_of_views
 from sslpipe.views.preview import shown
-from sslpipe.views.recipe import resolve
 from stages.runner import stage
 
 
@@ -21,10 +19,9 @@ from stages.runner import stage
 def main(settings: Settings, record: Record) -> None:
     """Write data/views/recipe.json, plots/views/ and metrics/views.json."""
     views, pretrain = settings.views, settings.pretrain
-    patch = patch_size(pretrain, views.size)
-    paper = methods.recipe(pretrain.method, views.size, patch_size=patch, config=settings.method)
     manifest = manifests.read(Path("data/shards"))
-    recipe = resolve(paper, dataset=manifest.recipe, user=views.recipe, **manifest.statistics.model_dump())
+    statistics = manifest.statistics.model_dump()
+    recipe = build_recipe(pretrain, settings.method, views, manifest.recipe, **statistics)
     atomic_write("data/views/recipe.json", recipe.to_json())
     reader = open_split(Path("data/shards"), "train")
     for name, content in shown(recipe, reader, views.sheet_images, settings.seed):

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -60,6 +60,9 @@ class MethodConfig(Config):
     """Settings every method has. A subclass gives its paper's defaults."""
 
     optimizer: OptimizerConfig = OptimizerConfig()
+    views: dict[str, Any] = Field(
+        {}, description="changes of this method's views, written as views.recipe, which comes on top"
+    )
 
 
 @dataclass(frozen=True)

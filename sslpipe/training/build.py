@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from sslpipe import methods, networks
+from sslpipe.errors import UserError
 from sslpipe.methods.base import Method, MethodConfig
 from sslpipe.networks.backbones import Backbone, ConvBackbone
 from sslpipe.training import accumulation
 from sslpipe.training.config import Config
+from sslpipe.views.config import Config as ViewsConfig
+from sslpipe.views.recipe import Colour, Recipe, resolve
 
 
 def backbone_name(config: Config) -> str:
@@ -33,6 +39,41 @@ def build_method(config: Config, method_config: MethodConfig, image_size: int, s
         UserError: unknown name or option, or a backbone that the method cannot train.
     """
     return methods.build(config.method, build_backbone(config, image_size, seed), method_config)
+
+
+def build_recipe(
+    config: Config,
+    method_config: MethodConfig,
+    views: ViewsConfig,
+    dataset: Mapping[str, Any],
+    mean: Colour | None = None,
+    std: Colour | None = None,
+) -> Recipe:
+    """The views that these settings train on: the paper's, changed by data set, method's settings and `views.recipe`.
+
+    Args:
+        config: the `pretrain` settings.
+        method_config: the method's.
+        views: the `views` settings.
+        dataset: the data set's changes.
+        mean: the data's channel means in [0, 1]; None leaves the method's.
+        std: the data's channel deviations; None leaves the method's.
+
+    Raises:
+        UserError: a change that no recipe takes, or masked views of another size than the encoder's.
+    """
+    patch = patch_size(config, views.size)
+    paper = methods.recipe(config.method, views.size, patch_size=patch, config=method_config)
+    own = f"methods.{config.method}.views"
+    recipe = resolve(paper, dataset=dataset, user=method_config.views, mean=mean, std=std, setting=own)
+    recipe = resolve(recipe, user=views.recipe)
+    for spec in recipe.views:
+        if spec.mask is not None and spec.size != views.size:
+            raise UserError(
+                f"views.recipe makes the masked view `{spec.name}` {spec.size} pixels large, the encoder takes "
+                f"{views.size}: set views.size instead"
+            )
+    return recipe
 
 
 def check_batch(method: Method, config: Config, images: int) -> list[str]:

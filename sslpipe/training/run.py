@@ -47,7 +47,7 @@ class Result:
 
 
 def fingerprint_parts(
-    config: Config, method_config: MethodConfig, seed: int, renderer: str, code: Mapping[str, str]
+    config: Config, method_config: MethodConfig, seed: int, views: ViewsConfig, code: Mapping[str, str]
 ) -> dict[str, str]:
     """Everything the weights depend on, bit for bit, by name.
 
@@ -55,14 +55,14 @@ def fingerprint_parts(
         config: the `pretrain` settings.
         method_config: the method's.
         seed: the run's.
-        renderer: the setting `views.renderer`.
+        views: the `views` settings: the renderer and the encoder's size; what else is there stands in the recipe.
         code: digests of the stage's code.
     """
     settings = config.model_dump(mode="json", exclude={"checkpoint_seconds", "device"})
     device = resolve(config.device)
     return {
-        "settings": scratch.digest([settings, method_config.model_dump(mode="json"), seed]),
-        "renderer": renderers.describe(renderers.choose(renderer, device)[0]),
+        "settings": scratch.digest([settings, method_config.model_dump(mode="json"), views.size, seed]),
+        "renderer": renderers.describe(renderers.choose(views.renderer, device)[0]),
         "data": scratch.digest([scratch.file_digest(path) for path in (SHARDS / manifests.NAME, RECIPE)]),
         "code": scratch.digest(dict(code)),
         "torch": torch.__version__,
@@ -86,7 +86,7 @@ def run(
         config: the `pretrain` settings.
         method_config: the method's.
         seed: seeds weights, order and views.
-        views: the `views` settings: the renderer, and the centre crop of the encoder's preprocessing.
+        views: the `views` settings: the renderer, and the size and centre crop of the encoder's preprocessing.
         parts: from `fingerprint_parts`.
         on_log: called with each new point of the curves.
         on_resume: called with the step when an interrupted run is continued.
@@ -100,8 +100,7 @@ def run(
         recipe = Recipe.from_json(RECIPE.read_bytes())
         reader = open_split(SHARDS, "train")
         loader = Loader(reader, batch_size=config.batch_size, seed=seed)
-        size = max(spec.size for spec in recipe.views)
-        method = build_method(config, method_config, size, seed).to(device)
+        method = build_method(config, method_config, views.size, seed).to(device)
         for warning in check_batch(method, config, len(reader)):
             print(f"pretrain: {warning}", flush=True)
         engine = ViewEngine(
@@ -123,7 +122,7 @@ def run(
             on_log=on_log,
             on_resume=on_resume,
         )
-        data = _export(method, recipe.views[0], size, views, {"method": config.method, "seed": seed})
+        data = _export(method, recipe.views[0], views, {"method": config.method, "seed": seed})
         _write_plots(method, history, engine, loader)
         metrics = _metrics(method, history, config, loader)
         scratch.write_json("metrics/pretrain.json", metrics)
@@ -173,13 +172,11 @@ def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     return ", ".join(f"{n} ({before.get(n)} → {now[n]})" if n in words else n for n in names)
 
 
-def _export(
-    method: Method, spec: ViewSpec, size: int, views: ViewsConfig, info: Mapping[str, Any]
-) -> dict[str, str]:
+def _export(method: Method, spec: ViewSpec, views: ViewsConfig, info: Mapping[str, Any]) -> dict[str, str]:
     manifest = manifests.read(SHARDS)
     data = {"name": manifest.source.name, "digest": manifest.digest}
     preprocess = {
-        "size": size,
+        "size": views.size,
         "crop": views.centre_crop,
         "interpolation": spec.interpolation,
         "mean": spec.mean,

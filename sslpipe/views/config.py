@@ -13,7 +13,7 @@ class Config(Base):
     """How views are made; what they are is the method's recipe, the data set's, and `recipe` on top."""
 
     size: int = Field(
-        28, ge=8, le=1024, description="side of the (largest) views and of the encoder's input, pixels"
+        28, ge=8, le=1024, description="side of the encoder's input and of its large views, pixels"
     )
     renderer: Literal["auto", "reference", "cpu", "triton"] = Field(
         "auto", description="what makes the views; auto: the fastest there is for the device"

@@ -230,6 +230,7 @@ def resolve(
     user: Mapping[str, Any] | None = None,
     mean: Colour | None = None,
     std: Colour | None = None,
+    setting: str = USER,
 ) -> Recipe:
     """The recipe that is trained on: the method's, changed by the data set, its statistics and the user.
 
@@ -242,6 +243,7 @@ def resolve(
             `{"<spec name>": {"hflip": 0.5}}` for one.
         mean: the data's channel means in [0, 1]; None leaves the method's.
         std: the data's channel deviations; None leaves the method's.
+        setting: where the user's values stand, for error messages.
 
     Raises:
         UserError: an unknown key (with the nearest spelling) or a value out of range.
@@ -249,13 +251,13 @@ def resolve(
     names = [spec.name for spec in recipe.views]
     dataset, user = dict(dataset or {}), dict(user or {})
     _check_keys(dataset, [], DATASET)
-    _check_keys(user, names, USER)
+    _check_keys(user, names, setting)
     single = {name: user.pop(name) for name in names if name in user}
     for key in ("jitter", "mask"):
         if user.get(key) is not None and not any(getattr(spec, key) for spec in recipe.views):
             raise UserError(
-                f"{USER}.{key}: no view of this method has a {key}; set it for one view by name, "
-                f"as {USER}.{names[0]}.{key}"
+                f"{setting}.{key}: no view of this method has a {key}; set it for one view by name, "
+                f"as {setting}.{names[0]}.{key}"
             )
     statistics: dict[str, Any] = {} if mean is None else {"mean": mean}
     if std is not None:
@@ -263,14 +265,14 @@ def resolve(
     views = []
     for spec in recipe.views:
         spec = _override(spec, _for(spec, dataset) | statistics, DATASET, everywhere=True)
-        spec = _override(spec, user, USER, everywhere=True)
+        spec = _override(spec, user, setting, everywhere=True)
         if spec.name in single:
-            spec = _override_one(spec, single[spec.name])
+            spec = _override_one(spec, single[spec.name], setting)
         views.append(spec)
     try:
         return Recipe(views=tuple(_shared(spec, {s.name: s for s in views}, refuse=False) for spec in views))
     except ValidationError as error:
-        raise UserError(f"{USER}: {_first(error)}") from error
+        raise UserError(f"{setting}: {_first(error)}") from error
 
 
 def _for(spec: ViewSpec, dataset: Mapping[str, Any]) -> dict[str, Any]:
@@ -292,8 +294,8 @@ def _shared(spec: ViewSpec, named: Mapping[str, ViewSpec], refuse: bool = True) 
     return spec.model_copy(update={key: getattr(other, key) for key in SHARED})
 
 
-def _override_one(spec: ViewSpec, values: Any) -> ViewSpec:
-    where = f"{USER}.{spec.name}"
+def _override_one(spec: ViewSpec, values: Any, setting: str) -> ViewSpec:
+    where = f"{setting}.{spec.name}"
     if not isinstance(values, Mapping):
         raise UserError(f"{where} must be a mapping of settings, as {where}: {{hflip: 0.0}}")
     _check_keys(values, [], where)
