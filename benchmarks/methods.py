@@ -1,7 +1,12 @@
-"""Every method on the bundled digits by the settings of params.yaml: accuracy beside random weights, and time.
+"""Every method by the settings of params.yaml: accuracy beside random weights and supervised training, and speed.
 
-One run, one table: `python benchmarks/methods.py --seeds 3`. A method and seed take three to five minutes on two
-cores. The seed changes the split, the initial weights, the order, the views and the draws of few labels.
+One run, one table: `python benchmarks/methods.py --seeds 3 --peers --out results.json`. A method and seed take two to
+fifteen minutes on two cores. The seed changes the split, the initial weights, the order, the views and the draws of
+few labels. What already stands in --out is not run again, unless its settings have changed.
+
+`NAME (lightly)` is the same method built from lightly's parts, on the same views, backbone, optimiser and budget:
+benchmarks/peers.py. `supervised` trains the backbone from scratch on all labels of the training split, for as many
+epochs; `random` evaluates a backbone that has learnt nothing, and fine-tunes it from scratch.
 """
 
 from __future__ import annotations
@@ -13,41 +18,83 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from sslpipe import methods, scratch
-from sslpipe.data.loader import Loader, open_split
+from sslpipe.data.loader import Loader, Reader, open_split
 from sslpipe.data.manifest import Manifest
 from sslpipe.data.shard import shard
 from sslpipe.data.sources import open_source
 from sslpipe.device import describe, make_deterministic, resolve
 from sslpipe.evals import finetune, linear, neighbours
-from sslpipe.evals.embed import embed
-from sslpipe.methods.base import Preparation
+from sslpipe.evals.embed import embed, random_twin
+from sslpipe.evals.subsets import Subset, draw
+from sslpipe.methods.base import Method, Preparation
+from sslpipe.networks.backbones import Backbone
+from sslpipe.progress import progress
 from sslpipe.settings import Settings
-from sslpipe.training.build import build_method, check_batch, patch_size
+from sslpipe.training.build import backbone_name, build_backbone, build_method, build_recipe, check_batch
 from sslpipe.training.checkpoint import Checkpoints
 from sslpipe.training.loop import train
 from sslpipe.views.engine import ViewEngine
-from sslpipe.views.recipe import resolve as resolve_recipe
 from sslpipe.yaml12 import read
 
 ROOT = Path(__file__).parents[1]
-COLUMNS = {
-    "knn": "k-NN",
-    "linear": "linear, all",
-    "linear_400": "linear, 400",
-    "linear_100": "linear, 100",
-    "finetune": "fine-tune, 100",
-}
+PEERED = ("simclr", "moco", "byol", "simsiam", "swav", "mae")
+FREE = ("random", "supervised")  # arms that train no method
+Numbers = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A row of the table: a method, `random` or `supervised` with the method's backbone, perhaps lightly's parts."""
+
+    kind: str
+    method: str
+    peer: bool = False
+
+    def title(self, backbone: str) -> str:
+        """How the row is called."""
+        if self.kind in FREE:
+            return f"{self.kind} {backbone}"
+        return f"{self.method} (lightly)" if self.peer else self.method
 
 
 def main() -> None:
-    """Run and print."""
+    """Run what is not yet in --out, and print the table."""
+    options = _parse()
+    arms = list(_arms(options.methods, options.peers))
+    runs: dict[str, dict[str, Any]] = {}
+    if options.out and options.out.exists():
+        runs = json.loads(options.out.read_text())["runs"]
+    rows: dict[str, list[Numbers]] = {}
+    machine = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {describe(resolve())}, {platform.system()}"
+    machine = f"{machine}, torch {torch.__version__}"
+    for seed in range(options.seeds):
+        for arm in arms:
+            settings = settings_for(options, arm.method, seed)
+            title = arm.title(backbone_name(settings.pretrain))
+            key = scratch.digest([settings.flat(), arm.kind])[:16]
+            known = runs.setdefault(title, {}).get(str(seed))
+            if known is None or known["settings"] != key:
+                known = {"settings": key, "numbers": run(settings, arm)}
+                runs[title][str(seed)] = known
+                print(f"{title}, seed {seed}: {known['numbers']}", flush=True)
+                if options.out:
+                    scratch.write_json(
+                        options.out, {"date": time.strftime("%F"), "machine": machine, "runs": runs}
+                    )
+            rows.setdefault(title, []).append(known["numbers"])
+    print(f"\n{time.strftime('%F')}; {machine}; n = {options.seeds} seeds; top-1 on test in %, mean ± std\n")
+    print(table(rows))
+
+
+def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -55,76 +102,95 @@ def main() -> None:
         "--methods", nargs="*", default=list(methods.names()), metavar="NAME", help="default: all"
     )
     parser.add_argument("--seeds", type=int, default=1, help="default: 1")
-    parser.add_argument("--epochs", type=int, help="default: as params.yaml says")
+    parser.add_argument("--epochs", type=int, help="default: as the settings say")
+    parser.add_argument("--params", type=Path, default=ROOT / "params.yaml", help="default: params.yaml")
+    parser.add_argument("--root", help="the folder of images, where the settings' source is a folder")
     parser.add_argument("--renderer", default="auto", help="of the views; default: auto")
-    parser.add_argument("--out", type=Path, help="also write the numbers as JSON to this file")
+    parser.add_argument("--peers", action="store_true", help=f"also lightly's: {', '.join(PEERED)}")
+    parser.add_argument(
+        "--free", action="store_true", help="also random weights, and supervised training from scratch"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="also write the numbers as JSON to this file, and continue from it"
+    )
     options = parser.parse_args()
-    results: dict[str, list[dict[str, float]]] = {}
-    for seed in range(options.seeds):
-        for name in options.methods:
-            results.setdefault(name, []).append(
-                run(settings_for(name, seed, options.epochs, options.renderer))
-            )
-            print(f"{name}, seed {seed}: {results[name][-1]}", flush=True)
-    machine = f"{os.cpu_count()} cores, {describe(resolve())}, {platform.system()}, torch {torch.__version__}"
-    what = f"renderer {options.renderer}; n = {options.seeds} seeds; top-1 on test in %, mean ± std"
-    print(f"\n{time.strftime('%Y-%m-%d')}; {machine}; {what}\n")
-    print(table(results))
-    if options.out:
-        scratch.write_json(
-            options.out, {"date": time.strftime("%Y-%m-%d"), "machine": machine, "runs": results}
-        )
+    options.methods = options.methods + [*FREE] * options.free
+    return options
 
 
-def settings_for(name: str, seed: int, epochs: int | None, renderer: str) -> Settings:
-    """params.yaml with this method, seed and renderer."""
-    raw = json.loads(json.dumps(read(ROOT / "params.yaml")))
+def _arms(names: list[str], peers: bool) -> Iterator[Arm]:
+    for name in names:
+        if name in FREE:
+            yield from (Arm(name, method) for method in ("simclr", "mae"))  # a ResNet, a ViT
+            continue
+        yield Arm("method", name)
+        if peers and name in PEERED:
+            yield Arm("method", name, peer=True)
+
+
+def settings_for(options: argparse.Namespace, name: str, seed: int) -> Settings:
+    """The settings with this method, seed and renderer."""
+    raw = json.loads(json.dumps(read(options.params)))
     raw["seed"], raw["pretrain"]["method"] = seed, name
-    raw["views"]["renderer"] = renderer
-    raw["pretrain"]["epochs"] = epochs or raw["pretrain"]["epochs"]
+    raw["views"]["renderer"] = options.renderer
+    raw["pretrain"]["epochs"] = options.epochs or raw["pretrain"]["epochs"]
+    if options.root:
+        raw["data"]["root"] = options.root
     return Settings(raw)
 
 
-def run(settings: Settings) -> dict[str, float]:
-    """One method and seed, from images to numbers."""
+def run(settings: Settings, arm: Arm) -> Numbers:
+    """One arm and seed, from images to numbers."""
     with tempfile.TemporaryDirectory() as folder:
         shards = Path(folder, "shards")
         manifest = shard(settings.shard, open_source(settings.data, settings.seed), shards, settings.seed)
-        encoder, preprocess, seconds = pretrain(settings, manifest, Path(folder))
-        train_split, test_split = (open_split(shards, split) for split in ("train", "test"))
-        bank, queries = (
-            embed(encoder, reader, preprocess, settings.embed, settings.seed)
-            for reader in (train_split, test_split)
+        splits = open_split(shards, "train"), open_split(shards, "test")
+        if arm.kind == "supervised":
+            return supervised(settings, manifest, *splits)
+        if arm.kind == "random":
+            encoder, preprocess, numbers = untrained(settings, manifest), _preprocess(settings, manifest), {}
+        else:
+            encoder, preprocess, seconds = pretrain(settings, manifest, Path(folder), arm.peer)
+            images = settings.pretrain.epochs * len(splits[0])
+            numbers = {"seconds": seconds, "images_per_second": images / seconds}
+        return (
+            numbers
+            | _frozen(encoder, preprocess, settings, *splits)
+            | {
+                f"finetune_{labels}": tuned(
+                    settings, manifest, encoder, preprocess, *splits, labels, arm.kind == "random"
+                )
+                for labels in (100, len(splits[0]) // 10)
+            }
         )
-        knn, _ = neighbours.evaluate(bank, queries, settings.knn)
-        probe = linear.evaluate(bank, queries, settings.linear, settings.seed)
-        tuned = finetune.evaluate(
-            encoder, preprocess, train_split, test_split, manifest.recipe, settings.finetune, settings.seed
-        )
-    scores = {"knn": knn, "linear": probe, "finetune": tuned}
-    scores |= {f"linear_{count}": few for count, few in probe["few_labels"].items()}
-    flat = {
-        f"{prefix}{column}": float(values[f"{prefix}top1"])
-        for column, values in scores.items()
-        for prefix in ("", "random_init_", "raw_pixel_")
-        if f"{prefix}top1" in values
-    }
-    return {**flat, "seconds": seconds, "images_per_second": 4000 * settings.pretrain.epochs / seconds}
 
 
-def pretrain(settings: Settings, manifest: Manifest, folder: Path) -> tuple[Any, dict[str, Any], float]:
+def _frozen(
+    encoder: Backbone, preprocess: Mapping[str, Any], settings: Settings, train: Reader, test: Reader
+) -> Numbers:
+    """k-NN and linear probes on features."""
+    bank, queries = (
+        embed(encoder, reader, preprocess, settings.embed, settings.seed) for reader in (train, test)
+    )
+    knn, _ = neighbours.evaluate(bank, queries, settings.knn)
+    probe = linear.evaluate(bank, queries, settings.linear, settings.seed)
+    few = {f"linear_{count}": values["top1"] for count, values in probe["few_labels"].items()}
+    return {"knn": knn["top1"], "linear": probe["top1"], **few}
+
+
+def pretrain(
+    settings: Settings, manifest: Manifest, folder: Path, peer: bool = False
+) -> tuple[Backbone, dict[str, Any], float]:
     """The trained encoder, its preprocessing, and the seconds it took."""
-    config, size, seed = settings.pretrain, settings.views.size, settings.seed
+    config, views, seed = settings.pretrain, settings.views, settings.seed
     device = resolve(config.device)
     make_deterministic(config.deterministic)
-    paper = methods.recipe(config.method, size, patch_size=patch_size(config, size), config=settings.method)
-    statistics_ = manifest.statistics.model_dump()
-    recipe = resolve_recipe(paper, dataset=manifest.recipe, user=settings.views.recipe, **statistics_)
-    method = build_method(config, settings.method, size, seed).to(device)
+    recipe = build_recipe(config, settings.method, views, manifest.recipe, **manifest.statistics.model_dump())
+    method = (_build_peer if peer else build_method)(config, settings.method, views.size, seed).to(device)
     loader = Loader(open_split(folder / "shards", "train"), batch_size=config.batch_size, seed=seed)
     for warning in check_batch(method, config, len(loader.reader)):
         print(f"{config.method}: {warning}", flush=True)
-    prepared, renderer = folder / "prepared", settings.views.renderer
+    prepared, renderer = folder / "prepared", views.renderer
     method.prepare(Preparation(loader.reader, recipe, device, seed, lambda key: prepared / key, renderer))
     history = train(
         method,
@@ -135,27 +201,104 @@ def pretrain(settings: Settings, manifest: Manifest, folder: Path) -> tuple[Any,
         seed=seed,
         checkpoints=Checkpoints(folder / "checkpoints"),
     )
+    return method.encoder.eval(), _preprocess(settings, manifest), history.seconds
+
+
+def _build_peer(config: Any, method_config: Any, size: int, seed: int) -> Method:
+    import peers
+
+    return peers.build(config.method, build_backbone(config, size, seed), method_config)
+
+
+def _preprocess(settings: Settings, manifest: Manifest) -> dict[str, Any]:
+    recipe = build_recipe(
+        settings.pretrain,
+        settings.method,
+        settings.views,
+        manifest.recipe,
+        **manifest.statistics.model_dump(),
+    )
     spec = recipe.views[0]
-    preprocess = {"size": size, "crop": settings.views.centre_crop, "interpolation": spec.interpolation}
-    return method.encoder.eval(), {**preprocess, "mean": spec.mean, "std": spec.std}, history.seconds
+    view = {"size": settings.views.size, "crop": settings.views.centre_crop}
+    return {**view, "interpolation": spec.interpolation, "mean": spec.mean, "std": spec.std}
 
 
-def table(results: Mapping[str, list[dict[str, float]]]) -> str:
-    """Markdown: a row a method, then random weights and raw pixels of the first method's seeds."""
-    lines = ["| | " + " | ".join(COLUMNS.values()) + " | images/s |", "|---" * (len(COLUMNS) + 2) + "|"]
-    for name, runs in results.items():
-        lines.append(_row(name, "", runs, f"{statistics.median(r['images_per_second'] for r in runs):.0f}"))
-        lines.append(_row(f"random weights of {name}'s network", "random_init_", runs, ""))
-    lines.append(_row("raw pixels", "raw_pixel_", next(iter(results.values())), ""))
+def untrained(settings: Settings, manifest: Manifest) -> Backbone:
+    """The method's backbone with random weights, as pretraining begins with it."""
+    return build_backbone(settings.pretrain, settings.views.size, settings.seed).eval()
+
+
+def tuned(
+    settings: Settings,
+    manifest: Manifest,
+    encoder: Backbone,
+    preprocess: Mapping[str, Any],
+    train: Reader,
+    test: Reader,
+    labels: int,
+    scratch: bool,
+) -> float:
+    """Test accuracy after fine-tuning with few labels; each seed draws others."""
+    config, seed = settings.finetune, settings.seed
+    views = finetune.recipe(
+        preprocess["size"], preprocess["interpolation"], config, manifest.recipe, preprocess
+    )
+    network = random_twin(encoder, seed)
+    if not scratch:
+        network.load_state_dict(encoder.state_dict())
+    subset = Subset(train, draw(train.labels, labels, seed=seed))
+    decay = 1.0 if scratch else config.layer_decay
+    return _trained(network, subset, test, preprocess, views, config, decay, seed)
+
+
+def supervised(settings: Settings, manifest: Manifest, train: Reader, test: Reader) -> Numbers:
+    """The backbone trained from scratch on all labels, for as many epochs and at the batch of pretraining."""
+    config, preprocess = settings.finetune, _preprocess(settings, manifest)
+    changes = {"epochs": settings.pretrain.epochs, "batch_size": settings.pretrain.batch_size}
+    config = config.model_copy(update=changes)
+    views = finetune.recipe(
+        preprocess["size"], preprocess["interpolation"], config, manifest.recipe, preprocess
+    )
+    network, everything = untrained(settings, manifest), Subset(train, torch.arange(len(train)))
+    score = _trained(network, everything, test, preprocess, views, config, 1.0, settings.seed)
+    return {"supervised": score}
+
+
+def _trained(
+    network: Backbone,
+    subset: Subset,
+    test: Reader,
+    preprocess: Mapping[str, Any],
+    views: Any,
+    config: finetune.Config,
+    layer_decay: float,
+    seed: int,
+) -> float:
+    model = finetune.Classifier(network, int(test.labels.max()) + 1).to(resolve(config.device))
+    steps = config.epochs * -(-len(subset) // config.batch_size)
+    with progress("train", steps, "steps") as bar:
+        finetune.fit(model, subset, views, config, layer_decay, seed, bar)
+    return finetune.accuracy(model, test, preprocess)
+
+
+def table(rows: Mapping[str, list[Numbers]]) -> str:
+    """Markdown: a row an arm, a column a number that any of them has."""
+    columns = list(dict.fromkeys(key for runs in rows.values() for run in runs for key in run))
+    columns = [key for key in columns if key not in ("seconds", "images_per_second")]
+    names = [
+        key.replace("knn", "k-NN").replace("finetune", "fine-tune").replace("_", ", ") for key in columns
+    ]
+    lines = ["| | " + " | ".join(names) + " | images/s |", "|---" + "|---:" * (len(columns) + 1) + "|"]
+    for title, runs in rows.items():
+        cells = [_cell([100 * run[key] for run in runs if key in run]) for key in columns]
+        speeds = [run["images_per_second"] for run in runs if "images_per_second" in run]
+        speed = f"{statistics.median(speeds):.0f}" if speeds else "–"
+        lines.append(f"| {title} | " + " | ".join(cells) + f" | {speed} |")
     return "\n".join(lines)
 
 
-def _row(title: str, prefix: str, runs: list[dict[str, float]], speed: str) -> str:
-    cells = []
-    for column in COLUMNS:
-        values = [100 * run[f"{prefix}{column}"] for run in runs if f"{prefix}{column}" in run]
-        cells.append(f"{statistics.mean(values):.1f} ± {statistics.pstdev(values):.1f}" if values else "–")
-    return f"| {title} | " + " | ".join(cells) + f" | {speed} |"
+def _cell(values: list[float]) -> str:
+    return f"{statistics.mean(values):.1f} ± {statistics.pstdev(values):.1f}" if values else "–"
 
 
 if __name__ == "__main__":

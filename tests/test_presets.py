@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,13 +12,14 @@ import pytest
 import torch
 
 from sslpipe import methods, yaml12
-from sslpipe.data.sources import open_source
+from sslpipe.check import check_data, check_networks
+from sslpipe.data.sources import Source, open_source
 from sslpipe.errors import UserError
-from sslpipe.settings import load
-from sslpipe.training.build import build_method, patch_size
-from sslpipe.views.recipe import resolve
+from sslpipe.settings import Settings, load
+from sslpipe.training.build import build_method
 
 ROOT = Path(__file__).parents[1]
+IMAGES = Source("images", ("a", "b"), {"train": range(500_000), "test": range(10_000)})  # type: ignore[dict-item]
 PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
 
 
@@ -37,7 +39,7 @@ def names(params: Mapping[str, Any], dotted: str) -> bool:
 
 
 def test_there_are_presets() -> None:
-    assert len(PRESETS) >= 3
+    assert len(PRESETS) >= 10
 
 
 def test_it_loads_and_says_how_to_use_it(preset: Path) -> None:
@@ -46,16 +48,27 @@ def test_it_loads_and_says_how_to_use_it(preset: Path) -> None:
     assert f"cp presets/{preset.name} params.yaml" in header
 
 
-def test_its_method_can_be_built_and_its_views_resolved(preset: Path) -> None:
+def test_its_method_can_be_built(preset: Path) -> None:
     settings = load(preset)
     pretrain, size = settings.pretrain, settings.views.size
     with torch.device("meta"):
         method = build_method(pretrain, settings.method, size, settings.seed)
     assert method.parameter_groups()
     assert all(parameter.is_meta for parameter in method.parameters())
-    patch = patch_size(pretrain, size)
-    recipe = methods.recipe(pretrain.method, size, patch_size=patch, config=settings.method)
-    assert resolve(recipe, user=settings.views.recipe).views[0].size == size <= settings.shard.resolution
+    assert size <= settings.shard.resolution
+
+
+def test_check_accepts_every_method_that_takes_its_backbone(preset: Path) -> None:
+    kind = "vit" if "vit" in load(preset).pretrain.backbone else "resnet"
+    fitting = [name for name in methods.names() if kind in methods.find(name).takes]
+    assert load(preset).pretrain.method in fitting
+    for name in fitting:
+        raw = copy.deepcopy(load(preset).raw)
+        raw["pretrain"]["method"] = name
+        settings = Settings(raw).validate()
+        said = "\n".join([*check_data(settings, IMAGES), *check_networks(settings, IMAGES)])
+        assert f"method: {name} trains {settings.pretrain.backbone}" in said
+        assert "note:" not in said  # of a batch or a queue
 
 
 def test_only_the_images_are_missing(preset: Path, project: Path) -> None:

@@ -135,9 +135,8 @@ def evaluate(
                 if prefix == "":
                     network.load_state_dict(start)
                 model = Classifier(network, classes).to(device)
-                engine = ViewEngine(views, seed=seed + number, device=device)
-                _fit(model, subset, engine, settings, layer_decay, device, seed + number, bar)
-                scores[prefix].append(_accuracy(model, test, preprocess, device))
+                fit(model, subset, views, settings, layer_decay, seed + number, bar)
+                scores[prefix].append(accuracy(model, test, preprocess))
     used = len(subset)
     metrics: dict[str, Any] = {}
     for prefix, values in scores.items():
@@ -160,22 +159,34 @@ def evaluate(
     return metrics
 
 
-def _fit(
+def fit(
     model: Classifier,
     subset: Subset,
-    engine: ViewEngine,
+    views: Recipe,
     settings: Config,
     layer_decay: float,
-    device: torch.device,
     seed: int,
     bar: Progress,
 ) -> None:
+    """Train all of a classifier, where it is, on some labelled images.
+
+    Args:
+        model: is trained in place.
+        subset: the images.
+        views: of one spec, from `recipe`.
+        settings: the protocol.
+        layer_decay: factor on the rate from each layer to the one below; 1 for random weights.
+        seed: of order, views and dropped paths.
+        bar: moves on with each step.
+    """
     from timm.optim import param_groups_layer_decay  # here, because importing timm takes seconds
 
     undecayed = {f"backbone.{name}" for name in model.backbone.no_weight_decay()}
     groups = param_groups_layer_decay(model, settings.weight_decay, undecayed, layer_decay=layer_decay)
     optimizer = torch.optim.AdamW(groups, lr=settings.rate)
     schedule = OptimizerConfig(warmup_epochs=settings.warmup_epochs)
+    device = next(model.parameters()).device
+    engine = ViewEngine(views, seed=seed, device=device)
     # Batch norm cannot train on one image: a last batch of one is dropped.
     batch_size = min(settings.batch_size, len(subset))
     loader = Loader(subset, batch_size=batch_size, seed=seed, drop_last=len(subset) % batch_size == 1)
@@ -198,9 +209,10 @@ def _fit(
 
 
 @torch.inference_mode()
-def _accuracy(model: Classifier, test: Reader, preprocess: Mapping[str, Any], device: torch.device) -> float:
+def accuracy(model: Classifier, test: Reader, preprocess: Mapping[str, Any]) -> float:
+    """Share of a split's images that the classifier, in eval mode from here on, gets right."""
     model.eval()
-    hits = 0
+    device, hits = next(model.parameters()).device, 0
     for batch in Loader(test, batch_size=256, seed=0, shuffle=False, drop_last=False).epoch(0):
         batch = batch.to(device)
         hits += int((model(centre(batch, **preprocess)).argmax(1) == batch.label).sum())

@@ -36,6 +36,6 @@ def _widen(value: Any) -> Any:
 def _device_type(values: list[Any]) -> str:
     for value in values:
         first = value[0] if isinstance(value, list) and value else value
-        if isinstance(first, Tensor):
+        if isinstance(first, Tensor) and not first.is_meta:  # autocast knows no meta device
             return first.device.type
     return "cpu"

@@ -54,17 +54,18 @@ def in_gamut(step: int = 10) -> tuple[tuple[int, int], ...]:
     Looked at along the lightness, all colours hide behind the surface of sRGB's cube: its six faces in 8 bits
     will do.
     """
-    level = torch.arange(256, dtype=torch.float64) / 255
-    face = torch.cartesian_prod(level, level)  # [65536, 2]
-    faces = [
-        torch.cat([face[:, :axis], torch.full_like(face[:, :1], end), face[:, axis:]], dim=1)
-        for axis in range(3)
-        for end in (0.0, 1.0)
-    ]
-    ab = rgb_to_lab(torch.cat(faces))[:, 1:]  # [6 · 65536, 2]
-    cells = (ab / step).floor().to(torch.int64).unique(dim=0)
-    corners = torch.cat([cells + torch.tensor(corner) for corner in ((0, 0), (0, 1), (1, 0), (1, 1))])
-    return tuple((a * step, b * step) for a, b in corners.unique(dim=0).tolist())
+    with torch.device("cpu"):  # whatever device a network is built on: points are numbers
+        level = torch.arange(256, dtype=torch.float64) / 255
+        face = torch.cartesian_prod(level, level)  # [65536, 2]
+        faces = [
+            torch.cat([face[:, :axis], torch.full_like(face[:, :1], end), face[:, axis:]], dim=1)
+            for axis in range(3)
+            for end in (0.0, 1.0)
+        ]
+        ab = rgb_to_lab(torch.cat(faces))[:, 1:]  # [6 · 65536, 2]
+        cells = (ab / step).floor().to(torch.int64).unique(dim=0)
+        corners = torch.cat([cells + torch.tensor(corner) for corner in ((0, 0), (0, 1), (1, 0), (1, 1))])
+        return tuple((a * step, b * step) for a, b in corners.unique(dim=0).tolist())
 
 
 def as_input(lightness_: Tensor) -> Tensor:

@@ -193,7 +193,10 @@ class Attention(nn.Module):
 
 
 def initialise(transformer: nn.Module) -> None:
-    """MAE's official start: Xavier-uniform linear layers (the patch embedding as one), tokens normal(.02)."""
+    """MAE's official start: Xavier-uniform linear layers (the patch embedding as one), tokens normal(.02).
+
+    But the patch embedding's bias starts at 0, where the official code leaves torch's random start.
+    """
     for name, parameter in transformer.named_parameters():
         if name.endswith(("cls_token", "mask_token", "pos_embed")):
             nn.init.normal_(parameter, std=0.02)
