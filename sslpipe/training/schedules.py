@@ -13,9 +13,9 @@ def rate_factor(config: OptimizerConfig, epoch: float, epochs: float) -> float:
     Args:
         config: warm-up length and shape.
         epoch: epochs done, with fraction.
-        epochs: epochs in all. A warm-up longer than a tenth of them is cut to that.
+        epochs: epochs in all. A warm-up longer than a fifth of them is cut to that.
     """
-    warmup = min(config.warmup_epochs, epochs / 10)
+    warmup = min(config.warmup_epochs, epochs / 5)
     if epoch < warmup:
         return epoch / warmup
     if config.schedule == "constant":
