@@ -26,6 +26,7 @@ from typing import Any
 import torch
 
 from sslpipe import methods, scratch
+from sslpipe.checkpoint import Checkpoints
 from sslpipe.data.loader import Loader, Reader, open_split
 from sslpipe.data.manifest import Manifest
 from sslpipe.data.shard import shard
@@ -39,7 +40,6 @@ from sslpipe.networks.backbones import Backbone
 from sslpipe.progress import progress
 from sslpipe.settings import Settings
 from sslpipe.training.build import backbone_name, build_backbone, build_method, build_recipe, check_batch
-from sslpipe.training.checkpoint import Checkpoints
 from sslpipe.training.loop import train
 from sslpipe.views.engine import ViewEngine
 from sslpipe.yaml12 import read

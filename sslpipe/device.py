@@ -45,3 +45,8 @@ def make_deterministic(wanted: bool) -> None:
     """Ask torch for the same result every time, bit for bit."""
     torch.use_deterministic_algorithms(wanted, warn_only=True)
     torch.backends.cudnn.benchmark = not wanted
+
+
+def mixed(seed: int, number: int) -> int:
+    """A seed for torch of its own for each pair of a run's seed and the number of a step or epoch."""
+    return (seed * 0x9E3779B97F4A7C15 + number) % 2**63

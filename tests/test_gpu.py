@@ -10,9 +10,9 @@ import torch
 from support import ToyReader, small_engine, small_method
 
 from sslpipe import methods
+from sslpipe.checkpoint import Checkpoints
 from sslpipe.data.loader import Loader
 from sslpipe.methods.base import Clock, OptimizerConfig
-from sslpipe.training.checkpoint import Checkpoints
 from sslpipe.training.config import Config
 from sslpipe.training.loop import train
 from sslpipe.views import ViewEngine

@@ -10,11 +10,10 @@ none describes what another one does already.
 
 from __future__ import annotations
 
-import hashlib
 import math
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +22,11 @@ from torch import Tensor, nn
 
 from sslpipe import scratch
 from sslpipe.config import Config
+from sslpipe.device import mixed
 from sslpipe.errors import UserError
+
+if TYPE_CHECKING:
+    from sslpipe.checkpoint import Checkpoints
 
 _ROWS = 16384  # vectors compared with all words at a time: bounds memory, does not change the result
 _DEAD = 0.1  # a word is put elsewhere when it is used less than this share of what each word would have
@@ -197,19 +200,23 @@ def trained(
 def _train(
     tokenizer: Tokenizer, config: TokenizerConfig, batches: Batches, steps: int, seed: int, folder: Path
 ) -> None:
-    # Here, because the stage that only tries a method has no use for it.
+    # Here, because the stage that only tries a method has no use for them.
+    from sslpipe.checkpoint import Checkpoints
     from sslpipe.progress import progress
 
     optimizer = torch.optim.Adam(tokenizer.parameters(), lr=config.rate)
     averages = Averages(tokenizer, config.decay)
-    first, total = _load(folder, tokenizer, optimizer, averages), config.epochs * steps
+    checkpoints, total = Checkpoints(folder), config.epochs * steps
+    first = _load(checkpoints, tokenizer, optimizer, averages)
     if first == config.epochs:
         print("tokenizer: trained before", flush=True)
         return
+    if first:
+        print(f"tokenizer: continuing after epoch {first}", flush=True)
     error, seen = 0.0, torch.zeros_like(averages.counts)
     with progress("tokenizer", total, done=first * steps) as bar:
         for epoch in range(first, config.epochs):
-            torch.manual_seed((seed * 0x9E3779B97F4A7C15 + epoch) % 2**63)
+            torch.manual_seed(mixed(seed, epoch))
             error, seen = 0.0, torch.zeros_like(averages.counts)
             for number, x in enumerate(batches(epoch)):
                 share = (epoch * steps + number) / total
@@ -218,7 +225,7 @@ def _train(
                 error += now / steps
                 seen += torch.bincount(words.flatten(), minlength=config.words)
                 bar.update(1, f"error {now:.4f}")
-            _save(folder, epoch + 1, tokenizer, optimizer, averages, finished=epoch + 1 == config.epochs)
+            checkpoints.save(epoch + 1, _state(tokenizer, optimizer, averages))
     print(
         f"tokenizer: {int((seen > 0).sum())} of {config.words} words in use, as many as {perplexity(seen):.0f} used "
         f"alike; mean squared error {error:.4f}",
@@ -285,64 +292,27 @@ def _grow(width: int, stride: int) -> nn.Module:
     return nn.Sequential(nn.Upsample(scale_factor=stride), nn.Conv2d(width, width, 3, padding=1))
 
 
-def _state(tokenizer: Tokenizer, optimizer: torch.optim.Optimizer, averages: Averages) -> dict[str, Tensor]:
-    """All that training needs to go on, by name; before the first step the optimiser has nothing."""
-    state = {f"network.{name}": value for name, value in tokenizer.state_dict().items()}
-    state |= {"averages.counts": averages.counts, "averages.sums": averages.sums}
-    for number, values in optimizer.state_dict()["state"].items():
-        state |= {f"optimizer.{number}.{name}": value for name, value in values.items()}
-    return state
+def _state(
+    tokenizer: Tokenizer, optimizer: torch.optim.Optimizer, averages: Averages
+) -> dict[str, dict[str, Any]]:
+    """All that training needs to go on."""
+    return {
+        "network": tokenizer.state_dict(),
+        "averages": {"counts": averages.counts, "sums": averages.sums},
+        "optimizer": optimizer.state_dict(),
+    }
 
 
-def _save(
-    folder: Path,
-    epoch: int,
-    tokenizer: Tokenizer,
-    optimizer: torch.optim.Optimizer,
-    averages: Averages,
-    finished: bool,
-) -> None:
-    """Write the state after `epoch` epochs under a name that holds the digest of its bytes; earlier ones go."""
-    from safetensors.torch import save
-
-    state = _state(tokenizer, optimizer, averages)
-    if finished:
-        state = {name: value for name, value in state.items() if name.startswith("network.")}
-    content = save({name: value.detach().cpu().contiguous() for name, value in state.items()})
-    path = folder / f"{epoch:06d}-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
-    scratch.atomic_write(path, content)
-    for old in folder.glob("[0-9]*.safetensors"):
-        if old != path:
-            old.unlink(missing_ok=True)
-
-
-def _load(folder: Path, tokenizer: Tokenizer, optimizer: torch.optim.Optimizer, averages: Averages) -> int:
-    """Take up what `_save` left; returns the epochs done. A damaged file is named, and training starts over."""
-    from safetensors.torch import load
-
-    for path in sorted(folder.glob("[0-9]*.safetensors"), reverse=True):
-        content = path.read_bytes()
-        epoch, _, digest = path.stem.partition("-")
-        if hashlib.sha256(content).hexdigest()[:16] != digest:
-            print(f"tokenizer: {path} is damaged, training anew", file=sys.stderr, flush=True)
-            continue
-        state = load(content)
-        part = {name.partition(".")[2]: value for name, value in state.items() if name.startswith("network.")}
-        tokenizer.load_state_dict(part)
-        if "averages.counts" in state:
-            averages.counts.copy_(state["averages.counts"])
-            averages.sums.copy_(state["averages.sums"])
-            _load_optimizer(optimizer, state)
-            print(f"tokenizer: continuing after epoch {int(epoch)}", flush=True)
-        return int(epoch)
-    return 0
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Tensor]) -> None:
-    whole = optimizer.state_dict()
-    for name, value in state.items():
-        kind, _, rest = name.partition(".")
-        if kind == "optimizer":
-            number, _, key = rest.partition(".")
-            whole["state"].setdefault(int(number), {})[key] = value
-    optimizer.load_state_dict(whole)
+def _load(
+    checkpoints: Checkpoints, tokenizer: Tokenizer, optimizer: torch.optim.Optimizer, averages: Averages
+) -> int:
+    """Take up the newest state that is whole; returns the epochs done."""
+    found = checkpoints.load()
+    if found is None:
+        return 0
+    epoch, state = found
+    tokenizer.load_state_dict(state["network"])
+    averages.counts.copy_(state["averages"]["counts"])
+    averages.sums.copy_(state["averages"]["sums"])
+    optimizer.load_state_dict(state["optimizer"])
+    return epoch

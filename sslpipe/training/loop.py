@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sslpipe.checkpoint import Checkpoints
 from sslpipe.data.loader import Loader
+from sslpipe.device import mixed
 from sslpipe.methods.base import Clock, Method, OptimizerConfig, Step
 from sslpipe.progress import progress
 from sslpipe.training import accumulation, guards, optim
-from sslpipe.training.checkpoint import Checkpoints
 from sslpipe.training.config import Config
 from sslpipe.views.engine import ViewEngine
 
@@ -135,7 +136,7 @@ def train(
 
 def _clock(step: int, epoch: int, total: int, seed: int) -> Clock:
     """The clock of a step. Dropout and the generator are seeded by it, so a resume needs no random state."""
-    step_seed = (seed * 0x9E3779B97F4A7C15 + step) % 2**63
+    step_seed = mixed(seed, step)
     torch.manual_seed(step_seed)
     return Clock(step, epoch, step / total, torch.Generator().manual_seed(step_seed))
 

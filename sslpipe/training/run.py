@@ -13,13 +13,13 @@ from typing import Any
 import torch
 
 from sslpipe import __version__, scratch
+from sslpipe.checkpoint import Checkpoints
 from sslpipe.data import manifest as manifests
 from sslpipe.data.loader import Loader, Reader, open_split
 from sslpipe.device import describe, make_deterministic, resolve
 from sslpipe.export import save_encoder
 from sslpipe.methods.base import Method, MethodConfig, Preparation
 from sslpipe.training.build import build_method, check_batch, memory_format
-from sslpipe.training.checkpoint import Checkpoints
 from sslpipe.training.config import Config
 from sslpipe.training.loop import History, OnLog, OnResume, train
 from sslpipe.views import renderers

@@ -14,6 +14,7 @@ from support import BACKBONES, SIZE, SMALL, ToyReader, small_engine, small_metho
 from torch import Tensor, nn
 
 from sslpipe import methods, networks
+from sslpipe.checkpoint import Checkpoints
 from sslpipe.data.loader import Loader
 from sslpipe.errors import UserError
 from sslpipe.evals.embed import random_twin
@@ -21,7 +22,6 @@ from sslpipe.methods.base import Clock, Method, OptimizerConfig
 from sslpipe.methods.mae import visible
 from sslpipe.networks.vit import SmallViT
 from sslpipe.training import optim
-from sslpipe.training.checkpoint import Checkpoints
 from sslpipe.training.config import Config
 from sslpipe.training.loop import train
 from sslpipe.views.engine import View

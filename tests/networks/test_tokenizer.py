@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 
 from sslpipe.errors import UserError
 from sslpipe.networks import tokenizer as module
@@ -154,8 +153,6 @@ def test_it_is_trained_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
     assert same(one, fit(tmp_path, batches=nothing))
     assert "trained before" in capsys.readouterr().out
-    (file,) = tmp_path.glob("*.safetensors")
-    assert all(name.startswith("network.") for name in load_file(file))
 
 
 def test_interrupted_it_goes_on_bit_for_bit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -172,18 +169,19 @@ def test_interrupted_it_goes_on_bit_for_bit(tmp_path: Path, capsys: pytest.Captu
     assert same(again, fit(tmp_path / "b"))
 
 
-def test_a_damaged_file_is_named_and_trained_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_state_is_named_and_that_before_it_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     one = fit(tmp_path)
-    (file,) = tmp_path.glob("*.safetensors")
-    content = bytearray(file.read_bytes())
+    newest = max(tmp_path.glob("*.safetensors"))
+    content = bytearray(newest.read_bytes())
     content[-5] ^= 1
-    file.write_bytes(content)
+    newest.write_bytes(content)
     assert same(one, fit(tmp_path))
-    assert f"{file} is damaged, training anew" in capsys.readouterr().err
-    assert len(list(tmp_path.glob("*.safetensors"))) == 1
-    state = load_file(next(tmp_path.glob("*.safetensors")))
-    save_file(state, file)  # whole, but under another's name: never taken
-    file.write_bytes(file.read_bytes()[:-9])
+    said = capsys.readouterr()
+    assert f"{newest.name} is damaged" in said.err
+    assert "continuing after epoch" in said.out
+    newest.write_bytes(newest.read_bytes()[:-9])
     assert same(one, fit(tmp_path))
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from support import ToyReader, small_engine, small_method
 
+from sslpipe.checkpoint import Checkpoints
 from sslpipe.data.loader import Loader
 from sslpipe.methods.base import OptimizerConfig, Step
-from sslpipe.training.checkpoint import Checkpoints
 from sslpipe.training.config import Config
 from sslpipe.training.guards import Interrupted, NonFiniteError
 from sslpipe.training.loop import History, train

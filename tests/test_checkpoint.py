@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from sslpipe.checkpoint import Checkpoints, from_bytes, to_bytes
 from sslpipe.errors import UserError
-from sslpipe.training.checkpoint import Checkpoints, from_bytes, to_bytes
 
 STATE = {
     "weights": {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(3)},
