@@ -1,4 +1,4 @@
-"""Where images come from: the bundled digits or a folder; nothing here imports torch.
+"""Where images come from: the bundled digits, solar cells (elpv) or a folder; nothing here imports torch.
 
 A source is one entry of `_KINDS`: how to take its digest without reading images, and how to open it.
 """
@@ -37,11 +37,20 @@ _DIGIT_RECIPE: dict[str, Any] = {
     "jitter": {"probability": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.0, "hue": 0.0},
 }
 
+#: Cells are grey; cracks are small, and little of one is left in a crop of a twelfth.
+_CELL_RECIPE: dict[str, Any] = {
+    "scale": [0.3, 1.0],
+    "grey": 0.0,
+    "jitter": {"saturation": 0.0, "hue": 0.0},
+}
+
 
 class Config(config.Config):
     """The section `data` of params.yaml."""
 
-    source: str = Field("mnist5k", description="mnist5k (bundled digits) or folder (your images)")
+    source: str = Field(
+        "mnist5k", description="mnist5k (bundled digits), elpv (solar cells) or folder (your images)"
+    )
     root: str | None = Field(None, description="folder of {train,test}/class/*, class/* or plain images")
     test_fraction: float = Field(
         0.2, gt=0, lt=1, description="part kept for testing where the data has no test split of its own"
@@ -182,6 +191,42 @@ def _open_mnist5k(config: Config, seed: int) -> Source:
     )
 
 
+def _elpv_folder() -> Path:
+    found = importlib.util.find_spec("elpv_dataset")
+    if found is None or not found.submodule_search_locations:
+        raise UserError("data.source elpv needs the package elpv-dataset: run `pip install elpv-dataset`")
+    return Path(found.submodule_search_locations[0], "data")
+
+
+def _elpv_rows() -> list[tuple[str, float]]:
+    """Path of each image below the package's folder, and the chance that its cell is defective."""
+    path = _elpv_folder() / "labels.csv"
+    try:
+        lines = path.read_text().split("\n")
+    except OSError as error:
+        raise UserError(f"the installed elpv-dataset has no {path}: install it again") from error
+    return [(name, float(chance)) for name, chance, _ in (line.split() for line in lines if line.strip())]
+
+
+def _elpv_digest(config: Config) -> dict[str, Any]:
+    rows = _elpv_rows()
+    return {"digest": scratch.file_digest(_elpv_folder() / "labels.csv"), "count": len(rows)}
+
+
+def _open_elpv(config: Config, seed: int) -> Source:
+    """2 624 photovoltaic cells in the light they emit (Deitsch et al. 2019); defective at a probability above .5."""
+    items: list[Item] = [
+        _File(f"elpv/{Path(name).stem}", int(chance > 0.5), str(_elpv_folder() / name))
+        for name, chance in _elpv_rows()
+    ]
+    return Source(
+        name="elpv",
+        classes=("functional", "defective"),
+        splits=_split(items, config.test_fraction, seed),
+        recipe=_CELL_RECIPE,
+    )
+
+
 def _folder_digest(config: Config) -> dict[str, Any]:
     assert config.root is not None
     found = folder.scan(folder.resolve_root(config.root))
@@ -250,5 +295,6 @@ def _split(items: Sequence[Item], test_fraction: float, seed: int) -> dict[str, 
 
 _KINDS: dict[str, _Kind] = {
     "mnist5k": _Kind(_mnist5k_digest, _open_mnist5k),
+    "elpv": _Kind(_elpv_digest, _open_elpv),
     "folder": _Kind(_folder_digest, _open_folder),
 }

