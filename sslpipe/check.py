@@ -170,12 +170,15 @@ def _words(value: Any) -> str:
 
 
 def list_methods() -> str:
-    """All methods, a line each: name, what it trains, paper."""
+    """All methods, a line each: name, the backbones it trains, paper, and what else it needs."""
     from sslpipe import methods
 
-    rows = [(name, "/".join(methods.find(name).takes), methods.find(name).paper) for name in methods.names()]
-    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    lines = [f"{name:<{widths[0]}}  {takes:<{widths[1]}}  {paper}" for name, takes, paper in rows]
+    rows = [("method", "backbones", "paper", "needs")]
+    for name in methods.names():
+        method = methods.find(name)
+        rows.append((name, "/".join(method.takes), method.paper, method.needs))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     return "\n".join([*lines, "", "`sslpipe methods NAME` shows a method's settings."])
 
 

@@ -14,12 +14,13 @@ def test_help_names_every_command_and_how_the_pipeline_is_run(capsys: pytest.Cap
         assert word in said
 
 
-def test_methods_are_listed_with_their_papers(capsys: pytest.CaptureFixture[str]) -> None:
+def test_methods_are_listed_with_their_papers_and_needs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["methods"]) == 0
     said = capsys.readouterr().out
     for name in methods.names():
         assert name in said
         assert methods.find(name).paper in said
+        assert methods.find(name).needs in said
 
 
 def test_one_methods_settings_are_shown(capsys: pytest.CaptureFixture[str]) -> None:

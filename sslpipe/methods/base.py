@@ -141,6 +141,7 @@ class Method(nn.Module, ABC):
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     paper: ClassVar[str]
     takes: ClassVar[tuple[str, ...]] = ("resnet", "cnn", "vit")
+    needs: ClassVar[str] = ""  # what it asks of data or batches beside images, in a few words
     default_backbone: ClassVar[str] = "small_resnet"
 
     def __init__(self, backbone: Backbone, config: MethodConfig) -> None:

@@ -58,6 +58,7 @@ class BEiT(Method):
 
     paper: ClassVar[str] = "Bao et al., ICLR 2022, arXiv:2106.08254"
     takes: ClassVar[tuple[str, ...]] = ("vit",)
+    needs: ClassVar[str] = "trains a tokenizer first"
     default_backbone: ClassVar[str] = "small_vit"
 
     def __init__(self, backbone: Backbone, config: Config) -> None:

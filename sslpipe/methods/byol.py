@@ -45,6 +45,7 @@ class BYOL(Method):
         )
 
     paper: ClassVar[str] = "Grill et al., NeurIPS 2020, arXiv:2006.07733"
+    needs: ClassVar[str] = "a long run, or projector_norm: plain"
 
     def __init__(self, backbone: Backbone, config: Config) -> None:
         super().__init__(backbone, config)

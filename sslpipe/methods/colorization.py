@@ -79,6 +79,7 @@ class Colorization(Method):
         )
 
     paper: ClassVar[str] = "Zhang et al., ECCV 2016, arXiv:1603.08511"
+    needs: ClassVar[str] = "coloured images"
 
     colours: Tensor
     number: Tensor

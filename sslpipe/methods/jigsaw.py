@@ -73,6 +73,7 @@ class Jigsaw(Method):
     paper: ClassVar[str] = "Noroozi and Favaro, ECCV 2016, arXiv:1603.09246"
     # No transformer: its positions are those of the whole image.
     takes: ClassVar[tuple[str, ...]] = ("resnet", "cnn")
+    needs: ClassVar[str] = "images larger than the puzzle"
 
     permutations: Tensor
 

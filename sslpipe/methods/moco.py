@@ -82,6 +82,7 @@ class MoCo(Method):
             return self
 
     paper: ClassVar[str] = "He et al., CVPR 2020, arXiv:1911.05722; Chen et al., arXiv:2003.04297"
+    needs: ClassVar[str] = "a queue that the batch divides"
 
     def __init__(self, backbone: Backbone, config: Config) -> None:
         super().__init__(backbone, config)

@@ -58,6 +58,7 @@ class MoCoV3(Method):
         )
 
     paper: ClassVar[str] = "Chen et al., ICCV 2021, arXiv:2104.02057"
+    needs: ClassVar[str] = "large batches: they are the negatives"
 
     def __init__(self, backbone: Backbone, config: Config) -> None:
         super().__init__(backbone, config)

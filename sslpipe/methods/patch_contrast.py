@@ -87,6 +87,7 @@ class PatchContrast(Method):
             return self
 
     paper: ClassVar[str] = "sslpipe's own, after DenseCL (Wang et al., CVPR 2021, arXiv:2011.09157)"
+    needs: ClassVar[str] = "several patches a view"
 
     def __init__(self, backbone: Backbone, config: Config) -> None:
         super().__init__(backbone, config)

@@ -48,6 +48,7 @@ class Rotation(Method):
         )
 
     paper: ClassVar[str] = "Gidaris et al., ICLR 2018, arXiv:1803.07728"
+    needs: ClassVar[str] = "images with a right way up"
 
     def __init__(self, backbone: Backbone, config: Config) -> None:
         super().__init__(backbone, config)

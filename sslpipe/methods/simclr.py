@@ -46,6 +46,7 @@ class SimCLR(Method):
         )
 
     paper: ClassVar[str] = "Chen et al., ICML 2020, arXiv:2002.05709"
+    needs: ClassVar[str] = "large batches: they are the negatives"
 
     def __init__(self, backbone: Backbone, config: Config) -> None:
         super().__init__(backbone, config)

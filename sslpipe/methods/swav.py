@@ -71,6 +71,7 @@ class SwAV(Method):
         )
 
     paper: ClassVar[str] = "Caron et al., NeurIPS 2020, arXiv:2006.09882"
+    needs: ClassVar[str] = "no fewer images in batch and queue than prototypes"
 
     def __init__(self, backbone: Backbone, config: Config) -> None:
         super().__init__(backbone, config)
