@@ -134,7 +134,7 @@ def check_networks(settings: Settings, source: Source) -> Iterator[str]:
     import torch
 
     from sslpipe import methods
-    from sslpipe.training.build import backbone_name, build_method, build_recipe, check_batch
+    from sslpipe.training.build import backbone_name, build_method, build_recipe, check_batch, check_views
 
     pretrain, size = settings.pretrain, settings.views.size
     with torch.device("meta"):
@@ -147,6 +147,7 @@ def check_networks(settings: Settings, source: Source) -> Iterator[str]:
     patch = method.backbone.patch_size
     paper = methods.recipe(pretrain.method, size, patch_size=patch, config=settings.method)
     recipe = build_recipe(pretrain, settings.method, settings.views, source.recipe)
+    check_views(method, recipe)
     yield f"views of each image (the paper's, changed by the data set {settings.data.source} and by views.recipe):"
     for spec, original in zip(recipe.views, paper.views, strict=True):
         yield f"  {spec.name}: {spec.count} × {spec.size} px"

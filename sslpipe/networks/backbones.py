@@ -196,9 +196,10 @@ def probe(network: ConvBackbone, image_size: int) -> int:
     Raises:
         UserError: images of this size cannot go through it, or what comes out are not maps.
     """
-    training = network.training
+    training, weight = network.training, next(network.parameters())
+    image = torch.zeros(1, 3, image_size, image_size, dtype=weight.dtype, device=weight.device)
     try:
-        maps = network.eval().maps(torch.zeros(1, 3, image_size, image_size))
+        maps = network.eval().maps(image)
     except (RuntimeError, AssertionError, ValueError) as error:
         raise UserError(
             f"{network.name} cannot take images of {image_size} pixels: make them larger ({error})"

@@ -10,7 +10,7 @@ import torch
 from sslpipe import methods, networks
 from sslpipe.errors import UserError
 from sslpipe.methods.base import Method, MethodConfig
-from sslpipe.networks.backbones import Backbone, ConvBackbone
+from sslpipe.networks.backbones import Backbone, ConvBackbone, probe
 from sslpipe.training import accumulation
 from sslpipe.training.config import Config
 from sslpipe.views.config import Config as ViewsConfig
@@ -74,6 +74,26 @@ def build_recipe(
                 f"{views.size}: set views.size instead"
             )
     return recipe
+
+
+def check_views(method: Method, recipe: Recipe) -> None:
+    """Refuse small crops that are too small for the backbone, before any work.
+
+    Raises:
+        UserError: says which view it is.
+    """
+    backbone = method.backbone
+    if not isinstance(backbone, ConvBackbone):
+        return
+    for spec in recipe.views:
+        if spec.size != backbone.image_size:
+            try:
+                probe(backbone, spec.size)
+            except UserError as error:
+                raise UserError(
+                    f"view `{spec.name}` of {spec.size} pixels: {backbone.name} cannot take images so small; "
+                    "set its size in views.recipe, do without it, or choose another backbone"
+                ) from error
 
 
 def check_batch(method: Method, config: Config, images: int) -> list[str]:

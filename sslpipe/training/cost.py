@@ -11,7 +11,7 @@ import torch
 from sslpipe.data.loader import Reader
 from sslpipe.device import autocast, resolve
 from sslpipe.methods.base import Clock, Method, MethodConfig
-from sslpipe.training.build import build_method, memory_format
+from sslpipe.training.build import build_method, check_views, memory_format
 from sslpipe.training.config import Config
 from sslpipe.views.config import Config as ViewsConfig
 from sslpipe.views.engine import View, ViewEngine
@@ -39,6 +39,7 @@ def cost_of_views(
     """
     device = resolve(config.device)
     method = build_method(config, method_config, views.size, seed).to(device)
+    check_views(method, recipe)
     layout = memory_format(method.backbone, device)
     engine = ViewEngine(recipe, seed=seed, device=device, renderer=views.renderer, memory_format=layout)
     batch = reader.gather(torch.arange(min(config.batch_size, len(reader))))

@@ -19,7 +19,7 @@ from sslpipe.data.loader import Loader, Reader, open_split
 from sslpipe.device import describe, make_deterministic, resolve
 from sslpipe.export import save_encoder
 from sslpipe.methods.base import Method, MethodConfig, Preparation
-from sslpipe.training.build import build_method, check_batch, memory_format
+from sslpipe.training.build import build_method, check_batch, check_views, memory_format
 from sslpipe.training.config import Config
 from sslpipe.training.loop import History, OnLog, OnResume, train
 from sslpipe.views import renderers
@@ -101,6 +101,7 @@ def run(
         reader = open_split(SHARDS, "train")
         loader = Loader(reader, batch_size=config.batch_size, seed=seed)
         method = build_method(config, method_config, views.size, seed).to(device)
+        check_views(method, recipe)
         for warning in check_batch(method, config, len(reader)):
             print(f"pretrain: {warning}", flush=True)
         engine = ViewEngine(

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from sslpipe import methods
 from sslpipe.errors import UserError
-from sslpipe.training.build import build_recipe
+from sslpipe.training.build import build_method, build_recipe, check_views
 from sslpipe.training.config import Config
 from sslpipe.views.config import Config as ViewsConfig
 from sslpipe.views.recipe import Recipe
@@ -39,3 +40,16 @@ def test_masked_views_have_the_encoders_size() -> None:
     assert recipe_of("jigsaw", {"size": 15}, {}, {}).views[0].size == 15
     with pytest.raises(UserError, match=r"`view` 12 pixels large, the encoder takes 16: set views\.size"):
         recipe_of("mae", {}, {"size": 12}, {})
+
+
+def test_crops_too_small_for_the_backbone_are_named() -> None:
+    config = Config(method="swav", backbone="timm:convnext_atto")
+    settings = methods.configure("swav", {"local_crops": 2})
+    with torch.device("meta"):
+        method = build_method(config, settings, 32, seed=0)
+    recipe = build_recipe(config, settings, ViewsConfig(size=32), {})
+    with pytest.raises(
+        UserError, match="view `local` of 14 pixels: timm:convnext_atto cannot take images so small"
+    ):
+        check_views(method, recipe)
+    check_views(method, Recipe(views=recipe.views[:1]))
