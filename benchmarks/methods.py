@@ -34,7 +34,7 @@ from sslpipe.data.sources import open_source
 from sslpipe.device import describe, make_deterministic, resolve
 from sslpipe.evals import finetune, linear, neighbours
 from sslpipe.evals.embed import embed, random_twin
-from sslpipe.evals.subsets import Subset, draw
+from sslpipe.evals.subsets import Subset, draw, labelled
 from sslpipe.methods.base import Method, Preparation
 from sslpipe.networks.backbones import Backbone
 from sslpipe.progress import progress
@@ -170,7 +170,8 @@ def _frozen(
 ) -> Numbers:
     """k-NN and linear probes on features."""
     bank, queries = (
-        embed(encoder, reader, preprocess, settings.embed, settings.seed) for reader in (train, test)
+        embed(encoder, reader, preprocess, settings.embed, settings.seed).labelled()
+        for reader in (train, test)
     )
     knn, _ = neighbours.evaluate(bank, queries, settings.knn)
     probe = linear.evaluate(bank, queries, settings.linear, settings.seed)
@@ -246,6 +247,7 @@ def tuned(
     network = random_twin(encoder, seed)
     if not scratch:
         network.load_state_dict(encoder.state_dict())
+    train, test = labelled(train), labelled(test)
     subset = Subset(train, draw(train.labels, labels, seed=seed))
     decay = 1.0 if scratch else config.layer_decay
     return _trained(network, subset, test, preprocess, views, config, decay, seed)
@@ -254,6 +256,7 @@ def tuned(
 def supervised(settings: Settings, manifest: Manifest, train: Reader, test: Reader) -> Numbers:
     """The backbone trained from scratch on all labels, for as many epochs and at the batch of pretraining."""
     config, preprocess = settings.finetune, _preprocess(settings, manifest)
+    train, test = labelled(train), labelled(test)
     changes = {"epochs": settings.pretrain.epochs, "batch_size": settings.pretrain.batch_size}
     config = config.model_copy(update=changes)
     views = finetune.recipe(

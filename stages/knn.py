@@ -19,7 +19,8 @@ def main(settings: Settings, record: Record) -> None:
     from sslpipe.evals import neighbours, tables
     from sslpipe.evals.features import Features
 
-    train, test = (Features.load(Path(f"data/features/{split}.safetensors")) for split in ("train", "test"))
+    files = (Path(f"data/features/{split}.safetensors") for split in ("train", "test"))
+    train, test = (Features.load(file).labelled() for file in files)
     metrics, predicted = neighbours.evaluate(train, test, settings.knn)
     write_json("metrics/knn.json", metrics)
     classes = manifests.read(Path("data/shards")).classes

@@ -18,7 +18,8 @@ def main(settings: Settings, record: Record) -> None:
     from sslpipe.evals import linear, tables
     from sslpipe.evals.features import Features
 
-    train, test = (Features.load(Path(f"data/features/{split}.safetensors")) for split in ("train", "test"))
+    files = (Path(f"data/features/{split}.safetensors") for split in ("train", "test"))
+    train, test = (Features.load(file).labelled() for file in files)
     metrics = linear.evaluate(train, test, settings.linear, settings.seed)
     write_json("metrics/linear.json", metrics)
     tables.write_label_efficiency("plots/linear/label_efficiency.csv", metrics)

@@ -43,7 +43,7 @@ class Shard(Config):
 
 
 class Split(Config):
-    """A split: its images, whether they have labels, how many of each class, and its shards in order."""
+    """A split: its images, whether any have labels, how many of each class, and its shards in order."""
 
     count: int = Field(gt=0)
     labelled: bool
@@ -56,7 +56,7 @@ class Split(Config):
             raise ValueError("the shards' counts do not add up")
         if self.labelled != (self.class_counts is not None):
             raise ValueError("class_counts must be given if, and only if, the split is labelled")
-        if self.class_counts is not None and sum(self.class_counts) != self.count:
+        if self.class_counts is not None and not 0 < sum(self.class_counts) <= self.count:
             raise ValueError("class_counts do not add up")
         return self
 

@@ -153,7 +153,7 @@ def _write_split(
         )
     labels = tally.labels[split]
     class_counts = None
-    if source.classes is not None and -1 not in labels:
+    if source.classes is not None and max(labels) >= 0:
         class_counts = tuple(labels[number] for number in range(len(source.classes)))
     return manifest.Split(
         count=count, labelled=class_counts is not None, class_counts=class_counts, shards=shards

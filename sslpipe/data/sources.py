@@ -1,4 +1,4 @@
-"""Where images come from: the bundled digits, solar cells (elpv) or a folder; nothing here imports torch.
+"""Where images come from: bundled digits, solar cells (elpv), a folder, torchvision; nothing here imports torch.
 
 A source is one entry of `_KINDS`: how to take its digest without reading images, and how to open it.
 """
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pydantic import Field, field_validator, model_validator
 
 from sslpipe import config, scratch
-from sslpipe.data import folder
+from sslpipe.data import folder, torchvision_sets
 from sslpipe.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,9 +49,13 @@ class Config(config.Config):
     """The section `data` of params.yaml."""
 
     source: str = Field(
-        "mnist5k", description="mnist5k (bundled digits), elpv (solar cells) or folder (your images)"
+        "mnist5k",
+        description="mnist5k (bundled digits), elpv (solar cells), torchvision:<name> or folder (your images)",
     )
-    root: str | None = Field(None, description="folder of {train,test}/class/*, class/* or plain images")
+    root: str | None = Field(
+        None,
+        description="folder of {train,test}/class/*, class/* or plain images; for torchvision, where its sets are kept",
+    )
     test_fraction: float = Field(
         0.2, gt=0, lt=1, description="part kept for testing where the data has no test split of its own"
     )
@@ -62,14 +66,16 @@ class Config(config.Config):
         if source not in _KINDS:
             close = difflib.get_close_matches(source, _KINDS, n=1)
             meant = f", did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"there is no source {source!r}{meant} (known: {', '.join(_KINDS)})")
+            sets = source.startswith(torchvision_sets.PREFIX)
+            known = _KINDS if sets else [*_OWN, torchvision_sets.PREFIX + "<name>"]
+            raise ValueError(f"there is no source {source!r}{meant} (known: {', '.join(known)})")
         return source
 
     @model_validator(mode="after")
     def _root_fits(self) -> Config:
         if self.source == "folder" and not self.root:
             raise ValueError("source is folder: set root to the folder that holds your images")
-        if self.source != "folder" and self.root:
+        if self.source in ("mnist5k", "elpv") and self.root:
             raise ValueError(
                 f"root is set, but source is {self.source}, which does not read it: "
                 "set source to folder to use your images, or root to null"
@@ -263,6 +269,25 @@ def _open_folder(config: Config, seed: int) -> Source:
     )
 
 
+def _torchvision(name: str) -> _Kind:
+    def digest(config: Config) -> dict[str, Any]:
+        return torchvision_sets.digest(name, config.root)
+
+    def opened(config: Config, seed: int) -> Source:
+        images, classes = torchvision_sets.images(name, config.root)
+        if "test" in images:
+            splits: dict[str, list[Item]] = {
+                "train": _drawn(images["train"], seed),
+                "test": list(images["test"]),
+            }
+        else:
+            splits = _split(images["train"], config.test_fraction, seed)
+        recipe = {"hflip": 0.0} if name in torchvision_sets.UPRIGHT else {}
+        return Source(name=name, classes=classes, splits=splits, recipe=recipe)
+
+    return _Kind(digest, opened)
+
+
 def _drawn(items: Sequence[Item], seed: int) -> list[Item]:
     """The items in an order drawn by seed, each by the digest of its own name.
 
@@ -293,8 +318,9 @@ def _split(items: Sequence[Item], test_fraction: float, seed: int) -> dict[str, 
     }
 
 
-_KINDS: dict[str, _Kind] = {
+_OWN: dict[str, _Kind] = {
     "mnist5k": _Kind(_mnist5k_digest, _open_mnist5k),
     "elpv": _Kind(_elpv_digest, _open_elpv),
     "folder": _Kind(_folder_digest, _open_folder),
 }
+_KINDS = _OWN | {torchvision_sets.PREFIX + name: _torchvision(name) for name in torchvision_sets.SETS}

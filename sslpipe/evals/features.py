@@ -43,6 +43,11 @@ class Features:
         grey = bool(((channels - channels[:, :1]).abs() < 1e-3).all())
         return replace(self, raw_pixel_features=channels[:, 0].contiguous()) if grey else self
 
+    def labelled(self) -> Features:
+        """The rows that have a label."""
+        here = self.label >= 0
+        return self if here.all() else Features(**{name: tensor[here] for name, tensor in vars(self).items()})
+
     def save(self, path: Path) -> None:
         """Write as safetensors, atomically."""
         from safetensors.torch import save

@@ -18,7 +18,7 @@ from sslpipe import config
 from sslpipe.data.loader import Loader, Reader
 from sslpipe.device import autocast, resolve
 from sslpipe.evals.embed import random_twin
-from sslpipe.evals.subsets import Subset, draw
+from sslpipe.evals.subsets import Subset, draw, labelled
 from sslpipe.methods.base import OptimizerConfig
 from sslpipe.networks.backbones import Backbone
 from sslpipe.progress import Progress, progress
@@ -117,7 +117,7 @@ def evaluate(
         settings: the protocol.
         seed: of draws, weights, order and views.
     """
-    device = resolve(settings.device)
+    device, train, test = resolve(settings.device), labelled(train), labelled(test)
     count = None if settings.labels == "all" else settings.labels
     draws = 1 if count is None or count >= len(train) else settings.draws
     classes = int(train.labels.max()) + 1

@@ -49,6 +49,12 @@ def _rank_in_class(labels: Tensor) -> Tensor:
     return rank
 
 
+def labelled(reader: Reader) -> Reader:
+    """The images of a split that have a label."""
+    here = reader.labels >= 0
+    return reader if here.all() else Subset(reader, here.nonzero()[:, 0])
+
+
 class Subset:
     """Part of a split, read through the split's reader."""
 

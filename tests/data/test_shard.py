@@ -184,6 +184,16 @@ def test_unlabelled_images(lay: Lay) -> None:
     assert "lie beside the folders deep" in result.notes[0]
 
 
+def test_labels_of_some_images_are_kept(lay: Lay) -> None:
+    root = lay(*(f"{n}.png" for n in range(6)))
+    files = [sources._File(f"{n}.png", (-1, 0, 1)[n % 3], str(root / f"{n}.png")) for n in range(6)]
+    source = sources.Source("some", ("a", "b"), {"train": files, "test": files[:1]})
+    result = sharding.shard(Config(), source, OUT, 0)
+    assert result.splits.train.class_counts == (2, 2)
+    assert open_split(OUT, "train").labels.tolist() == [-1, 0, 1, -1, 0, 1]
+    assert not result.splits.test.labelled
+
+
 def test_the_digits(project: Path) -> None:
     source = sources.open_source(sources.Config(), 0)
     few = sources.Source(

@@ -181,8 +181,9 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (
             {"source": "mnist"},
-            r"there is no source 'mnist', did you mean 'mnist5k'\? \(known: mnist5k, elpv, folder\)",
+            r"no source 'mnist', did you mean 'mnist5k'\? \(known: mnist5k, elpv, folder, torchvision:<name>\)",
         ),
+        ({"source": "torchvision:CIFAR11"}, "did you mean 'torchvision:CIFAR10'.*torchvision:EuroSAT"),
         ({"source": "Folders"}, "did you mean 'folder'"),
         ({"source": "xyz"}, r"there is no source 'xyz' \(known"),
         ({"source": "folder"}, "set root to the folder that holds your images"),

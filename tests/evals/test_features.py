@@ -33,6 +33,16 @@ def test_features_are_the_encoders_in_order_and_raw_pixels_are_pixels() -> None:
     assert not torch.allclose(features.random_init_features, features.features)
 
 
+def test_rows_without_a_label_are_left_out() -> None:
+    rows = torch.arange(8.0).view(4, 2)
+    features = Features(rows, rows + 1, rows + 2, torch.tensor([0, -1, 1, -1]), torch.arange(4))
+    kept = features.labelled()
+    assert kept.label.tolist() == [0, 1]
+    assert kept.index.tolist() == [0, 2]
+    assert torch.equal(kept.raw_pixel_features, rows[[0, 2]] + 2)
+    assert kept.labelled() is kept
+
+
 def test_frozen_means_frozen_batch_norm_statistics_do_not_move() -> None:
     network = networks.backbone("small_resnet", image_size=16, width=8, stages=3).train()
     before = {name: value.clone() for name, value in network.named_buffers()}

@@ -37,6 +37,17 @@ def test_the_same_seed_gives_the_same_numbers() -> None:
     assert first == second
 
 
+def test_images_without_labels_are_left_out() -> None:
+    some, test = ToyReader(64), ToyReader(32)
+    some.labels = torch.where(torch.arange(64) < 40, some.labels, -1)
+    test.labels = torch.where(torch.arange(32) < 20, test.labels, -1)
+    settings = QUICK.model_copy(update={"labels": "all", "epochs": 1})
+    metrics = evaluate(encoder(), PREPROCESS, some, test, {}, settings, seed=0)
+    assert metrics["labels"] == 40
+    assert metrics["top1"] * 20 == pytest.approx(round(metrics["top1"] * 20))
+    assert metrics["protocol"]["test_images"] == 20
+
+
 def test_all_labels_are_one_draw() -> None:
     settings = QUICK.model_copy(update={"labels": "all", "epochs": 1})
     metrics = evaluate(encoder(), PREPROCESS, ToyReader(32), ToyReader(16), {}, settings, seed=0)
