@@ -17,6 +17,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
+STAGES = ["source", "shard", "views", "pretrain", "embed", "knn", "linear", "finetune", "report"]
 
 TINY: dict[str, Any] = {
     "seed": 0,
@@ -116,6 +117,16 @@ class Project:
 def ran(output: str) -> list[str]:
     """The stages that a `dvc repro` ran, from what it said."""
     return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage '")]
+
+
+def files(project: Project) -> set[str]:
+    """What `dvc repro` left in the project's folder."""
+    skipped = (".git", ".dvc", ".sslpipe", "mlartifacts", "sslpipe", "stages", ".trace")
+    return {
+        path.relative_to(project.folder).as_posix()
+        for path in project.folder.rglob("*")
+        if path.is_file() and path.relative_to(project.folder).parts[0] not in skipped
+    }
 
 
 def end_group(process: subprocess.Popen[str]) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from sslpipe import methods, networks
+from sslpipe import distributed, methods, networks
 from sslpipe.data import Batch
-from sslpipe.methods.base import Method
-from sslpipe.views import ViewEngine
+from sslpipe.methods.base import Clock, Method
+from sslpipe.views import View, ViewEngine
+from sslpipe.views.recipe import IMAGENET_MEAN, IMAGENET_STD
 
 
 class ToyReader:
@@ -70,7 +73,15 @@ SMALL: dict[str, dict[str, Any]] = {
 BACKBONES: dict[str, dict[str, Any]] = {
     "small_resnet": {"width": 8, "stages": 3},
     "small_vit": {"width": 32, "depth": 2, "heads": 2},
+    "timm:test_efficientnet": {},
+    "timm:test_vit": {"patch_size": 16},
 }
+#: One of each kind; and vision transformers of both families, with what a method may stumble over.
+KINDS = ("small_resnet", "small_vit", "timm:test_efficientnet")
+TRANSFORMERS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("small_vit", {**BACKBONES["small_vit"], "position": "relative", "layer_scale": 0.1, "drop_path": 0.1}),
+    ("timm:test_vit", {"patch_size": 4}),
+)
 
 
 def small_method(name: str, seed: int = 0, **changes: Any) -> Method:
@@ -86,3 +97,46 @@ def small_engine(name: str, seed: int = 0, **changes: Any) -> ViewEngine:
     return ViewEngine(
         methods.recipe(name, SIZE, patch_size=patch, config={**SMALL.get(name, {}), **changes}), seed=seed
     )
+
+
+def check_it_trains(name: str, backbone: str, image_size: int = 32, **options: Any) -> Method:
+    """One step of a method by its own views on a backbone: a finite loss, and gradients for all that is trained."""
+    network = networks.backbone(backbone, image_size=image_size, **(options or BACKBONES[backbone]))
+    config = SMALL.get(name, {})
+    method = methods.build(name, network, config).train()
+    recipe = methods.recipe(name, image_size, patch_size=network.patch_size, config=config)
+    views = ViewEngine(recipe, seed=0)(ToyReader(resolution=image_size).gather(range(8)), 0)
+    loss = method.step(views, Clock(0, 0, 0.0, torch.Generator().manual_seed(0))).loss
+    loss.backward()
+    assert torch.isfinite(loss)
+    for key, parameter in method.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, key
+    return method
+
+
+def view_of(pixels: Tensor, name: str = "view") -> View:
+    """Pixels, already normalised, as a view that shows its whole canvas."""
+    n = len(pixels)
+    return View(
+        pixels, torch.arange(n), None, torch.eye(2, 3).expand(n, 2, 3), IMAGENET_MEAN, IMAGENET_STD, name
+    )
+
+
+def noise_views(
+    n: int, seed: int = 0, crops: Iterable[tuple[str, int]] = (("view", SIZE),) * 2
+) -> list[View]:
+    """Views of noise in float64, by name and side: two of n images unless told otherwise."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        view_of(torch.randn(n, 3, side, side, generator=generator, dtype=torch.float64), name)
+        for name, side in crops
+    ]
+
+
+def descend(parameters: Iterable[nn.Parameter], rate: float = 0.05) -> None:
+    """A plain step, with the mean gradient of all ranks as DDP gives it."""
+    with torch.no_grad():
+        for p in parameters:
+            if p.grad is not None:
+                p -= rate * distributed.mean(p.grad)
+                p.grad = None

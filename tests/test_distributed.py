@@ -1,14 +1,9 @@
 """Two gloo processes of B rows each against one process of 2B."""
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable
-
 import pytest
+import ranks
 import torch
-import torch.distributed as dist
-from safetensors.torch import load_file, save_file
+from ranks import WORLD
 from torch import Tensor, nn
 
 from sslpipe import distributed
@@ -18,7 +13,6 @@ from sslpipe.losses.clustering import sinkhorn
 from sslpipe.networks import backbone, mlp
 
 B = 6
-WORLD = 2
 
 
 def data() -> tuple[Tensor, Tensor]:
@@ -72,7 +66,7 @@ def gathered() -> dict[str, Tensor]:
 
 
 def foreign() -> dict[str, Tensor]:
-    """A batch norm of another kind is refused."""
+    """Nothing, if a batch norm of another kind is refused."""
 
     class Odd(nn.BatchNorm2d):
         pass
@@ -87,64 +81,30 @@ def _state(net: nn.Module) -> dict[str, Tensor]:
     return grads | {name: buffer.clone() for name, buffer in net.named_buffers()}
 
 
-WORKS: tuple[Callable[[], dict[str, Tensor]], ...] = (simclr, local_mean, swav, gathered, foreign)
-
-
-def run_all() -> dict[str, Tensor]:
-    """Everything every piece of work gives, as `work/name`."""
-    return {f"{work.__name__}/{name}": value.contiguous() for work in WORKS for name, value in work().items()}
-
-
-def main(rank: int, store: str, output: str) -> None:
-    """One of the two processes."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD)
-    save_file(run_all(), output)
-    dist.barrier()
-    dist.destroy_process_group()
+WORKS = {work.__name__: work for work in (simclr, local_mean, swav, gathered, foreign)}
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
-    """What two processes find, by rank."""
-    folder = tmp_path_factory.mktemp("ranks")
-    outputs = [folder / f"{rank}.safetensors" for rank in range(WORLD)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(folder / "store"), str(output)], env=environment
-        )
-        for rank, output in enumerate(outputs)
-    ]
-    try:
-        assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
-    return [load_file(output) for output in outputs]
+def found(tmp_path_factory: pytest.TempPathFactory) -> ranks.Found:
+    """What two processes find."""
+    return ranks.run(__file__, tmp_path_factory.mktemp("ranks"))
 
 
-@pytest.mark.parametrize("work", [simclr, local_mean, swav], ids=lambda work: work.__name__)
-def test_two_processes_are_one_with_twice_the_rows(
-    ranks: list[dict[str, Tensor]], work: Callable[[], dict[str, Tensor]]
-) -> None:
-    alone = work()
+@pytest.mark.parametrize("work", ["simclr", "local_mean", "swav"])
+def test_two_processes_are_one_with_twice_the_rows(found: ranks.Found, work: str) -> None:
+    alone = WORKS[work]()
     assert any(value.abs().max() > 1e-3 for name, value in alone.items() if name.endswith("weight"))
-    for found in ranks:
-        both = {
-            name.partition("/")[2]: v for name, v in found.items() if name.startswith(f"{work.__name__}/")
-        }
-        assert both.keys() == alone.keys()
-        for name, value in alone.items():
-            torch.testing.assert_close(
-                both[name], value, rtol=1e-9, atol=1e-11, msg=lambda text, name=name: f"{name}: {text}"
-            )
+    ranks.check_same(found[work], alone, rtol=1e-9, atol=1e-11)
 
 
-def test_gather_is_in_rank_order_and_mean_is_over_ranks(ranks: list[dict[str, Tensor]]) -> None:
-    for found in ranks:
-        assert found["gathered/rows"].tolist() == [0, 1, 10, 11]
-        assert found["gathered/mean"].tolist() == [5, 6]
+def test_gather_is_in_rank_order_and_mean_is_over_ranks(found: ranks.Found) -> None:
+    for rank in found["gathered"]:
+        assert rank["rows"].tolist() == [0, 1, 10, 11]
+        assert rank["mean"].tolist() == [5, 6]
+
+
+def test_a_batch_norm_of_another_kind_is_refused(found: ranks.Found) -> None:
+    assert found["foreign"] == [{}, {}]  # and no rank failed
 
 
 def test_alone_everything_is_the_identity() -> None:
@@ -176,7 +136,3 @@ def test_our_batch_norms_can_keep_to_their_own_rank_again() -> None:
     assert [type(theirs[layer]) for layer in (1, 3)] == [nn.BatchNorm2d, nn.BatchNorm1d]  # type: ignore[index]
     assert torch.equal(theirs(x), expected)
     assert list(theirs.state_dict()) == keys
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3])

@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from sslpipe.networks.vit import SmallViT
+from sslpipe.networks.vit import Block
 
 
-def copy_layers(encoder: SmallViT, layers: nn.ModuleList) -> None:
-    """All blocks; BEiT's layers have scales, and no bias of the keys."""
-    for block, layer in zip(encoder.blocks, layers, strict=True):
+def copy_layers(blocks: nn.ModuleList, layers: nn.ModuleList) -> None:
+    """An encoder's or a decoder's; BEiT's layers have scales, and no bias of the keys."""
+    for block, layer in zip(blocks, layers, strict=True):
+        assert isinstance(block, Block)
         attention = [getattr(layer.attention, name) for name in ("q_proj", "k_proj", "v_proj")]
         weights = {
             "norm1": layer.layernorm_before,

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import SIZE, ToyReader, small_engine, small_method
+from support import KINDS, SIZE, ToyReader, check_it_trains, small_engine, small_method, view_of
 from torch import Tensor
 
 import sslpipe
-from sslpipe import distributed, methods, networks
+from sslpipe import distributed, methods
 from sslpipe.data import Batch
 from sslpipe.export import save_encoder
 from sslpipe.methods.base import Clock, Preparation
@@ -21,7 +21,6 @@ from sslpipe.methods.colorization import palette, weights
 from sslpipe.networks.lab import lab_to_rgb, lightness, rgb_to_lab
 from sslpipe.training import optim
 from sslpipe.training.schedules import rate_factor
-from sslpipe.views import ViewEngine
 from sslpipe.views.engine import View
 from sslpipe.views.recipe import IMAGENET_MEAN, IMAGENET_STD, Recipe
 
@@ -33,19 +32,17 @@ def build(**changes: Any) -> Any:
     return small_method("colorization", **changes).train()
 
 
-def view_of(rgb: Tensor) -> View:
-    n = len(rgb)
+def rgb_view(rgb: Tensor) -> View:
     mean, std = (rgb.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    maps = torch.eye(2, 3).expand(n, 2, 3)
-    return View((rgb - mean) / std, torch.arange(n), None, maps, IMAGENET_MEAN, IMAGENET_STD, "view")
+    return view_of((rgb - mean) / std)
 
 
 def random_view(n: int = 8, dtype: torch.dtype = torch.float64) -> View:
-    return view_of(torch.rand(n, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0), dtype=dtype))
+    return rgb_view(torch.rand(n, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0), dtype=dtype))
 
 
 def grey_view(n: int = 8) -> View:
-    return view_of(random_view(n).pixels[:, :1].sigmoid().expand(-1, 3, -1, -1).float())
+    return rgb_view(random_view(n).pixels[:, :1].sigmoid().expand(-1, 3, -1, -1).float())
 
 
 class Pixels:
@@ -124,7 +121,7 @@ def test_targets_are_the_colours_of_every_fourth_pixel() -> None:
     lab[:, 1:] *= 0.2
     full = lab.clone()
     full[:, 1:, mask] = 10
-    losses = [method.step([view_of(lab_to_rgb(x))], CLOCK).loss for x in (lab, full)]
+    losses = [method.step([rgb_view(lab_to_rgb(x))], CLOCK).loss for x in (lab, full)]
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-3, atol=1e-6)
 
 
@@ -248,7 +245,7 @@ def test_it_learns_to_colour(target: str) -> None:
     rgb = torch.where(kind == 1, bright.view(3, 1, 1), dark.view(3, 1, 1)) + 0.02 * torch.rand(
         16, 3, SIZE, SIZE
     )
-    method, view = build(target=target), view_of(rgb)
+    method, view = build(target=target), rgb_view(rgb)
     optimizer = torch.optim.AdamW(method.parameters(), lr=3e-3)
     for _ in range(40):
         optimizer.zero_grad()
@@ -384,16 +381,7 @@ def test_the_views_keep_their_colours() -> None:
     assert (view.jitter, view.grey, view.solarize) == (None, 0.0, 0.0)
 
 
-@pytest.mark.parametrize("name", ["small_resnet", "small_vit", "timm:test_efficientnet"])
+@pytest.mark.parametrize("name", KINDS)
 def test_it_trains_resnets_cnns_and_vits(name: str) -> None:
-    options = {"width": 32, "depth": 2, "heads": 2} if name == "small_vit" else {}
-    backbone = networks.backbone(name, image_size=32, **options)
-    method = methods.build("colorization", backbone, {"decoder_width": 16}).train()
-    reader = ToyReader(resolution=32)
-    engine = ViewEngine(methods.recipe("colorization", 32), seed=0)
-    loss = method.step(engine(reader.gather(range(8)), 0), CLOCK).loss
-    loss.backward()
-    assert torch.isfinite(loss)
-    assert any(p.grad is not None for p in method.backbone.parameters())
-    encoder = copy.deepcopy(method.eval().encoder)
+    encoder = copy.deepcopy(check_it_trains("colorization", name).eval().encoder)
     assert encoder(torch.zeros(2, 3, 32, 32)).shape == (2, encoder.dim)

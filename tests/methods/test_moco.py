@@ -2,28 +2,21 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import os
-import subprocess
-import sys
 import warnings
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-from safetensors.torch import load_file, save_file
-from support import ToyReader, small_method
-from torch import Tensor, nn
+from support import KINDS, check_it_trains, descend, noise_views, small_method
+from torch import nn
 
 from sslpipe import distributed, methods, networks
 from sslpipe.errors import UserError
 from sslpipe.methods.base import Clock, OptimizerConfig
 from sslpipe.training.schedules import rate_factor
-from sslpipe.views import ViewEngine
 from sslpipe.views.engine import View
-from sslpipe.views.recipe import IMAGENET_MEAN, IMAGENET_STD
 
-N, K, C, M, TAU, RATE = 8, 24, 16, 0.9, 0.2, 0.05  # the batch, the queue, and what trains here
+N, K, C, M, TAU = 8, 24, 16, 0.9, 0.2  # the batch, the queue, and what trains here
 
 
 def clock(step: int = 0) -> Clock:
@@ -39,33 +32,14 @@ def build(**changes: Any) -> Any:
     return method
 
 
-def views(seed: int = 0, n: int = N) -> list[View]:
-    """A pair of noise images for each of n."""
-    generator = torch.Generator().manual_seed(seed)
-    made = []
-    for _ in range(2):
-        pixels = torch.randn(n, 3, 16, 16, generator=generator, dtype=torch.float64)
-        maps = torch.eye(2, 3).expand(n, 2, 3)
-        made.append(View(pixels, torch.arange(n), None, maps, IMAGENET_MEAN, IMAGENET_STD, "view"))
-    return made
-
-
-def part(pair: list[View], rows: slice) -> list[View]:
-    return [dataclasses.replace(view, pixels=view.pixels[rows]) for view in pair]
-
-
-def descend(parameters: Any) -> None:
-    """A plain step, with the mean gradient of all ranks as DDP gives it."""
-    with torch.no_grad():
-        for p in parameters:
-            p -= RATE * distributed.mean(p.grad)
-            p.grad = None
+def views(seed: int = 0) -> list[View]:
+    return noise_views(N, seed)
 
 
 def train(method: Any, step: int) -> float:
     loss = method.step(views(step), clock(step)).loss
     loss.backward()
-    descend([p for p in method.parameters() if p.requires_grad])
+    descend(method.parameters())
     method.after_update(clock(step))
     return loss.item()
 
@@ -211,7 +185,9 @@ def test_logits_are_against_the_queue_as_it_was() -> None:
 
 def test_a_batch_in_two_parts_moves_queue_and_momentum_once() -> None:
     method = build()
-    loss = sum(method.step(part(views(), rows), clock()).loss for rows in (slice(4), slice(4, 8)))
+    loss = sum(
+        method.step([view[rows] for view in views()], clock()).loss for rows in (slice(4), slice(4, 8))
+    )
     loss.backward()  # nothing that autograd needs was overwritten
     start, online = method.key_encoder.network[1][0].weight.clone(), method.projector[0].weight
     with torch.no_grad():
@@ -224,7 +200,7 @@ def test_a_batch_in_two_parts_moves_queue_and_momentum_once() -> None:
 
 def test_keys_in_the_queue_have_unit_length_also_under_autocast() -> None:
     method = small_method("moco").train()
-    pair = [dataclasses.replace(view, pixels=view.pixels.float()) for view in views(n=16)]
+    pair = [dataclasses.replace(view, pixels=view.pixels.float()) for view in noise_views(16)]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         method.step(pair, clock())
     method.after_update(clock())
@@ -308,16 +284,9 @@ def test_views_are_the_versions() -> None:
     assert first.order[:3] == ("crop", "grey", "jitter")
 
 
-@pytest.mark.parametrize("name", ["small_resnet", "small_vit", "timm:test_efficientnet"])
+@pytest.mark.parametrize("name", KINDS)
 def test_it_trains_resnets_cnns_and_vits(name: str) -> None:
-    options = {"width": 32, "depth": 2, "heads": 2} if name == "small_vit" else {}
-    backbone = networks.backbone(name, image_size=32, **options)
-    recipe = methods.recipe("moco", 32, patch_size=backbone.patch_size)
-    method = methods.build("moco", backbone, {"queue": 16}).train()
-    loss = method.step(ViewEngine(recipe, seed=0)(ToyReader(resolution=32).gather(range(8)), 0), clock()).loss
-    loss.backward()
-    assert torch.isfinite(loss)
-    assert all(p.grad is not None for p in method.parameters() if p.requires_grad)
+    check_it_trains("moco", name)
 
 
 # --- what is watched ---
@@ -342,7 +311,7 @@ def test_numbers_tell_collapse_from_learning() -> None:
     assert (numbers["accuracy"], numbers["positive_similarity"]) == (0, pytest.approx(1))
 
 
-# --- batch norm over several processes ---
+# --- batch norm over several processes; what two of them do, test_two_processes.py tests ---
 
 
 def test_batch_norm_is_a_ranks_own_when_shuffled_else_synchronised() -> None:
@@ -359,84 +328,3 @@ def test_in_one_process_shuffling_changes_nothing() -> None:
     one, other = build(shuffle=True), build(shuffle=False)
     assert train(one, 0) == train(other, 0)
     assert torch.equal(one.queue.vectors, other.queue.vectors)
-
-
-WORLD, STEPS = 2, 4
-
-
-def trained() -> dict[str, Tensor]:
-    """Four steps of this rank's share of the images; what they come to."""
-    method = build()
-    found = {}
-    for step in range(STEPS):
-        size = N // distributed.world_size()
-        mine = part(views(step), slice(size * distributed.rank(), size * (distributed.rank() + 1)))
-        loss = method.step(mine, clock(step)).loss
-        loss.backward()
-        descend([p for p in method.parameters() if p.requires_grad])
-        method.after_update(clock(step))
-        found[f"loss/{step}"] = distributed.mean(loss)
-    found |= {f"parameter/{name}": p.detach() for name, p in method.named_parameters()}
-    return found | {"queue": method.queue.vectors}
-
-
-def expected() -> dict[str, Tensor]:
-    """The same in one process: batch norm sees half of the queries, or a random half of the keys."""
-    method = build()
-    network = nn.Sequential(method.backbone, method.projector)
-    found = {}
-    for step in range(STEPS):
-        x_q, x_k = (view.pixels for view in views(step))
-        order = torch.randperm(N, generator=clock(step).generator).tolist()
-        k = torch.zeros(N, C, dtype=torch.float64)
-        for rank in range(WORLD):
-            rows = order[rank * N // WORLD : (rank + 1) * N // WORLD]
-            k[rows] = nn.functional.normalize(method.key_encoder(x_k[rows]), dim=1)
-        q = nn.functional.normalize(torch.cat([network(x) for x in x_q.chunk(WORLD)]), dim=1)
-        logits = torch.cat([(q * k).sum(1, keepdim=True), q @ method.queue.vectors.T], dim=1) / TAU
-        loss = (logits.logsumexp(1) - logits[:, 0]).mean()
-        loss.backward()
-        descend([p for p in method.parameters() if p.requires_grad])
-        method.key_encoder.update(network, M)
-        method.queue.vectors[step * N % K : step * N % K + N] = k
-        found[f"loss/{step}"] = loss.detach()
-    found |= {f"parameter/{name}": p.detach() for name, p in method.named_parameters()}
-    return found | {"queue": method.queue.vectors}
-
-
-def main(rank: int, store: str, output: str) -> None:
-    """One of the two processes."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD)
-    save_file({name: value.contiguous() for name, value in trained().items()}, output)
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def test_batch_norm_is_shuffled_over_two_processes(tmp_path: Any) -> None:
-    # Without shuffling they are one process of twice the images: see test_two_processes.py.
-    outputs = [tmp_path / f"{rank}.safetensors" for rank in range(WORLD)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(tmp_path / "store"), str(output)], env=environment
-        )
-        for rank, output in enumerate(outputs)
-    ]
-    try:
-        alone = expected()
-        assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
-    for output in outputs:
-        both = load_file(output)
-        assert both.keys() == alone.keys()
-        for name, value in alone.items():
-            torch.testing.assert_close(
-                both[name], value, rtol=1e-8, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}"
-            )
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3])

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 from typing import Any
 
 import pytest
 import torch
-from support import BACKBONES, SMALL, ToyReader
+from support import BACKBONES, SMALL, ToyReader, check_it_trains, descend, noise_views
 from torch import Tensor, nn
 
 from sslpipe import methods, networks
@@ -17,16 +16,10 @@ from sslpipe.training import optim
 from sslpipe.training.schedules import rate_factor
 from sslpipe.views import ViewEngine
 from sslpipe.views.engine import View
-from sslpipe.views.recipe import IMAGENET_MEAN, IMAGENET_STD
 
-N, M, RATE, TOTAL = 8, 0.9, 0.05, 10  # the batch, the momentum's start, and how long we would train
+N, M, TOTAL = 8, 0.9, 10  # the batch, the momentum's start, and how long we would train
 KINDS = ("small_resnet", "small_vit")
 TAU = {"small_resnet": 1.0, "small_vit": 0.2}
-OPTIONS: dict[str, dict[str, Any]] = {
-    **BACKBONES,
-    "timm:test_efficientnet": {},
-    "timm:test_vit": {"patch_size": 16},
-}
 
 
 def clock(step: int = 0) -> Clock:
@@ -40,28 +33,8 @@ def build(name: str = "small_resnet", **changes: Any) -> Any:
     return methods.build("mocov3", backbone, {**SMALL["mocov3"], "momentum": M, **changes}).double().train()
 
 
-def views(seed: int = 0, n: int = N) -> list[View]:
-    """A pair of noise images for each of n."""
-    generator = torch.Generator().manual_seed(seed)
-    made = []
-    for number in (1, 2):
-        pixels = torch.randn(n, 3, 16, 16, generator=generator, dtype=torch.float64)
-        maps = torch.eye(2, 3).expand(n, 2, 3)
-        made.append(View(pixels, torch.arange(n), None, maps, IMAGENET_MEAN, IMAGENET_STD, f"view{number}"))
-    return made
-
-
-def part(pair: list[View], rows: slice) -> list[View]:
-    return [dataclasses.replace(view, pixels=view.pixels[rows]) for view in pair]
-
-
-def descend(parameters: Any) -> None:
-    """A plain step."""
-    with torch.no_grad():
-        for p in parameters:
-            if p.grad is not None:
-                p -= RATE * p.grad
-                p.grad = None
+def views(seed: int = 0) -> list[View]:
+    return noise_views(N, seed)
 
 
 def train(method: Any, step: int) -> float:
@@ -197,7 +170,9 @@ def test_batch_norm_sees_one_view_at_a_time_in_train_mode_in_both_networks() -> 
 @pytest.mark.parametrize("step", [0, 3, TOTAL])
 def test_the_momentum_rises_along_a_cosine_and_moves_once_after_the_update(step: int) -> None:
     method = build()
-    sum(method.step(part(views(), rows), clock(step)).loss for rows in (slice(4), slice(4, 8))).backward()
+    sum(
+        method.step([view[rows] for view in views()], clock(step)).loss for rows in (slice(4), slice(4, 8))
+    ).backward()
     old, new = method.key_encoder.network[1][0].weight.clone(), method.projector[0].weight
     assert torch.equal(old, new)
     with torch.no_grad():
@@ -213,7 +188,7 @@ def patch_embedding(backbone: nn.Module) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("name", ["small_vit", "timm:test_vit"])
 def test_a_vits_patch_embedding_stays_as_it_starts(name: str) -> None:
-    backbone = networks.backbone(name, image_size=32, **OPTIONS[name])
+    backbone = networks.backbone(name, image_size=32, **BACKBONES[name])
     method = methods.build("mocov3", backbone, SMALL["mocov3"]).train()
     start = {key: p.clone() for key, p in patch_embedding(method.backbone).items()}
     assert len(start) == 2  # weight and bias
@@ -244,15 +219,9 @@ def test_a_patch_embedding_may_be_trained_and_a_resnet_has_none() -> None:
         assert all(p.requires_grad for p in patch_embedding(method.backbone).values())
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("name", BACKBONES)
 def test_it_trains_resnets_cnns_and_vits(name: str) -> None:
-    backbone = networks.backbone(name, image_size=32, **OPTIONS[name])
-    recipe = methods.recipe("mocov3", 32, patch_size=backbone.patch_size)
-    method = methods.build("mocov3", backbone, SMALL["mocov3"]).train()
-    loss = method.step(ViewEngine(recipe, seed=0)(ToyReader(resolution=32).gather(range(8)), 0), clock()).loss
-    loss.backward()
-    assert torch.isfinite(loss)
-    assert all(p.grad is not None for p in method.parameters() if p.requires_grad)
+    check_it_trains("mocov3", name)
 
 
 # --- settings that depend on the backbone ---

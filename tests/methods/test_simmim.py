@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from support import TRANSFORMERS, check_it_trains
 from torch import nn
 
 from sslpipe import methods, networks
@@ -93,19 +94,9 @@ def test_the_rates_are_the_official_vits() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("small_vit", {**SMALL, "position": "relative", "layer_scale": 0.1, "drop_path": 0.1}),
-        ("timm:vit_tiny_patch16_224", {"patch_size": 4}),
-    ],
-)
-def test_vision_transformers_of_both_families_train(
-    name: str, options: dict[str, Any], toy_reader: Any
-) -> None:
-    method = build(name, **options)
-    method.step(views(toy_reader), CLOCK).loss.backward()
-    assert all(p.grad is not None for p in method.parameters() if p.requires_grad)
+@pytest.mark.parametrize(("name", "options"), TRANSFORMERS)
+def test_vision_transformers_of_both_families_train(name: str, options: dict[str, Any]) -> None:
+    check_it_trains("simmim", name, image_size=16, **options)
 
 
 def test_the_number_is_1_for_the_mean_pixel(toy_reader: Any) -> None:

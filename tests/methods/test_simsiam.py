@@ -6,16 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from support import SMALL, ToyReader, small_method
+from support import KINDS, check_it_trains, noise_views, small_method
 from torch import Tensor, nn
 
 from sslpipe import methods, networks
 from sslpipe.methods.base import Clock
 from sslpipe.training import optim
 from sslpipe.training.schedules import rate_factor
-from sslpipe.views import ViewEngine
 from sslpipe.views.engine import View
-from sslpipe.views.recipe import IMAGENET_MEAN, IMAGENET_STD
 
 N = 8
 
@@ -29,15 +27,8 @@ def build(**changes: Any) -> Any:
     return small_method("simsiam", **changes).double().train()
 
 
-def views(seed: int = 0, n: int = N) -> list[View]:
-    """A pair of noise images for each of n."""
-    generator = torch.Generator().manual_seed(seed)
-    made = []
-    for _ in range(2):
-        pixels = torch.randn(n, 3, 16, 16, generator=generator, dtype=torch.float64)
-        maps = torch.eye(2, 3).expand(n, 2, 3)
-        made.append(View(pixels, torch.arange(n), None, maps, IMAGENET_MEAN, IMAGENET_STD, "view"))
-    return made
+def views(n: int = N) -> list[View]:
+    return noise_views(n)
 
 
 # --- algorithm 1, in plain loops ---
@@ -151,16 +142,9 @@ def test_batch_norm_sees_one_view_at_a_time() -> None:
     assert seen == [N] * 6
 
 
-@pytest.mark.parametrize("name", ["small_resnet", "small_vit", "timm:test_efficientnet"])
+@pytest.mark.parametrize("name", KINDS)
 def test_it_trains_resnets_cnns_and_vits(name: str) -> None:
-    options = {"width": 32, "depth": 2, "heads": 2} if name == "small_vit" else {}
-    backbone = networks.backbone(name, image_size=32, **options)
-    recipe = methods.recipe("simsiam", 32, patch_size=backbone.patch_size)
-    method = methods.build("simsiam", backbone, SMALL["simsiam"]).train()
-    loss = method.step(ViewEngine(recipe, seed=0)(ToyReader(resolution=32).gather(range(8)), 0), clock()).loss
-    loss.backward()
-    assert torch.isfinite(loss)
-    assert all(p.grad is not None for p in method.parameters() if p.requires_grad)
+    check_it_trains("simsiam", name)
 
 
 # --- the rate ---

@@ -1,33 +1,25 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
-import os
-import subprocess
-import sys
 import warnings
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-from safetensors.torch import load_file, save_file
-from support import ToyReader, small_method
+from support import KINDS, check_it_trains, noise_views, small_method
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from sslpipe import distributed, methods, networks
+from sslpipe import methods
 from sslpipe.errors import UserError
 from sslpipe.losses import sinkhorn, swapped_prediction
 from sslpipe.methods import swav
 from sslpipe.methods.base import Clock
 from sslpipe.training import optim
 from sslpipe.training.schedules import rate_factor
-from sslpipe.views import ViewEngine
 from sslpipe.views.engine import View
-from sslpipe.views.recipe import IMAGENET_MEAN, IMAGENET_STD
 
 N, K, D, LENGTH = 16, 8, 16, 32  # the batch here; prototypes, features and queue of support's SMALL
 
@@ -43,13 +35,7 @@ def build(**changes: Any) -> Any:
 
 def views(seed: int = 0, n: int = N, local_crops: int = 2) -> list[View]:
     """Noise in two large crops and small ones."""
-    generator = torch.Generator().manual_seed(seed)
-    made = []
-    for name, side in [("global", 16)] * 2 + [("local", 7)] * local_crops:
-        pixels = torch.randn(n, 3, side, side, generator=generator, dtype=torch.float64)
-        maps = torch.eye(2, 3).expand(n, 2, 3)
-        made.append(View(pixels, torch.arange(n), None, maps, IMAGENET_MEAN, IMAGENET_STD, name))
-    return made
+    return noise_views(n, seed, [("global", 16)] * 2 + [("local", 7)] * local_crops)
 
 
 def fill(method: Any) -> None:
@@ -263,9 +249,7 @@ def test_the_queue_is_saved_and_restored() -> None:
 
 def test_a_batch_in_two_parts_moves_the_queue_once() -> None:
     method, crops = build(), views()
-    parts = [
-        [dataclasses.replace(v, pixels=v.pixels[rows]) for v in crops] for rows in (slice(8), slice(8, 16))
-    ]
+    parts = [[view[rows] for view in crops] for rows in (slice(8), slice(8, 16))]
     (method.step(parts[0], clock()).loss + method.step(parts[1], clock()).loss).backward()
     assert method.queue._seen == 0
     method.after_update(clock())
@@ -313,17 +297,9 @@ def test_a_single_large_crop_is_refused() -> None:
             build().step(few, clock())
 
 
-@pytest.mark.parametrize("name", ["small_resnet", "small_vit", "timm:test_efficientnet"])
+@pytest.mark.parametrize("name", KINDS)
 def test_it_trains_resnets_cnns_and_vits(name: str) -> None:
-    options = {"width": 32, "depth": 2, "heads": 2} if name == "small_vit" else {}
-    backbone = networks.backbone(name, image_size=32, **options)
-    config = {"prototypes": 8, "projector_hidden": 32, "projector_out": 16, "local_crops": 2}
-    recipe = methods.recipe("swav", 32, patch_size=backbone.patch_size, config=config)
-    method = methods.build("swav", backbone, config).train()
-    loss = method.step(ViewEngine(recipe, seed=0)(ToyReader(resolution=32).gather(range(8)), 0), clock()).loss
-    loss.backward()
-    assert torch.isfinite(loss)
-    assert all(p.grad is not None for p in method.parameters() if p.requires_grad)
+    check_it_trains("swav", name)
 
 
 # --- optimiser ---
@@ -394,71 +370,3 @@ def test_the_cluster_sheet_has_a_row_for_each_of_the_largest_clusters_best_image
                 assert torch.equal(cell.float(), image.round())
             else:
                 assert (cell == 255).all()
-
-
-# --- several processes ---
-
-WORLD = 2
-
-
-def trained() -> dict[str, Tensor]:
-    """Four steps, the last two with a full queue, gradients averaged over ranks as DDP does."""
-    method = build(freeze_prototypes=1)
-    found = {}
-    for step in range(4):
-        crops = [
-            dataclasses.replace(view, pixels=view.pixels.chunk(distributed.world_size())[distributed.rank()])
-            for view in views(seed=step)
-        ]
-        method.zero_grad()
-        loss = method.step(crops, clock(step)).loss
-        loss.backward()
-        method.before_update(clock(step))
-        with torch.no_grad():
-            for name, p in method.named_parameters():
-                if p.grad is not None:
-                    p.grad = distributed.mean(p.grad)
-                    p -= 0.05 * p.grad
-                    found[f"gradient/{step}/{name}"] = p.grad
-        method.after_update(clock(step))
-        found[f"loss/{step}"] = distributed.mean(loss)
-    assert method.queue.full
-    found |= {f"buffer/{name}": buffer.clone() for name, buffer in method.named_buffers()}
-    return {name: value.contiguous() for name, value in found.items()}
-
-
-def main(rank: int, store: str, output: str) -> None:
-    """One of the two processes."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD)
-    save_file(trained(), output)
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def test_two_processes_are_one_with_twice_the_images(tmp_path: Any) -> None:
-    outputs = [tmp_path / f"{rank}.safetensors" for rank in range(WORLD)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(tmp_path / "store"), str(output)], env=environment
-        )
-        for rank, output in enumerate(outputs)
-    ]
-    try:
-        alone = trained()
-        assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
-    for output in outputs:
-        both = load_file(output)
-        assert both.keys() == alone.keys()
-        for name, value in alone.items():
-            torch.testing.assert_close(
-                both[name], value, rtol=1e-8, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}"
-            )
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3])

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import traceback
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import pytest
+import ranks
 import torch
-import torch.distributed as dist
-from safetensors.torch import load_file, save_file
-from support import ToyReader, small_engine, small_method
-from torch import Tensor
+import torch._dynamo  # slow, and once for both ranks: torch wants it at the first checkpoint
+from ranks import WORLD
+from support import ToyReader, descend, noise_views, small_engine, small_method
+from torch import Tensor, nn
 
 from sslpipe import distributed, methods
 from sslpipe.methods.base import Clock
 from sslpipe.networks.queue import Queue
 
-WORLD, BATCH, STEPS = 2, 16, 3
+BATCH, STEPS = 16, 3
 
 #: What must be off for the comparison: MoCo's shuffled batch norm sees one rank's images only, and is meant to.
 CHANGES: dict[str, dict[str, Any]] = {"moco": {"shuffle": False}}
@@ -29,6 +26,10 @@ CHANGES: dict[str, dict[str, Any]] = {"moco": {"shuffle": False}}
 
 #: Methods with parts that are float32 by nature: a tokenizer's words, colours' bins.
 SINGLE = ("beit", "colorization")
+
+
+def clock(step: int = 0) -> Clock:
+    return Clock(step, step, step / STEPS, torch.Generator().manual_seed(step))
 
 
 def train(name: str) -> dict[str, Tensor]:
@@ -42,70 +43,103 @@ def train(name: str) -> dict[str, Tensor]:
         views = engine(reader.gather(range(step * BATCH, (step + 1) * BATCH)), 0)
         views = [replace(view, pixels=view.pixels.to(dtype)) for view in views]
         mine = [view[rank * size : (rank + 1) * size] for view in views]
-        clock = Clock(step, step, step / STEPS, torch.Generator().manual_seed(step))
+        now = clock(step)
         torch.manual_seed(step)
         method.zero_grad(set_to_none=True)
-        loss = method.step(mine, clock).loss
+        loss = method.step(mine, now).loss
         loss.backward()
         found[f"{step}/loss"] = distributed.mean(loss)
         with torch.no_grad():
             for parameter in method.parameters():
                 if parameter.grad is not None:
                     parameter.grad = distributed.mean(parameter.grad)
-            method.before_update(clock)
+            method.before_update(now)
             for key, parameter in method.named_parameters():
                 if parameter.grad is not None:
                     found[f"{step}/{key}"] = parameter.grad.clone(memory_format=torch.contiguous_format)
                     parameter -= 0.01 * parameter.grad
-        method.after_update(clock)
+        method.after_update(now)
     state = {key: value for key, value in method.state_dict().items() if isinstance(value, Tensor)}
     return found | {
         f"state/{key}": value.clone(memory_format=torch.contiguous_format) for key, value in state.items()
     }
 
 
-def main(rank: int, folder: Path) -> None:
-    """One of the two processes."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=WORLD)
-    for name in methods.names():
-        try:
-            save_file(train(name), folder / f"{name}-{rank}.safetensors")
-        except Exception:  # the test of this method shows it, the others go on
-            (folder / f"{name}-{rank}.txt").write_text(traceback.format_exc())
-    dist.barrier()
-    dist.destroy_process_group()
+MOMENTUM, TEMPERATURE, QUEUE = 0.9, 0.2, 2 * BATCH  # the third step wraps
+
+
+def moco() -> Any:
+    """MoCo as it is by default, with shuffled batch norm."""
+    changes = {"momentum": MOMENTUM, "temperature": TEMPERATURE, "queue": QUEUE}
+    method: Any = small_method("moco", **changes).double().train()
+    # They were of unit length in float32.
+    method.queue.vectors = nn.functional.normalize(method.queue.vectors, dim=1)
+    return method
+
+
+def moco_shuffled() -> dict[str, Tensor]:
+    """A few steps on this rank's share of the images; what they come to."""
+    method = moco()
+    found = {}
+    for step in range(STEPS):
+        size = BATCH // distributed.world_size()
+        mine = slice(size * distributed.rank(), size * (distributed.rank() + 1))
+        loss = method.step([view[mine] for view in noise_views(BATCH, step)], clock(step)).loss
+        loss.backward()
+        descend(method.parameters())
+        method.after_update(clock(step))
+        found[f"{step}/loss"] = distributed.mean(loss)
+    found |= {f"parameter/{name}": p for name, p in method.named_parameters()}
+    return found | {"queue": method.queue.vectors}
+
+
+def moco_by_hand() -> dict[str, Tensor]:
+    """The same in one process: batch norm sees half of the queries, or a random half of the keys."""
+    method = moco()
+    network = nn.Sequential(method.backbone, method.projector)
+    found = {}
+    for step in range(STEPS):
+        x_q, x_k = (view.pixels for view in noise_views(BATCH, step))
+        order = torch.randperm(BATCH, generator=clock(step).generator).tolist()
+        k = torch.zeros(BATCH, method.queue.vectors.shape[1], dtype=torch.float64)
+        for rank in range(WORLD):
+            rows = order[rank * BATCH // WORLD : (rank + 1) * BATCH // WORLD]
+            k[rows] = nn.functional.normalize(method.key_encoder(x_k[rows]), dim=1)
+        q = nn.functional.normalize(torch.cat([network(x) for x in x_q.chunk(WORLD)]), dim=1)
+        logits = torch.cat([(q * k).sum(1, keepdim=True), q @ method.queue.vectors.T], dim=1) / TEMPERATURE
+        loss = (logits.logsumexp(1) - logits[:, 0]).mean()
+        loss.backward()
+        descend(method.parameters())
+        method.key_encoder.update(network, MOMENTUM)
+        place = step * BATCH % QUEUE
+        method.queue.vectors[place : place + BATCH] = k
+        found[f"{step}/loss"] = loss.detach()
+    found |= {f"parameter/{name}": p.detach() for name, p in method.named_parameters()}
+    return found | {"queue": method.queue.vectors}
+
+
+WORKS = {name: partial(train, name) for name in methods.names()} | {"moco_shuffled": moco_shuffled}
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what two processes found."""
-    folder = tmp_path_factory.mktemp("ranks")
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    processes = [
-        subprocess.Popen([sys.executable, __file__, str(rank), str(folder)], env=environment)
-        for rank in range(WORLD)
-    ]
-    try:
-        assert [process.wait(timeout=240) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
-    return folder
+def found(tmp_path_factory: pytest.TempPathFactory) -> ranks.Found:
+    """What two processes found, of all methods."""
+    return ranks.run(__file__, tmp_path_factory.mktemp("ranks"))
 
 
-def test_two_processes_train_as_one(ranks: Path, name: str) -> None:
+def test_two_processes_train_as_one(found: ranks.Found, name: str) -> None:
     alone = train(name)
     assert any(value.abs().max() > 1e-4 for key, value in alone.items() if key.startswith("0/backbone"))
-    for rank in range(WORLD):
-        failure = ranks / f"{name}-{rank}.txt"
-        assert not failure.exists(), failure.read_text()
-        found = load_file(ranks / f"{name}-{rank}.safetensors")
-        assert found.keys() == alone.keys()
+    for both in found[name]:
+        assert both.keys() == alone.keys()
         tolerance = 0.02 if name in SINGLE else 1e-7
         for key, value in alone.items():
-            difference, length = (found[key] - value).double().norm().item(), value.double().norm().item()
+            difference, length = (both[key] - value).double().norm().item(), value.double().norm().item()
             assert difference <= tolerance * (length + 1e-3), (key, difference, length)
+
+
+def test_mocos_batch_norm_is_shuffled(found: ranks.Found) -> None:
+    ranks.check_same(found["moco_shuffled"], moco_by_hand(), rtol=1e-8, atol=1e-10)
 
 
 def test_momentum_and_queues_move_once_an_update_whatever_the_parts(name: str, toy_reader: Any) -> None:
@@ -130,7 +164,3 @@ def test_momentum_and_queues_move_once_an_update_whatever_the_parts(name: str, t
         assert place == 16 % len(queue), key
         assert not torch.equal(before[f"{key}.vectors"][:16], queue.vectors[:16])
         assert torch.equal(before[f"{key}.vectors"][16:], queue.vectors[16:])
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))

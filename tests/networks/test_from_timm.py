@@ -12,10 +12,6 @@ timm = pytest.importorskip("timm")
 VIT = "timm:vit_tiny_patch16_224"
 
 
-def vit(**options: Any) -> Backbone:
-    return backbone(VIT, image_size=32, patch_size=8, **options).eval()
-
-
 def _check_features(network: Backbone, x: torch.Tensor) -> None:
     """Both from one pass: vectors and maps."""
     vector, maps = network.features(x)
@@ -60,25 +56,8 @@ def test_a_vit_is_timms() -> None:
     _check_features(cls, x)
 
 
-def test_vit_keeps_and_masks() -> None:
-    network = vit()
-    x = torch.randn(1, 3, 32, 32)
-    changed = x.clone()
-    changed[:, :, :8, 8:16] = 9.0  # patch 1
-    keep = torch.tensor([[5, 0, 2]])
-    mask = torch.zeros(1, 16, dtype=torch.bool)
-    mask[0, 1] = True
-    assert network.tokens(x, keep=keep, prefix=True).shape == (1, 4, 192)
-    assert torch.equal(network.tokens(x, keep=keep), network.tokens(changed, keep=keep))
-    assert torch.equal(network.tokens(x, mask=mask), network.tokens(changed, mask=mask))
-    torch.testing.assert_close(network.tokens(x, keep=torch.arange(16)[None]), network.tokens(x))
-    network.learn_mask_token()
-    network.tokens(x, mask=mask).square().sum().backward()
-    assert network.mask_token.grad.any()  # type: ignore[union-attr]
-
-
 def test_vit_positions_can_be_maes() -> None:
-    network = vit(position="sincos")
+    network = backbone(VIT, image_size=32, patch_size=8, position="sincos")
     position = network.model.pos_embed  # type: ignore[union-attr]
     assert not position.requires_grad  # type: ignore[union-attr]
     assert not position[:, 0].any()  # type: ignore[index]
@@ -127,26 +106,9 @@ def test_a_beit_is_timms_with_shared_positions(beit: Backbone) -> None:
         torch.testing.assert_close(beit.tokens(x, prefix=True), theirs.forward_features(x))
         torch.testing.assert_close(beit(x), theirs(x))
         _check_features(beit, x)
+        assert beit.maps(torch.randn(1, 3, 16, 24)).shape == (1, 768, 2, 3)
     assert (beit.kind, beit.patch_size, beit.dim, beit.grid) == ("vit", 8, 768, (4, 4))
     assert beit.model.blocks[0].gamma_1[0].item() == pytest.approx(0.1)  # type: ignore[union-attr, index]
-
-
-@torch.no_grad()
-def test_a_beit_keeps_and_masks(beit: Backbone) -> None:
-    x = torch.randn(1, 3, 32, 32)
-    changed = x.clone()
-    changed[:, :, :8, 8:16] = 9.0  # patch 1
-    keep = torch.tensor([[5, 0, 2]])
-    mask = torch.zeros(1, 16, dtype=torch.bool)
-    mask[0, 1] = True
-    assert beit.tokens(x, keep=keep, prefix=True).shape == (1, 4, 768)
-    assert torch.equal(beit.tokens(x, keep=keep), beit.tokens(changed, keep=keep))
-    assert torch.equal(beit.tokens(x, mask=mask), beit.tokens(changed, mask=mask))
-    assert not torch.allclose(beit.tokens(x), beit.tokens(changed))
-    torch.testing.assert_close(beit.tokens(x, keep=torch.arange(16)[None]), beit.tokens(x))
-    assert beit.maps(torch.randn(1, 3, 16, 24)).shape == (1, 768, 2, 3)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.isfinite(beit.tokens(x, mask=mask)).all()
 
 
 def test_a_beits_layers_are_its_papers(beit: Backbone) -> None:

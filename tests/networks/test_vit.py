@@ -12,47 +12,6 @@ def vit() -> SmallViT:
     return network.eval()
 
 
-def test_keeping_all_patches_changes_nothing(vit: SmallViT) -> None:
-    x = torch.randn(2, 3, 12, 12)
-    everything = torch.arange(9).expand(2, -1)
-    torch.testing.assert_close(vit.tokens(x, keep=everything), vit.tokens(x))
-
-
-def test_kept_patches_come_out_in_the_order_asked(vit: SmallViT) -> None:
-    x = torch.randn(2, 3, 12, 12)
-    keep = torch.tensor([[0, 4, 7], [8, 1, 3]])
-    order = torch.tensor([2, 0, 1])
-    torch.testing.assert_close(vit.tokens(x, keep=keep)[:, order], vit.tokens(x, keep=keep[:, order]))
-
-
-def test_hidden_patches_are_never_seen(vit: SmallViT) -> None:
-    x = torch.randn(1, 3, 12, 12)
-    changed = x.clone()
-    changed[:, :, :4, :4] = 9.0  # patch 0
-    keep = torch.tensor([[1, 2, 5]])
-    mask = torch.zeros(1, 9, dtype=torch.bool)
-    mask[0, 0] = True
-    assert torch.equal(vit.tokens(x, keep=keep), vit.tokens(changed, keep=keep))
-    assert torch.equal(vit.tokens(x, mask=mask), vit.tokens(changed, mask=mask))
-    assert not torch.allclose(vit.tokens(x), vit.tokens(changed))
-
-
-def test_patches_are_counted_row_by_row(vit: SmallViT) -> None:
-    x = torch.randn(1, 3, 12, 12)
-    changed = x.clone()
-    changed[:, :, 4:8, 8:] = 9.0  # row 1, column 2: patch 5
-    without = torch.tensor([[i for i in range(9) if i != 5]])
-    assert torch.equal(vit.tokens(x, keep=without), vit.tokens(changed, keep=without))
-
-
-def test_class_tokens_come_first(vit: SmallViT) -> None:
-    x = torch.randn(2, 3, 12, 12)
-    with_prefix = vit.tokens(x, prefix=True)
-    assert with_prefix.shape == (2, 10, 32)
-    assert torch.equal(with_prefix[:, 1:], vit.tokens(x))
-    assert vit.tokens(x, keep=torch.zeros(2, 1).long(), prefix=True).shape == (2, 2, 32)
-
-
 def test_pooling() -> None:
     x = torch.randn(2, 3, 12, 12)
     options = {"width": 32, "depth": 1, "heads": 2}
@@ -61,16 +20,6 @@ def test_pooling() -> None:
     )
     torch.testing.assert_close(mean(x), mean.tokens(x).mean(1))
     torch.testing.assert_close(cls(x), cls.tokens(x, prefix=True)[:, 0])
-
-
-def test_the_mask_token_is_trained_only_on_request(vit: SmallViT) -> None:
-    x, mask = torch.randn(1, 3, 12, 12), torch.ones(1, 9, dtype=torch.bool)
-    vit.tokens(x, mask=mask).sum().backward()
-    assert vit.mask_token.grad is None
-    vit.learn_mask_token()
-    vit.tokens(x, mask=mask).square().sum().backward()
-    assert vit.mask_token.grad is not None
-    assert vit.mask_token.grad.any()
 
 
 def test_fixed_positions_are_neither_trained_nor_saved(vit: SmallViT) -> None:

@@ -69,7 +69,7 @@ def ours(theirs: nn.Module) -> Method:
     encoder.mask_token.data.copy_(source.embeddings.mask_token)
     encoder.pos_bias.data.copy_(source.shared_position_bias.relative_position_bias_table)
     encoder.norm.load_state_dict(theirs.layernorm.state_dict())
-    copy_layers(encoder, source.layers)
+    copy_layers(encoder.blocks, source.layers)
     method.head.load_state_dict(theirs.lm_head.state_dict())  # type: ignore[union-attr]
     return method
 

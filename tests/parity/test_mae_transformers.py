@@ -5,10 +5,10 @@ import warnings
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers_layers import copy_layers
 
 from sslpipe.losses import masked_mse
 from sslpipe.networks import MAEDecoder, backbone, patchify
-from sslpipe.networks.vit import Block
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # transformers' own
@@ -48,24 +48,6 @@ def theirs() -> nn.Module:
     return model.double().eval()
 
 
-def copy_layer(block: nn.Module, layer: nn.Module) -> None:
-    assert isinstance(block, Block)
-    attention = [getattr(layer.attention, name) for name in ("q_proj", "k_proj", "v_proj")]
-    weights = {
-        "norm1": layer.layernorm_before,
-        "norm2": layer.layernorm_after,
-        "attention.out": layer.attention.o_proj,
-        "mlp.0": layer.mlp.fc1,
-        "mlp.2": layer.mlp.fc2,
-    }
-    state = {
-        f"{name}.{key}": value for name, part in weights.items() for key, value in part.state_dict().items()
-    }
-    for key in ("weight", "bias"):
-        state[f"attention.qkv.{key}"] = torch.cat([getattr(part, key) for part in attention])
-    block.load_state_dict(state)
-
-
 def ours(theirs: nn.Module) -> tuple[nn.Module, MAEDecoder]:
     encoder = backbone(
         "small_vit", image_size=SIDE, width=32, depth=DEPTH, heads=4, patch_size=PATCH
@@ -79,9 +61,8 @@ def ours(theirs: nn.Module) -> tuple[nn.Module, MAEDecoder]:
     for name in ("embed", "norm", "pred"):
         mine = {"pred": "predict"}.get(name, name)
         getattr(decoder, mine).load_state_dict(getattr(target, f"decoder_{name}").state_dict())
-    for blocks, layers in ((encoder.blocks, source.layers), (decoder.blocks, target.decoder_layers)):
-        for block, layer in zip(blocks, layers, strict=True):
-            copy_layer(block, layer)
+    copy_layers(encoder.blocks, source.layers)  # type: ignore[arg-type]
+    copy_layers(decoder.blocks, target.decoder_layers)
     return encoder.eval(), decoder.eval()
 
 

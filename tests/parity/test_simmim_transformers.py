@@ -59,7 +59,7 @@ def test_the_masked_forward_pass_and_the_loss(theirs: nn.Module) -> None:
     encoder.pos_embed.data.copy_(embeddings.position_embeddings[:, 1:])
     encoder.cls_token.data.copy_(embeddings.cls_token + embeddings.position_embeddings[:, :1])  # type: ignore[union-attr]
     encoder.norm.load_state_dict(theirs.vit.layernorm.state_dict())
-    copy_layers(encoder, theirs.vit.layers)
+    copy_layers(encoder.blocks, theirs.vit.layers)
     convolution = theirs.decoder[0]
     method.head.weight.data.copy_(pixels_first(convolution.weight)[:, :, 0, 0])  # type: ignore[union-attr, operator]
     method.head.bias.data.copy_(pixels_first(convolution.bias))  # type: ignore[union-attr, operator]

@@ -1,21 +1,16 @@
-"""One path, end to end: `dvc repro` with every method, twice, switched off and on, on real digits."""
+"""One path, end to end: `dvc repro`, twice, switched off and on, on real digits."""
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
 
 import pytest
-from dvc_project import ROOT, Project, commit, ran
+from dvc_project import ROOT, STAGES, Project, commit, files, ran
 
 from sslpipe import fingerprint, methods
 from sslpipe.settings import load
 
-STAGES = ["source", "shard", "views", "pretrain", "embed", "knn", "linear", "finetune", "report"]
-AFTER_METHOD = STAGES[2:]
-#: What is switched to: all of them would take five minutes; tests/methods has what each one must do.
-SWITCHED = ("beit", "byol", "colorization", "mae", "moco")
 pytestmark = pytest.mark.pipeline
 
 # Loaded only to validate settings, by all stages but those that name them.
@@ -29,15 +24,6 @@ ON_DEMAND = {
     "sslpipe/views/triton.py",
     "sslpipe/views/triton_kernels.py",
 }
-
-
-def files(project: Project) -> set[str]:
-    skipped = (".git", ".dvc", ".sslpipe", "mlartifacts", "sslpipe", "stages", ".trace")
-    return {
-        path.relative_to(project.folder).as_posix()
-        for path in project.folder.rglob("*")
-        if path.is_file() and path.relative_to(project.folder).parts[0] not in skipped
-    }
 
 
 def test_the_first_run_leaves_what_the_house_says(finished: Project) -> None:
@@ -83,67 +69,6 @@ def test_a_second_run_runs_only_source(finished: Project, tmp_path: Path) -> Non
     assert ran(project.repro()) == ["source"]
     assert project.bytes("runs/source.json") == record
     assert project.run("git", "status", "--porcelain").stdout == ""
-
-
-def test_switching_methods_runs_what_must_and_switching_back_restores(
-    finished: Project, tmp_path: Path
-) -> None:
-    project = finished.clone(tmp_path / "project", tracking=True)
-    simclr = {
-        path: project.bytes(path)
-        for path in sorted(files(project))
-        if path.startswith(("models", "metrics", "runs"))
-    }
-    for method in SWITCHED:
-        if method == "mae":  # the other way to switch
-            output = project.run(
-                "dvc", "exp", "run", "-S", "pretrain.method=mae", "--name", "with-mae"
-            ).stdout
-            shown = project.run("dvc", "exp", "show", "--csv").stdout
-            assert "with-mae" in shown
-            assert "metrics/knn.json:top1" in shown
-        else:
-            project.set(pretrain__method=method)
-            output = project.repro()
-        assert ran(output) == ["source", *AFTER_METHOD]
-        assert project.json("models/encoder.json")["info"]["method"] == method
-        assert math.isfinite(project.json("metrics/pretrain.json")["loss"])
-        if method == "mae":
-            assert (project.folder / "plots/pretrain/reconstructions.png").is_file()
-    project.set(pretrain__method="simclr")
-    output = project.repro()
-    assert ran(output) == ["source"]
-    assert "cached" in output
-    assert {path: project.bytes(path) for path in simclr} == simclr
-    summary = project.run("sslpipe", "sync").stdout
-    assert "MLflow" in summary
-    check_rows(project)
-
-
-def check_rows(project: Project) -> None:
-    """MLflow has one parent row a method, with children; shared stages are marked reused."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{project.folder}/mlflow.db")
-    (experiment,) = [e for e in client.search_experiments() if e.name == "tiny"]
-    runs = client.search_runs([experiment.experiment_id], max_results=1000)
-    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
-    assert sorted(run.data.params["pretrain.method"] for run in parents) == [*SWITCHED, "simclr"]
-    for parent in parents:
-        for metric in ("knn.top1", "linear.top1", "finetune.top1", "linear.random_init_top1"):
-            assert metric in parent.data.metrics
-        first = parent.data.params["pretrain.method"] == "simclr"
-        assert parent.data.tags["stage.shard"].startswith("executed:" if first else "reused:")
-        assert parent.data.tags["stage.pretrain"].startswith("executed:")
-    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId")]
-    pretrain = [
-        run
-        for run in children
-        if run.data.params.get("pretrain.epochs") == "2" and "loss" in run.data.metrics
-    ]
-    assert len(pretrain) == len(SWITCHED) + 1
-    assert len(client.get_metric_history(pretrain[0].info.run_id, "loss")) > 1
-    assert all(run.inputs.dataset_inputs for run in pretrain)
 
 
 def test_changing_a_setting_of_another_method_runs_nothing(finished: Project, tmp_path: Path) -> None:

@@ -1,0 +1,44 @@
+"""What the stages views and pretrain do, in this process: for every method, as switching to each would take long."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from dvc_project import Project
+
+import sslpipe
+from sslpipe import methods
+from sslpipe.data import manifest as manifests
+from sslpipe.scratch import atomic_write
+from sslpipe.settings import load
+from sslpipe.training.build import build_recipe
+from sslpipe.training.run import RECIPE, SHARDS, fingerprint_parts, run
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_every_method_gives_an_encoder(
+    name: str, finished: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = finished.clone(tmp_path / "project")
+    for path in ("models/encoder.safetensors", "models/encoder.json", "metrics/pretrain.json"):
+        (project.folder / path).unlink()
+    project.set(pretrain__method=name)
+    monkeypatch.chdir(project.folder)
+    monkeypatch.setenv("DVC_ROOT", str(project.folder))
+    settings = load(Path("params.yaml"))
+    pretrain, method, views = settings.pretrain, settings.method, settings.views
+    manifest = manifests.read(SHARDS)
+    recipe = build_recipe(pretrain, method, views, manifest.recipe, **manifest.statistics.model_dump())
+    atomic_write(RECIPE, recipe.to_json())
+    run(pretrain, method, seed=0, views=views, parts=fingerprint_parts(pretrain, method, 0, views, {}))
+    metrics = project.json("metrics/pretrain.json")
+    assert metrics["steps"] == 2 * 3  # two epochs of 90 images
+    assert math.isfinite(metrics["loss"])
+    assert project.json("models/encoder.json")["info"]["method"] == name
+    encoder = sslpipe.load_encoder(project.folder / "models/encoder.safetensors")
+    with torch.inference_mode():
+        assert torch.isfinite(encoder(torch.zeros(2, 3, 16, 16))).all()
+    assert not list((project.folder / ".sslpipe" / "pretrain").glob("*/*.safetensors"))
