@@ -6,6 +6,7 @@ import difflib
 import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -130,14 +131,7 @@ def backbone(
     """
     if image_size < 1:
         raise UserError(f"image_size is {image_size}: give the side of the images in pixels")
-    family, _, member = name.partition(":")
-    if family == "timm" and member:
-        from sslpipe.networks.from_timm import find
-    elif family == "torchvision" and member:
-        from sslpipe.networks.from_torchvision import find
-    else:
-        find, member = _find_own, name
-    build = find(member)
+    build = _builder(name)
     _check_options(name, options, list(inspect.signature(build).parameters)[1:])
     try:
         network = build(image_size, **options)
@@ -152,6 +146,32 @@ def backbone(
 
         network = Lightness(network, **lightness)
     return network
+
+
+def patch_size(name: str, *, image_size: int, **options: Any) -> int | None:
+    """A backbone's patch size, found without allocating weights; None for CNNs, of which nothing is built.
+
+    Raises:
+        UserError: as `backbone`.
+    """
+    build = _builder(name)
+    kind = build.func if isinstance(build, partial) else build
+    if isinstance(kind, type) and issubclass(kind, ConvBackbone):
+        return None
+    with torch.device("meta"):
+        return backbone(name, image_size=image_size, **options).patch_size
+
+
+def _builder(name: str) -> Callable[..., Backbone]:
+    """The class of a backbone, or a partial of one."""
+    family, _, member = name.partition(":")
+    if family == "timm" and member:
+        from sslpipe.networks.from_timm import find
+    elif family == "torchvision" and member:
+        from sslpipe.networks.from_torchvision import find
+    else:
+        find, member = _find_own, name
+    return find(member)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

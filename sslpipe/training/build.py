@@ -10,7 +10,7 @@ import torch
 from sslpipe import methods, networks
 from sslpipe.errors import UserError
 from sslpipe.methods.base import Method, MethodConfig
-from sslpipe.networks.backbones import Backbone, ConvBackbone, probe
+from sslpipe.networks.backbones import Backbone, ConvBackbone, patch_size, probe
 from sslpipe.training import accumulation
 from sslpipe.training.config import Config
 from sslpipe.views.config import Config as ViewsConfig
@@ -62,7 +62,7 @@ def build_recipe(
     Raises:
         UserError: a change that no recipe takes, or masked views of another size than the encoder's.
     """
-    patch = patch_size(config, views.size)
+    patch = patch_size(backbone_name(config), image_size=views.size, **config.backbone_options)
     paper = methods.recipe(config.method, views.size, patch_size=patch, config=method_config)
     own = f"methods.{config.method}.views"
     recipe = resolve(paper, dataset=dataset, user=method_config.views, mean=mean, std=std, setting=own)
@@ -104,14 +104,6 @@ def check_batch(method: Method, config: Config, images: int) -> list[str]:
     """
     accumulation.check(method, config)
     return method.check_batch(config.batch_size, images)
-
-
-def patch_size(config: Config, image_size: int) -> int | None:
-    """The backbone's patch size, found without allocating its weights."""
-    with torch.device("meta"):
-        return networks.backbone(
-            backbone_name(config), image_size=image_size, **config.backbone_options
-        ).patch_size
 
 
 def memory_format(backbone: Backbone, device: torch.device) -> torch.memory_format:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sslpipe.errors import UserError
-from sslpipe.networks import Backbone, backbone
+from sslpipe.networks import Backbone, backbone, backbones
 
 SMALL: list[tuple[str, dict[str, Any]]] = [
     ("small_resnet", {}),
@@ -137,3 +137,23 @@ def test_bad_requests_are_one_clear_sentence(name: str, options: dict[str, Any],
 def test_an_image_size_of_zero_is_refused() -> None:
     with pytest.raises(UserError, match="image_size is 0"):
         backbone("small_resnet", image_size=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "size"),
+    [
+        ("small_resnet", {}, None),
+        ("torchvision:resnet18", {"stem": "small"}, None),
+        ("timm:convnext_atto", {}, None),
+        ("small_vit", {"patch_size": 8}, 8),
+        ("timm:vit_tiny_patch16_224", {}, 16),
+        ("timm:beit_base_patch16_224", {}, 16),
+    ],
+)
+def test_the_patch_size_is_found_without_weights(
+    name: str, options: dict[str, Any], size: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert backbones.patch_size(name, image_size=64, **options) == size
+    if size is None:
+        monkeypatch.setattr(backbones, "backbone", None)  # nothing is built
+        assert backbones.patch_size(name, image_size=64, **options) is None
