@@ -24,6 +24,11 @@ class Config(config.Config):
     """Settings of the section `embed`."""
 
     batch_size: int = Field(256, ge=1)
+    last_blocks: int = Field(
+        1,
+        ge=1,
+        description="blocks of a ViT, counted from the last, whose features stand side by side (DINO: 4)",
+    )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
 
 
@@ -49,13 +54,13 @@ def embed(
     """
     device = resolve(settings.device)
     encoder = encoder.to(device).eval()
-    nets: list[nn.Module] = [encoder, random_twin(encoder, seed)]
+    nets, blocks = [encoder, random_twin(encoder, seed)], settings.last_blocks
     loader = Loader(reader, batch_size=settings.batch_size, seed=0, shuffle=False, drop_last=False)
     rows: list[tuple[Tensor, ...]] = []
     with progress("embed", len(reader), "images") as bar:
         for batch in loader.epoch(0):
             pixels = centre(batch.to(device), **preprocess)  # [N, 3, S, S]
-            features = [net(pixels).float().cpu() for net in nets]
+            features = [net.last_blocks(pixels, blocks).float().cpu() for net in nets]
             rows.append((*features, _raw_pixels(pixels, preprocess), batch.label, batch.index))
             bar.update(len(batch))
     return Features(*(torch.cat(column) for column in zip(*rows, strict=True))).with_grey_once()

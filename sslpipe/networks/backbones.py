@@ -66,6 +66,35 @@ class Backbone(nn.Module):
     def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What `forward` and `maps` give, [N, D] and [N, D, h, w], from one pass."""
 
+    def blocks_and_norm(self) -> tuple[Sequence[nn.Module], nn.Module] | None:
+        """A transformer's blocks, in order, and the norm after the last; None for a CNN."""
+        return None
+
+    def pooled(self, tokens: Tensor) -> Tensor:
+        """A transformer's vectors [N, D] of its tokens [N, C + P, D], class tokens first: what `forward` gives."""
+        raise NotImplementedError
+
+    def last_blocks(self, x: Tensor, count: int) -> Tensor:
+        """Vectors of the last blocks side by side, [N, 3, S, S] → [N, count · D], each by the last norm and pooling.
+
+        DINO's protocol of linear probes (Caron et al. 2021, App. F.1). Methods that rebuild what is hidden leave
+        their last block to that; what an image shows is found before. A CNN gives what `forward` does.
+        """
+        stack = self.blocks_and_norm()
+        if stack is None or count == 1:
+            return self(x)
+        (blocks, norm), found = stack, []
+        hooks = [
+            block.register_forward_hook(lambda module, given, tokens: found.append(tokens))
+            for block in blocks[-count:]
+        ]
+        try:
+            self.features(x)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return torch.cat([self.pooled(norm(tokens)) for tokens in found], dim=1)
+
     @abstractmethod
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Regular expressions that sort parameters into layers, for timm's layer decay."""

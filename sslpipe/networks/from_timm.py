@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -184,9 +184,16 @@ class TimmViT(Backbone):
     def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """See `Backbone.features`; both are after the last norm."""
         tokens = self._encode(x)  # [N, C + P, D]
-        patches = tokens[:, self.prefixes :]  # [N, P, D]
-        vector = tokens[:, 0] if self.pool == "cls" else patches.mean(dim=1)
-        return vector, as_maps(patches, x, self.options["patch_size"])
+        return self.pooled(tokens), as_maps(tokens[:, self.prefixes :], x, self.options["patch_size"])
+
+    def pooled(self, tokens: Tensor) -> Tensor:
+        """See `Backbone.pooled`."""
+        return tokens[:, 0] if self.pool == "cls" else tokens[:, self.prefixes :].mean(dim=1)
+
+    def blocks_and_norm(self) -> tuple[Sequence[nn.Module], nn.Module]:
+        """See `Backbone.blocks_and_norm`."""
+        model: Any = self.model
+        return list(model.blocks), model.norm
 
     def tokens(
         self, x: Tensor, keep: Tensor | None = None, mask: Tensor | None = None, prefix: bool = False

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sslpipe.networks.backbones import Backbone
 
@@ -110,6 +110,14 @@ class Lightness(Backbone):
     def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """See `Backbone.features`."""
         return self.network.features(self._seen(x))
+
+    def pooled(self, tokens: Tensor) -> Tensor:
+        """The network's."""
+        return self.network.pooled(tokens)
+
+    def blocks_and_norm(self) -> tuple[Sequence[nn.Module], nn.Module] | None:
+        """The network's."""
+        return self.network.blocks_and_norm()
 
     def learn_mask_token(self) -> None:
         """See `Backbone.learn_mask_token`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -83,9 +84,15 @@ class SmallViT(Backbone):
     def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """See `Backbone.features`; both are after the last norm."""
         tokens = self.tokens(x, prefix=True)  # [N, 1 + P, D]
-        patches = tokens[:, self.prefixes :]  # [N, P, D]
-        vector = tokens[:, 0] if self.pool == "cls" else patches.mean(dim=1)
-        return vector, as_maps(patches, x, self.options["patch_size"])
+        return self.pooled(tokens), as_maps(tokens[:, self.prefixes :], x, self.options["patch_size"])
+
+    def pooled(self, tokens: Tensor) -> Tensor:
+        """See `Backbone.pooled`."""
+        return tokens[:, 0] if self.pool == "cls" else tokens[:, self.prefixes :].mean(dim=1)
+
+    def blocks_and_norm(self) -> tuple[Sequence[nn.Module], nn.Module]:
+        """See `Backbone.blocks_and_norm`."""
+        return list(self.blocks), self.norm
 
     def tokens(
         self, x: Tensor, keep: Tensor | None = None, mask: Tensor | None = None, prefix: bool = False

@@ -33,6 +33,12 @@ def test_features_are_the_encoders_in_order_and_raw_pixels_are_pixels() -> None:
     assert not torch.allclose(features.random_init_features, features.features)
 
 
+def test_features_of_several_blocks_stand_side_by_side() -> None:
+    network = networks.backbone("small_vit", image_size=16, width=16, depth=3, heads=2).eval()
+    features = embed(network, ToyReader(6), PREPROCESS, Config(last_blocks=2), seed=1)
+    assert features.features.shape == features.random_init_features.shape == (6, 32)
+
+
 def test_rows_without_a_label_are_left_out() -> None:
     rows = torch.arange(8.0).view(4, 2)
     features = Features(rows, rows + 1, rows + 2, torch.tensor([0, -1, 1, -1]), torch.arange(4))

@@ -41,6 +41,15 @@ class TestProtocol:
         assert torch.equal(vector, network(x))
         assert torch.equal(maps, network.maps(x))
 
+    def test_last_blocks_end_with_the_features(self, network: Backbone) -> None:
+        x, vit = torch.randn(2, 3, 28, 28), network.kind == "vit"
+        depth = len(network.blocks) if vit else 1  # type: ignore[arg-type]
+        side_by_side = network.eval().last_blocks(x, 2)
+        assert side_by_side.shape == (2, min(2, depth) * network.dim)
+        torch.testing.assert_close(side_by_side[:, -network.dim :], network(x))
+        assert not any(block._forward_hooks for block in network.modules())
+        assert torch.equal(network.last_blocks(x, 1), network(x))
+
     def test_options_rebuild_it(self, network: Backbone) -> None:
         twin = backbone(network.name, image_size=network.image_size, **network.options)
         twin.load_state_dict(network.state_dict())

@@ -150,3 +150,20 @@ def test_can_be_laid_out_without_memory() -> None:
 def test_bad_requests(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         backbone(name, image_size=32, **options)
+
+
+@pytest.mark.parametrize("pool", ["mean", "cls"])
+def test_last_blocks_are_timms_intermediate_layers(pool: str) -> None:
+    network = backbone("timm:vit_tiny_patch16_224", image_size=32, patch_size=8, pool=pool).eval()
+    x = torch.randn(2, 3, 32, 32)
+    layers = network.model.get_intermediate_layers(x, n=4, return_prefix_tokens=True, norm=True)
+    expected = [prefix[:, 0] if pool == "cls" else patches.mean(dim=1) for patches, prefix in layers]
+    torch.testing.assert_close(network.last_blocks(x, 4), torch.cat(expected, dim=1))
+
+
+def test_last_blocks_of_beits_network() -> None:
+    network = backbone("timm:beit_base_patch16_224", image_size=32).eval()
+    x = torch.randn(1, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(network.last_blocks(x, 3)[:, -network.dim :], network(x))
+        assert network.last_blocks(x, 3).shape == (1, 3 * network.dim)
