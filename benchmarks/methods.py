@@ -42,6 +42,7 @@ from sslpipe.settings import Settings
 from sslpipe.training.build import backbone_name, build_backbone, build_method, build_recipe, check_batch
 from sslpipe.training.loop import train
 from sslpipe.views.engine import ViewEngine
+from sslpipe.views.recipe import Recipe
 from sslpipe.yaml12 import read
 
 ROOT = Path(__file__).parents[1]
@@ -148,7 +149,8 @@ def run(settings: Settings, arm: Arm) -> Numbers:
         if arm.kind == "supervised":
             return supervised(settings, manifest, *splits)
         if arm.kind == "random":
-            encoder, preprocess, numbers = untrained(settings, manifest), _preprocess(settings, manifest), {}
+            encoder, numbers = untrained(settings), {}
+            preprocess = _preprocess(settings, _recipe(settings, manifest))
         else:
             encoder, preprocess, seconds = pretrain(settings, manifest, Path(folder), arm.peer)
             images = settings.pretrain.epochs * len(splits[0])
@@ -186,7 +188,7 @@ def pretrain(
     config, views, seed = settings.pretrain, settings.views, settings.seed
     device = resolve(config.device)
     make_deterministic(config.deterministic)
-    recipe = build_recipe(config, settings.method, views, manifest.recipe, **manifest.statistics.model_dump())
+    recipe = _recipe(settings, manifest)
     method = (_build_peer if peer else build_method)(config, settings.method, views.size, seed).to(device)
     loader = Loader(open_split(folder / "shards", "train"), batch_size=config.batch_size, seed=seed)
     for warning in check_batch(method, config, len(loader.reader)):
@@ -202,7 +204,7 @@ def pretrain(
         seed=seed,
         checkpoints=Checkpoints(folder / "checkpoints"),
     )
-    return method.encoder.eval(), _preprocess(settings, manifest), history.seconds
+    return method.encoder.eval(), _preprocess(settings, recipe), history.seconds
 
 
 def _build_peer(config: Any, method_config: Any, size: int, seed: int) -> Method:
@@ -211,20 +213,18 @@ def _build_peer(config: Any, method_config: Any, size: int, seed: int) -> Method
     return peers.build(config.method, build_backbone(config, size, seed), method_config)
 
 
-def _preprocess(settings: Settings, manifest: Manifest) -> dict[str, Any]:
-    recipe = build_recipe(
-        settings.pretrain,
-        settings.method,
-        settings.views,
-        manifest.recipe,
-        **manifest.statistics.model_dump(),
-    )
+def _recipe(settings: Settings, manifest: Manifest) -> Recipe:
+    statistics = manifest.statistics.model_dump()
+    return build_recipe(settings.pretrain, settings.method, settings.views, manifest.recipe, **statistics)
+
+
+def _preprocess(settings: Settings, recipe: Recipe) -> dict[str, Any]:
     spec = recipe.views[0]
     view = {"size": settings.views.size, "crop": settings.views.centre_crop}
     return {**view, "interpolation": spec.interpolation, "mean": spec.mean, "std": spec.std}
 
 
-def untrained(settings: Settings, manifest: Manifest) -> Backbone:
+def untrained(settings: Settings) -> Backbone:
     """The method's backbone with random weights, as pretraining begins with it."""
     return build_backbone(settings.pretrain, settings.views.size, settings.seed).eval()
 
@@ -241,29 +241,23 @@ def tuned(
 ) -> float:
     """Test accuracy after fine-tuning with few labels; each seed draws others."""
     config, seed = settings.finetune, settings.seed
-    views = finetune.recipe(
-        preprocess["size"], preprocess["interpolation"], config, manifest.recipe, preprocess
-    )
     network = random_twin(encoder, seed)
     if not scratch:
         network.load_state_dict(encoder.state_dict())
     train, test = labelled(train), labelled(test)
     subset = Subset(train, draw(train.labels, labels, seed=seed))
     decay = 1.0 if scratch else config.layer_decay
-    return _trained(network, subset, test, preprocess, views, config, decay, seed)
+    return _trained(network, subset, test, preprocess, manifest, config, decay, seed)
 
 
 def supervised(settings: Settings, manifest: Manifest, train: Reader, test: Reader) -> Numbers:
     """The backbone trained from scratch on all labels, for as many epochs and at the batch of pretraining."""
-    config, preprocess = settings.finetune, _preprocess(settings, manifest)
+    config, preprocess = settings.finetune, _preprocess(settings, _recipe(settings, manifest))
     train, test = labelled(train), labelled(test)
     changes = {"epochs": settings.pretrain.epochs, "batch_size": settings.pretrain.batch_size}
     config = config.model_copy(update=changes)
-    views = finetune.recipe(
-        preprocess["size"], preprocess["interpolation"], config, manifest.recipe, preprocess
-    )
-    network, everything = untrained(settings, manifest), Subset(train, torch.arange(len(train)))
-    score = _trained(network, everything, test, preprocess, views, config, 1.0, settings.seed)
+    network, everything = untrained(settings), Subset(train, torch.arange(len(train)))
+    score = _trained(network, everything, test, preprocess, manifest, config, 1.0, settings.seed)
     return {"supervised": score}
 
 
@@ -272,11 +266,14 @@ def _trained(
     subset: Subset,
     test: Reader,
     preprocess: Mapping[str, Any],
-    views: Any,
+    manifest: Manifest,
     config: finetune.Config,
     layer_decay: float,
     seed: int,
 ) -> float:
+    views = finetune.recipe(
+        preprocess["size"], preprocess["interpolation"], config, manifest.recipe, preprocess
+    )
     model = finetune.Classifier(network, int(test.labels.max()) + 1).to(resolve(config.device))
     steps = config.epochs * -(-len(subset) // config.batch_size)
     with progress("train", steps, "steps") as bar:

@@ -46,7 +46,7 @@ from sslpipe.methods.byol import BYOL
 from sslpipe.methods.mae import MAE
 from sslpipe.methods.moco import MoCo
 from sslpipe.methods.simclr import SimCLR
-from sslpipe.methods.simsiam import SimSiam
+from sslpipe.methods.simsiam import SimSiam, keep_rate
 from sslpipe.methods.swav import SwAV
 from sslpipe.networks.backbones import Backbone
 from sslpipe.networks.vit import SmallViT
@@ -185,13 +185,7 @@ class SimSiamPeer(Peer, ours=SimSiam):
 
     def parameter_groups(self) -> list[ParamGroup]:
         """As ours: the predictor keeps its rate."""
-        predictor = {id(parameter) for parameter in self.predictor.parameters()}
-        groups = []
-        for group in super().parameter_groups():
-            for fixed in (False, True):
-                members = [p for p in group.parameters if (id(p) in predictor) == fixed]
-                groups.append(replace(group, parameters=members, fixed_rate=fixed))
-        return [group for group in groups if group.parameters]
+        return keep_rate(super().parameter_groups(), self.predictor)
 
     def step(self, views: list[View], clock: Clock) -> Step:
         """One batch; batch norm sees one view at a time."""

@@ -6,14 +6,13 @@ are written here; everything else is torchvision's. Its import costs seconds, so
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sslpipe import scratch
+from sslpipe.data.folder import Found, Scan
 from sslpipe.errors import UserError, explain_os_error
 
 if TYPE_CHECKING:
@@ -93,19 +92,21 @@ def digest(name: str, root: str | None) -> dict[str, Any]:
     if not (folder / _COMPLETE).exists():
         for _ in datasets(name, root):
             pass
-    lines, total = [], 0
     try:
-        for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _COMPLETE):
-            status = path.stat()
-            lines.append(f"{path.relative_to(folder)}\0{status.st_size}\0{status.st_mtime_ns}\n")
-            total += status.st_size
+        files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _COMPLETE)
+        found = tuple(_found(path, folder) for path in files)
     except OSError as error:
         raise explain_os_error(error, f"data.root: listing {folder}") from error
     return {
-        "digest": hashlib.sha256(os.fsencode("".join(lines))).hexdigest(),
-        "count": len(lines),
-        "bytes": total,
+        "digest": Scan(found, (), {}).digest(),
+        "count": len(found),
+        "bytes": sum(file.size for file in found),
     }
+
+
+def _found(path: Path, folder: Path) -> Found:
+    status = path.stat()
+    return Found(str(path.relative_to(folder)), status.st_size, status.st_mtime_ns)
 
 
 def images(name: str, root: str | None) -> tuple[dict[str, list[Image]], tuple[str, ...]]:

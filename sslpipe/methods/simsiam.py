@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from pydantic import Field
+from torch import nn
 
 from sslpipe.losses import negative_cosine
 from sslpipe.methods._watch import spread
@@ -51,13 +52,7 @@ class SimSiam(Method):
 
     def parameter_groups(self) -> list[ParamGroup]:
         """The predictor keeps its rate: it must follow the latest features (Sec. 4.2)."""
-        predictor = {id(parameter) for parameter in self.predictor.parameters()}
-        groups = []
-        for group in super().parameter_groups():
-            for fixed in (False, True):
-                members = [p for p in group.parameters if (id(p) in predictor) == fixed]
-                groups.append(replace(group, parameters=members, fixed_rate=fixed))
-        return [group for group in groups if group.parameters]
+        return keep_rate(super().parameter_groups(), self.predictor)
 
     def step(self, views: list[View], clock: Clock) -> Step:
         """One batch; batch norm sees one view at a time."""
@@ -66,3 +61,14 @@ class SimSiam(Method):
         p1, p2 = self.predictor(z1), self.predictor(z2)  # [N, d]
         loss = negative_cosine(p1, z2) / 2 + negative_cosine(p2, z1) / 2  # D stops the gradient of z
         return Step(loss, {"cosine": -loss.detach(), "output_std": spread(z1)})
+
+
+def keep_rate(groups: list[ParamGroup], module: nn.Module) -> list[ParamGroup]:
+    """The groups, each parted in two where a module's parameters are among it: those keep their first rate."""
+    own = {id(parameter) for parameter in module.parameters()}
+    parted = []
+    for group in groups:
+        for fixed in (False, True):
+            members = [p for p in group.parameters if (id(p) in own) == fixed]
+            parted.append(replace(group, parameters=members, fixed_rate=fixed))
+    return [group for group in parted if group.parameters]
