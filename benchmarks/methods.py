@@ -105,6 +105,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=1, help="default: 1")
     parser.add_argument("--epochs", type=int, help="default: as the settings say")
     parser.add_argument("--params", type=Path, default=ROOT / "params.yaml", help="default: params.yaml")
+    parser.add_argument("--precision", help="of pretraining: auto, fp32 or bf16; default: as the settings say")
     parser.add_argument("--root", help="the folder of images, where the settings' source is a folder")
     parser.add_argument("--renderer", default="auto", help="of the views; default: auto")
     parser.add_argument("--peers", action="store_true", help=f"also lightly's: {', '.join(PEERED)}")
@@ -135,6 +136,8 @@ def settings_for(options: argparse.Namespace, name: str, seed: int) -> Settings:
     raw["seed"], raw["pretrain"]["method"] = seed, name
     raw["views"]["renderer"] = options.renderer
     raw["pretrain"]["epochs"] = options.epochs or raw["pretrain"]["epochs"]
+    if options.precision:
+        raw["pretrain"]["precision"] = options.precision
     if options.root:
         raw["data"]["root"] = options.root
     return Settings(raw)

@@ -195,8 +195,22 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """[N, T, D] → [N, T, D]; `bias`, [1 or N, H, T, T], is added before the softmax."""
         q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # 3 × [N, H, T, D/H]
-        bias = None if bias is None else bias.to(q.dtype)
-        return self.out(F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).flatten(2))
+        return self.out(attend(q, k, v, bias).transpose(1, 2).flatten(2))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """softmax(q kᵀ / √d + bias) v: [N, H, T, d] each, `bias` [1 or N, H, T, T].
+
+    In half precision a CPU computes it in float32: torch's bfloat16 gradient of attention is seven times slower
+    there, and costs more than all the matrix products of a small transformer together.
+    """
+    if q.device.type != "cpu" or q.dtype not in (torch.bfloat16, torch.float16):
+        return F.scaled_dot_product_attention(q, k, v, None if bias is None else bias.to(q.dtype))
+    with torch.autocast("cpu", enabled=False):
+        wide = F.scaled_dot_product_attention(
+            q.float(), k.float(), v.float(), None if bias is None else bias.float()
+        )
+    return wide.to(q.dtype)
 
 
 def initialise(transformer: nn.Module) -> None:

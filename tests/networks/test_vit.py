@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from sslpipe.networks import backbone
-from sslpipe.networks.vit import Block, SmallViT
+from sslpipe.networks.vit import Block, SmallViT, attend
 
 
 @pytest.fixture
@@ -63,6 +63,26 @@ def test_layer_scale_starts_where_asked() -> None:
     x = torch.randn(1, 3, 16)
     assert torch.equal(block(x), x)
     assert sum(name.startswith("scale") for name, _ in block.named_parameters()) == 2
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_attention_in_half_precision_on_a_cpu(biased: bool) -> None:
+    """Computed in float32: nothing is lost but in rounding what goes in and what comes out."""
+    q, k, v = torch.randn(3, 2, 4, 7, 8).bfloat16().requires_grad_().unbind()
+    bias = torch.randn(1, 4, 7, 7) if biased else None
+    scores = q.double() @ k.double().transpose(2, 3) / 8**0.5
+    expected = (scores if bias is None else scores + bias.double()).softmax(-1) @ v.double()
+    with torch.autocast("cpu", torch.bfloat16):
+        result = attend(q, k, v, bias)
+    assert result.dtype == torch.bfloat16
+    torch.testing.assert_close(result.double(), expected, rtol=2**-7, atol=1e-4)
+    result.sum().backward()
+
+
+def test_attention_keeps_full_precision() -> None:
+    q, k, v = torch.randn(3, 2, 4, 7, 8, dtype=torch.float64).unbind()
+    expected = (q @ k.transpose(2, 3) / 8**0.5).softmax(-1) @ v
+    torch.testing.assert_close(attend(q, k, v), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_attention_is_torchs_own() -> None:
