@@ -105,12 +105,16 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=1, help="default: 1")
     parser.add_argument("--epochs", type=int, help="default: as the settings say")
     parser.add_argument("--params", type=Path, default=ROOT / "params.yaml", help="default: params.yaml")
-    parser.add_argument("--precision", help="of pretraining: auto, fp32 or bf16; default: as the settings say")
+    parser.add_argument(
+        "--precision", help="of all training: auto, fp32 or bf16; default: as the settings say"
+    )
     parser.add_argument("--root", help="the folder of images, where the settings' source is a folder")
     parser.add_argument("--renderer", default="auto", help="of the views; default: auto")
     parser.add_argument("--peers", action="store_true", help=f"also lightly's: {', '.join(PEERED)}")
     parser.add_argument(
-        "--free", action="store_true", help="also random weights, and supervised training from scratch"
+        "--free",
+        action="store_true",
+        help="also, for each of the methods' backbones, random weights and supervised training from scratch",
     )
     parser.add_argument(
         "--out", type=Path, help="also write the numbers as JSON to this file, and continue from it"
@@ -121,9 +125,14 @@ def _parse() -> argparse.Namespace:
 
 
 def _arms(names: list[str], peers: bool) -> Iterator[Arm]:
+    trained = [name for name in names if name not in FREE] or list(methods.names())
+    wanted = {methods.find(name).default_backbone for name in trained}
     for name in names:
         if name in FREE:
-            yield from (Arm(name, method) for method in ("simclr", "mae"))  # a ResNet, a ViT
+            bearers = ("simclr", "mae")  # of a ResNet, of a ViT
+            yield from (
+                Arm(name, bearer) for bearer in bearers if methods.find(bearer).default_backbone in wanted
+            )
             continue
         yield Arm("method", name)
         if peers and name in PEERED:
@@ -137,7 +146,7 @@ def settings_for(options: argparse.Namespace, name: str, seed: int) -> Settings:
     raw["views"]["renderer"] = options.renderer
     raw["pretrain"]["epochs"] = options.epochs or raw["pretrain"]["epochs"]
     if options.precision:
-        raw["pretrain"]["precision"] = options.precision
+        raw["pretrain"]["precision"] = raw["finetune"]["precision"] = options.precision
     if options.root:
         raw["data"]["root"] = options.root
     return Settings(raw)
