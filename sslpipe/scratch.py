@@ -83,6 +83,11 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def bytes_digest(data: bytes) -> str:
+    """sha256 of bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
 def file_digest(path: str | Path) -> str:
     """sha256 of a file's bytes."""
     with open(path, "rb") as file:

@@ -21,6 +21,7 @@ from sslpipe.errors import UserError
 from sslpipe.yaml12 import read
 
 if TYPE_CHECKING:
+    from sslpipe.data.loader import Config as LoaderConfig
     from sslpipe.data.shard import Config as ShardConfig
     from sslpipe.data.sources import Config as SourceConfig
     from sslpipe.evals.embed import Config as EmbedConfig
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 OWNERS = {
     "data": "sslpipe.data.sources",
     "shard": "sslpipe.data.shard",
+    "loader": "sslpipe.data.loader",
     "views": "sslpipe.views.config",
     "pretrain": "sslpipe.training.config",
     "embed": "sslpipe.evals.embed",
@@ -87,6 +89,11 @@ class Settings:
     def shard(self) -> ShardConfig:
         """How images are stored."""
         return self._section("shard")
+
+    @cached_property
+    def loader(self) -> LoaderConfig:
+        """How stored images are read."""
+        return self._section("loader")
 
     @cached_property
     def views(self) -> ViewsConfig:

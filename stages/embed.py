@@ -13,14 +13,14 @@ from sslpipe.tracking.record import Record
 from stages.runner import stage
 
 
-@stage("embed", "embed")
+@stage("embed", "embed", "loader")
 def main(settings: Settings, record: Record) -> None:
     """Write data/features/{train,test}.safetensors."""
     manifest = manifests.read(Path("data/shards"))
     record.dataset(manifest.source.name, manifest.digest, manifest.source.name)
     encoder = load_encoder("models/encoder.safetensors")
     for split in ("train", "test"):
-        reader = open_split(Path("data/shards"), split)
+        reader = open_split(Path("data/shards"), split, settings.loader.reader)
         features = embed(encoder, reader, dict(encoder.preprocess), settings.embed, settings.seed)
         features.save(Path(f"data/features/{split}.safetensors"))
         record.metric(f"{split}_images", len(features.index))

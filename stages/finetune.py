@@ -10,7 +10,7 @@ from sslpipe.tracking.record import Record
 from stages.runner import skipped, stage
 
 
-@stage("finetune", "views")
+@stage("finetune", "views", "loader")
 def main(settings: Settings, record: Record) -> None:
     """Write metrics/finetune.json."""
     if skipped("finetune", settings, record):
@@ -23,7 +23,9 @@ def main(settings: Settings, record: Record) -> None:
 
     manifest = manifests.read(Path("data/shards"))
     encoder = load_encoder("models/encoder.safetensors")
-    train, test = (open_split(Path("data/shards"), split) for split in ("train", "test"))
+    train, test = (
+        open_split(Path("data/shards"), split, settings.loader.reader) for split in ("train", "test")
+    )
     changes = {**manifest.recipe, **settings.views.recipe}
     metrics = evaluate(
         encoder, dict(encoder.preprocess), train, test, changes, settings.finetune, settings.seed

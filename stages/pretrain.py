@@ -11,10 +11,12 @@ from stages.runner import stage
 
 def _parts(settings: Settings) -> dict[str, str]:
     code = fingerprint.code("pretrain", settings.flat())
-    return fingerprint_parts(settings.pretrain, settings.method, settings.seed, settings.views, code)
+    return fingerprint_parts(
+        settings.pretrain, settings.method, settings.seed, settings.views, settings.loader, code
+    )
 
 
-@stage("pretrain", "pretrain", "method", "views", fingerprint=lambda s: scratch.digest(_parts(s)))
+@stage("pretrain", "pretrain", "method", "views", "loader", fingerprint=lambda s: scratch.digest(_parts(s)))
 def main(settings: Settings, record: Record) -> None:
     """Write models/, plots/pretrain/ and metrics/pretrain.json."""
     parts = _parts(settings)
@@ -25,6 +27,7 @@ def main(settings: Settings, record: Record) -> None:
         settings.method,
         seed=settings.seed,
         views=settings.views,
+        loading=settings.loader,
         parts=parts,
         on_log=lambda row: record.metrics({k: v for k, v in row.items() if k != "step"}, int(row["step"])),
         on_resume=record.resumed,

@@ -1,27 +1,42 @@
-"""Images into tar shards with a manifest."""
+"""Images into shards with a manifest. Killed at any moment, it continues on the next `dvc repro`."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+from sslpipe import fingerprint, scratch
 from sslpipe.data.shard import shard
+from sslpipe.data.sheet import duplicates_sheet
 from sslpipe.data.sources import open_source
-from sslpipe.scratch import write_json
 from sslpipe.settings import Settings
 from sslpipe.tracking.record import Record
 from stages.runner import stage
 
+OUT = Path("data/shards")
 
-@stage("shard", "data", "shard")
+
+def _fingerprint(settings: Settings) -> str:
+    source = json.loads(Path("data/source.json").read_text())
+    code = fingerprint.code("shard", settings.flat())
+    return scratch.digest([source, settings.data.model_dump(), settings.shard.content(), settings.seed, code])
+
+
+@stage("shard", "data", "shard", fingerprint=_fingerprint)
 def main(settings: Settings, record: Record) -> None:
-    """Write data/shards and metrics/shard.json."""
-    source = open_source(settings.data, settings.seed)
-    manifest = shard(settings.shard, source, Path("data/shards"), settings.seed)
-    counts = {name: split.count for name, split in manifest.splits}
-    metrics = {**counts, "rejects": manifest.rejects.count, "classes": len(manifest.classes or ())}
-    write_json("metrics/shard.json", metrics)
+    """Write data/shards, plots/shard and metrics/shard.json."""
+    work = scratch.folder("shard") / _fingerprint(settings)[:16]
+    with scratch.locked(
+        scratch.folder("locks") / f"shard-{work.name}", "another run that makes these shards"
+    ):
+        source = open_source(settings.data, settings.seed)
+        manifest = shard(settings.shard, source, OUT, settings.seed, work)
+    scratch.atomic_write("plots/shard/duplicates.png", duplicates_sheet(OUT, manifest))
+    metrics = manifest.counts()
+    scratch.write_json("metrics/shard.json", metrics)
     record.dataset(source.name, manifest.digest, source.name)
     record.metrics({name: float(value) for name, value in metrics.items()})
+    record.artifact("plots/shard")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from sslpipe.views.preview import shown
 from stages.runner import stage
 
 
-@stage("views", "views", "pretrain", "method")
+@stage("views", "views", "pretrain", "method", "loader")
 def main(settings: Settings, record: Record) -> None:
     """Write data/views/recipe.json, plots/views/ and metrics/views.json."""
     views, pretrain = settings.views, settings.pretrain
@@ -23,7 +23,7 @@ def main(settings: Settings, record: Record) -> None:
     statistics = manifest.statistics.model_dump()
     recipe = build_recipe(pretrain, settings.method, views, manifest.recipe, **statistics)
     atomic_write("data/views/recipe.json", recipe.to_json())
-    reader = open_split(Path("data/shards"), "train")
+    reader = open_split(Path("data/shards"), "train", settings.loader.reader)
     for name, content in shown(recipe, reader, views.sheet_images, settings.seed):
         atomic_write(f"plots/views/{name}", content)
     metrics = cost_of_views(pretrain, settings.method, views, recipe, reader, settings.seed)

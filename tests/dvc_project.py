@@ -23,6 +23,7 @@ TINY: dict[str, Any] = {
     "seed": 0,
     "data": {"source": "folder", "root": "data/raw/digits", "test_fraction": 0.25},
     "shard": {"format": "webdataset", "resolution": 16},
+    "loader": {"reader": "auto", "shuffle_shards": 16},
     "views": {"size": 16, "renderer": "auto", "recipe": {"hflip": 0.0, "rotation": 10.0}, "centre_crop": 1.0,
               "sheet_images": 4},
     "pretrain": {"method": "simclr", "backbone": "auto", "backbone_options": {}, "epochs": 2, "batch_size": 30,

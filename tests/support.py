@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -34,6 +35,10 @@ class ToyReader:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def blocks(self) -> np.ndarray:
+        return np.array([0, len(self)])
 
     def gather(self, index: Any) -> Batch:
         index = torch.as_tensor(index, dtype=torch.int64)

@@ -82,6 +82,28 @@ def decode(data: bytes, *, max_pixels: int, resolution: int | None = None) -> Im
     return _upright(image, _load(image, resolution))
 
 
+def decode_stored(data: bytes, resolution: int) -> Image.Image:
+    """An image as `store` left it: upright 8-bit grey (mode L) or RGB, that fits the canvas.
+
+    Args:
+        data: the file's bytes.
+        resolution: the canvas side; larger ones are refused before any pixel is decoded.
+
+    Raises:
+        BadImage: it is not such an image.
+    """
+    image = _open(data, resolution**2)
+    if image.mode not in ("L", "RGB") or max(image.size) > resolution:
+        raise BadImage("not as it was stored")
+    try:
+        image.load()
+    except MemoryError:
+        raise
+    except Exception:  # a decoder fed with damaged bytes raises almost anything
+        raise BadImage("damaged") from None
+    return image
+
+
 def normalise(image: Image.Image) -> Image.Image:
     """An image someone else opened as upright 8-bit grey (mode L) or RGB, as `decode` gives it.
 

@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import itertools
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
+import torch
+from pydantic import Field
 from torch import Tensor
 
+from sslpipe import config, scratch
+from sslpipe.data import manifest
 from sslpipe.data.batch import Batch
 from sslpipe.data.threads import ordered_map
 from sslpipe.errors import UserError
 
 _AHEAD = 2  # batches made while one is trained on
+_SHARDS = 1 << 32  # the stream that the shards' order is drawn from; those below are for their images
+_CACHED = 64 << 20  # bytes of canvases from which a cache of them pays
+
+
+class Config(config.Config):
+    """The section `loader` of params.yaml."""
+
+    reader: Literal["auto", "resident", "streaming"] = Field(
+        "auto", description="resident: all images in memory; streaming: decoded when needed; auto: by size"
+    )
+    shuffle_shards: int = Field(
+        16,
+        ge=1,
+        description="shards whose images are mixed with each other; more mix better and read less in a row",
+    )
 
 
 class Reader(Protocol):
-    """Random access to a split. `resident` has the one there is; others hold less in memory."""
+    """Random access to a split: `Resident` or `Streaming`."""
 
     @property
     def resolution(self) -> int:
@@ -34,6 +56,11 @@ class Reader(Protocol):
         """The names the images had in the source, by place."""
         ...
 
+    @property
+    def blocks(self) -> np.ndarray:
+        """Where each shard's images begin, and N; int64 [shards + 1]."""
+        ...
+
     def __len__(self) -> int:
         """The number of images, N."""
         ...
@@ -43,15 +70,40 @@ class Reader(Protocol):
         ...
 
 
-def open_split(folder: Path, split: str) -> Reader:
-    """A reader for `train` or `test` of a folder of shards; their digests are checked.
+def open_split(folder: Path, split: str, reader: str = "auto", device: torch.device | str = "cpu") -> Reader:
+    """A reader for `train` or `test` of a folder of shards; their digests are checked when they are first read.
+
+    Args:
+        folder: with its manifest.
+        split: `train` or `test`.
+        reader: `resident`, `streaming`, or `auto`: resident where the canvases take at most half of the free memory.
+        device: where batches are wanted. `auto` keeps canvases on a GPU where they take a quarter of its free memory.
 
     Raises:
-        UserError: the shards are missing, damaged, or do not fit in memory.
+        UserError: the shards are missing or damaged, or do not fit in memory if they are to be resident.
     """
-    from sslpipe.data.resident import Resident
+    from sslpipe.data.resident import Resident, available_memory, memory
+    from sslpipe.data.streaming import Streaming
 
-    return Resident(folder, split)
+    known = manifest.read(Path(folder))
+    needed, free = memory(known.split(split).count, known.resolution), available_memory()
+    if reader == "streaming" or (reader == "auto" and free is not None and needed > free // 2):
+        return Streaming(folder, split)
+    device = torch.device(device)
+    if device.type != "cuda" or needed > torch.cuda.mem_get_info(device)[0] // 4:
+        device = torch.device("cpu")
+    return Resident(
+        folder, split, cache=_cache(known.digest, split) if needed >= _CACHED else None, device=device
+    )
+
+
+def _cache(digest: str, split: str) -> Path:
+    """The file for a split's decoded canvases; those of other data but the newest are deleted."""
+    place = scratch.folder("canvases", digest[:16])
+    others = sorted(place.parent.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+    for old in [path for path in others if path != place][1:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return place / f"{split}.u8"
 
 
 class Loader:
@@ -64,6 +116,7 @@ class Loader:
         batch_size: images a batch over all ranks together.
         seed: with the epoch's number it decides the order; nothing else does.
         shuffle: draw a new order each epoch; else the order is that of the shards.
+        shuffle_shards: so many shards are mixed at a time: their order is drawn, and then that of all their images.
         drop_last: leave out the rest that does not fill a batch. Else the last batch is smaller, and with
             several ranks the last of them may have few or none of it.
         rank: this process, 0 to `world_size` - 1.
@@ -80,6 +133,7 @@ class Loader:
         batch_size: int,
         seed: int,
         shuffle: bool = True,
+        shuffle_shards: int = Config().shuffle_shards,
         drop_last: bool = True,
         rank: int = 0,
         world_size: int = 1,
@@ -93,6 +147,7 @@ class Loader:
                 f"batch_size {batch_size} is more than the {len(reader)} images there are: lower it"
             )
         self.reader, self.batch_size, self.seed = reader, batch_size, seed
+        self.shuffle_shards = shuffle_shards
         self.shuffle, self.drop_last, self.rank, self.world_size = shuffle, drop_last, rank, world_size
 
     @property
@@ -103,12 +158,22 @@ class Loader:
 
     def order(self, epoch: int) -> np.ndarray:
         """The places of all images in this epoch's order, int64 [N], the same on all ranks."""
-        number = len(self.reader)
+        return np.concatenate([draw() for _, draw in self._stretches(epoch)])
+
+    def _stretches(self, epoch: int) -> Iterator[tuple[int, Callable[[], np.ndarray]]]:
+        """The order in stretches: how many images, and a function that draws their places."""
+        blocks = self.reader.blocks
         if not self.shuffle:
-            return np.arange(number)
-        # Sorting raw words: numpy promises never to change these, but not what `permutation` makes of them.
-        key = np.array([self.seed, epoch], dtype=np.uint64)
-        return np.argsort(np.random.Philox(key=key).random_raw(number), kind="stable")
+            for first, end in itertools.pairwise(blocks.tolist()):
+                yield end - first, functools.partial(np.arange, first, end)
+            return
+        shards = _shuffled(np.arange(len(blocks) - 1), self.seed, epoch, _SHARDS)
+        if len(shards) <= self.shuffle_shards:
+            shards.sort()  # all images are mixed: the order before does not matter
+        for number, start in enumerate(range(0, len(shards), self.shuffle_shards)):
+            some = shards[start : start + self.shuffle_shards]
+            draw = functools.partial(_mixed, blocks, some, self.seed, epoch, number)
+            yield int((blocks[some + 1] - blocks[some]).sum()), draw
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """This rank's part of the batches `start` … `steps` - 1 of an epoch; a thread makes the next ones.
@@ -118,8 +183,29 @@ class Loader:
         return ordered_map(self.reader.gather, self._places(epoch, start), threads=1, ahead=_AHEAD)
 
     def _places(self, epoch: int, start: int) -> Iterator[np.ndarray]:
-        order, share = self.order(epoch), self.batch_size // self.world_size
-        for step in range(start, self.steps):
-            first = step * self.batch_size
-            batch = order[first : first + self.batch_size]
-            yield batch[self.rank * share : (self.rank + 1) * share]
+        share, size = self.batch_size // self.world_size, self.batch_size
+        mine = slice(self.rank * share, (self.rank + 1) * share)
+        skip, waiting = start * size, np.empty(0, np.int64)
+        for count, draw in self._stretches(epoch):
+            if count <= skip:
+                skip -= count
+                continue
+            waiting, skip = np.concatenate([waiting, draw()[skip:]]), 0
+            for first in range(0, len(waiting) - size + 1, size):
+                yield waiting[first : first + size][mine]
+            waiting = waiting[len(waiting) // size * size :]
+        if len(waiting) and not self.drop_last:
+            yield waiting[mine]
+
+
+def _shuffled(values: np.ndarray, seed: int, epoch: int, stream: int) -> np.ndarray:
+    """The values in an order drawn by seed, epoch and the number of a stream."""
+    # Sorting raw words: numpy promises never to change these, but not what `permutation` makes of them.
+    bits = np.random.Philox(key=np.array([seed, epoch], np.uint64), counter=[0, 0, 0, stream])
+    return values[np.argsort(bits.random_raw(len(values)), kind="stable")]
+
+
+def _mixed(blocks: np.ndarray, shards: np.ndarray, seed: int, epoch: int, number: int) -> np.ndarray:
+    """The places of these shards' images, mixed."""
+    places = np.concatenate([np.arange(blocks[shard], blocks[shard + 1]) for shard in shards.tolist()])
+    return _shuffled(places, seed, epoch, number)

@@ -43,12 +43,15 @@ class Shard(Config):
 
 
 class Split(Config):
-    """A split: its images, whether any have labels, how many of each class, and its shards in order."""
+    """A split: its images, whether any have labels, how many of each class, its shards in order, and the digest of
+    its index.
+    """
 
     count: int = Field(gt=0)
     labelled: bool
     class_counts: tuple[Count, ...] | None
     shards: tuple[Shard, ...]
+    index: Digest
 
     @model_validator(mode="after")
     def _adds_up(self) -> Split:
@@ -89,6 +92,48 @@ class Rejects(Config):
     listed: tuple[Reject, ...] = Field(max_length=LISTED)
 
 
+class Duplicate(Config):
+    """An image that comes twice: its place and name, the train image it repeats, and how much the two differ.
+
+    The difference is a root mean square of 32 × 32 grey pixels, in levels of 255; the bytes of exact copies are
+    the same.
+    """
+
+    split: Literal["train", "test"]
+    place: Count
+    key: str
+    of: Count
+    of_key: str
+    difference: float
+    exact: bool
+
+
+class Duplicates(Config):
+    """Images of train that repeat an earlier one there, and images of test that repeat one of train.
+
+    `unseen` pairs of close hashes were too many to be looked at.
+    """
+
+    train_exact: Count
+    train_near: Count
+    test_exact: Count
+    test_near: Count
+    unseen: Count
+    listed: tuple[Duplicate, ...] = Field(max_length=LISTED)
+
+    @property
+    def total(self) -> int:
+        """All images that come twice."""
+        return self.train_exact + self.train_near + self.test_exact + self.test_near
+
+    def __str__(self) -> str:
+        """In words."""
+        return (
+            f"{self.test_exact} exact and {self.test_near} near copies of train images in test, "
+            f"{self.train_exact} and {self.train_near} within train"
+        )
+
+
 class Splits(Config):
     """The two splits."""
 
@@ -108,6 +153,7 @@ class Manifest(Config):
     statistics: Statistics
     recipe: dict[str, Any]
     rejects: Rejects
+    duplicates: Duplicates | None = None  #: None: not looked for
     notes: tuple[str, ...] = ()
     ignored: dict[str, int] = Field(default_factory=dict)
     digest: Digest
@@ -121,6 +167,15 @@ class Manifest(Config):
         if self.digest != shards_digest(self.splits):
             raise ValueError("digest does not belong to these shards")
         return self
+
+    def counts(self) -> dict[str, int]:
+        """What is worth comparing between runs: images, rejects, classes, and images that come twice."""
+        counts = {name: split.count for name, split in self.splits}
+        counts |= {"rejects": self.rejects.count, "classes": len(self.classes or ())}
+        if self.duplicates is not None:
+            found = self.duplicates.model_dump(exclude={"listed", "unseen"})
+            counts |= {f"duplicates_{name}": number for name, number in found.items()}
+        return counts
 
     def split(self, name: str) -> Split:
         """The split `train` or `test`."""

@@ -3,42 +3,85 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Generator
-from contextlib import closing
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sslpipe.data import images, manifest, webdataset
+from sslpipe import scratch
 from sslpipe.data.batch import Batch
-from sslpipe.data.threads import cores, ordered_map
-from sslpipe.errors import UserError
+from sslpipe.data.canvases import Canvases
+from sslpipe.data.threads import cores
+from sslpipe.errors import UserError, explain_os_error
+from sslpipe.progress import progress
 
 
 class Resident:
-    """The images of one split as canvases, uint8 [N, R, R, 3], in host memory.
+    """The images of one split as canvases, uint8 [N, R, R, 3], in memory.
 
     Args:
         folder: a folder of shards with its manifest.
         split: `train` or `test`.
+        cache: a file to keep the canvases in, mapped into memory: later openings decode nothing, and processes of
+            one machine share the memory. None for memory of its own.
+        device: where the canvases are kept and batches come out; a GPU's memory must hold them.
 
     Raises:
-        UserError: the shards are missing, damaged or not what the manifest says, or do not fit in memory.
+        UserError: the shards are missing, damaged or not what the manifest says; canvases do not fit in memory,
+            or the disk is too full for the cache.
     """
 
-    def __init__(self, folder: Path, split: str) -> None:
-        self.folder, self.split = Path(folder), split
-        self.manifest = manifest.read(self.folder)
-        count, side = self.manifest.split(split).count, self.manifest.resolution
-        _check_memory(count * side * side * 3, split)
-        self.resolution = side
-        self.pixels = torch.zeros(count, side, side, 3, dtype=torch.uint8)
-        self.sizes = torch.zeros(count, 2, dtype=torch.int32)
-        self.labels = torch.full((count,), -1, dtype=torch.int64)
-        self._fill()
+    def __init__(
+        self, folder: Path, split: str, *, cache: Path | None = None, device: torch.device | str = "cpu"
+    ) -> None:
+        self._canvases = Canvases(folder, split)
+        self.manifest, self.resolution = self._canvases.manifest, self._canvases.resolution
+        count, side, rows = len(self._canvases), self.resolution, self._canvases.rows
+        if cache is None:
+            _check_memory(memory(count, side), split)
+            pixels = np.empty((count, side, side, 3), np.uint8)
+            self._fill(pixels)
+        else:
+            pixels = self._mapped(cache, (count, side, side, 3))
+        self.pixels = torch.from_numpy(pixels).to(device)
+        self.sizes = torch.from_numpy(np.stack([rows["height"], rows["width"]], axis=1).astype(np.int32))
+        self.labels = torch.from_numpy(rows["label"].astype(np.int64))
+
+    def _fill(self, pixels: np.ndarray) -> None:
+        with ThreadPoolExecutor(cores(), thread_name_prefix="sslpipe-decode") as threads:
+            self._canvases.fill(np.arange(len(pixels)), pixels, threads, at_once=64)
+
+    def _fill_shown(self, pixels: np.ndarray) -> None:
+        """The same with progress: it may take a while."""
+        with (
+            ThreadPoolExecutor(cores(), thread_name_prefix="sslpipe-decode") as threads,
+            progress("decode", len(pixels), "images") as bar,
+        ):
+            for first in range(0, len(pixels), 4096):
+                places = np.arange(first, min(first + 4096, len(pixels)))
+                self._canvases.fill(places, pixels[places[0] : places[-1] + 1], threads, at_once=64)
+                bar.update(len(places))
+
+    def _mapped(self, cache: Path, shape: tuple[int, ...]) -> np.ndarray:
+        """The canvases in a file, made if it is not there; private: what is written to them stays in this process."""
+        with scratch.locked(cache.with_suffix(".lock"), "another process that decodes the same images"):
+            if not (cache.exists() and cache.stat().st_size == math.prod(shape)):
+                part = cache.with_suffix(".part")
+                try:
+                    with open(part, "wb") as file:
+                        os.posix_fallocate(file.fileno(), 0, math.prod(shape))  # a full disk is noticed here
+                    pixels = np.memmap(part, np.uint8, "r+", shape=shape)
+                    self._fill_shown(pixels)
+                    pixels.flush()
+                    os.replace(part, cache)
+                except OSError as error:
+                    part.unlink(missing_ok=True)
+                    raise explain_os_error(error, f"writing {cache}") from error
+        return np.memmap(cache, np.uint8, "c", shape=shape)
 
     def __len__(self) -> int:
         """The number of images, N."""
@@ -54,58 +97,31 @@ class Resident:
         if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < len(self):
             raise IndexError(f"places must be in 0 to {len(self) - 1}")
         return Batch(
-            pixels=self.pixels.index_select(0, index),
+            pixels=self.pixels.index_select(0, index.to(self.pixels.device)),
             size=self.sizes.index_select(0, index),
             index=index,
             label=self.labels.index_select(0, index),
         )
 
-    @functools.cached_property
+    @property
     def keys(self) -> list[str]:
         """The names the images had in the source, by place."""
-        return webdataset.read_keys(self.folder, self.split)
+        return self._canvases.keys
 
-    def _samples(self) -> Generator[webdataset.Sample]:
-        for shard in self.manifest.split(self.split).shards:
-            path = self.folder / shard.path
-            webdataset.check(path, shard)
-            yield from webdataset.iterate(path, max_bytes=images.member_limit(self.resolution))
+    @property
+    def blocks(self) -> np.ndarray:
+        """Where each shard's images begin, and N; int64 [shards + 1]."""
+        return self._canvases.blocks
 
-    def _fill(self) -> None:
-        """Decode all shards, in threads; each image goes straight to its place."""
-        pixels, sizes = self.pixels.numpy(), self.sizes.numpy()  # the same memory
-        threads = cores()
-        decoded = ordered_map(self._decode, self._samples(), threads=threads, ahead=8 * threads)
-        place = 0
-        with images.limits(self.resolution**2), closing(decoded):
-            for place, (image, label) in enumerate(decoded, start=1):
-                if place > len(self):
-                    break
-                height, width = image.shape[:2]
-                pixels[place - 1, :height, :width] = image
-                sizes[place - 1] = height, width
-                self.labels[place - 1] = label
-        if place != len(self):
-            raise webdataset.ShardError(
-                f"{self.folder / self.split} does not hold the {len(self)} samples that its manifest says: "
-                "run `dvc repro` to make the shards again"
-            )
 
-    def _decode(self, sample: webdataset.Sample) -> tuple[np.ndarray, int]:
-        """Pixels [H, W, 3] with H, W at most the resolution, and the label."""
-        side, classes = self.resolution, self.manifest.classes or ()
-        try:
-            image = images.decode(sample.image, max_pixels=side * side)
-        except images.BadImage as error:
-            raise webdataset.ShardError(f"{self.split} image {sample.key} is bad ({error.reason})") from error
-        if max(image.size) > side or sample.label >= len(classes):
-            raise webdataset.ShardError(f"{self.split} image {sample.key}: its size or label is out of range")
-        return np.asarray(image.convert("RGB")), sample.label
+def memory(count: int, side: int) -> int:
+    """Bytes that so many canvases take."""
+    return count * side * side * 3
 
 
 def _check_memory(needed: int, split: str) -> None:
     """Refuse before the kernel would end the process without a word."""
-    available = _available_memory()
+    available = available_memory()
     if available is not None and needed > available:
         raise UserError(
             f"the {split} images need {needed / 1e9:.1f} GB of memory and {available / 1e9:.1f} GB are free: "
@@ -113,7 +129,7 @@ def _check_memory(needed: int, split: str) -> None:
         )
 
 
-def _available_memory() -> int | None:
+def available_memory() -> int | None:
     """Bytes that can be had without swapping, within a container's limit; None where that is not known."""
     known = []
     with contextlib.suppress(OSError, ValueError):

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import os
+import functools
+import shutil
 import sys
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,13 +14,11 @@ import numpy as np
 from pydantic import Field
 
 from sslpipe import config, progress, scratch
-from sslpipe.data import images, manifest, sources, webdataset
-from sslpipe.data.folder import UNREADABLE
+from sslpipe.data import duplicates, executors, images, index, manifest, pieces, sources
+from sslpipe.data.files import Files
+from sslpipe.data.pieces import Piece, Report
 from sslpipe.data.threads import cores, ordered_map
 from sslpipe.errors import UserError, explain_os_error
-
-#: What one file's fault may be; anything else (too many open files, …) is the machine's and stops the work.
-_FILE_FAULTS = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.ELOOP, errno.EIO, errno.EISDIR, errno.ENOTDIR}
 
 
 class Config(config.Config):
@@ -36,74 +31,68 @@ class Config(config.Config):
     shard_size: int = Field(5000, ge=1, description="images in one tar")
     max_pixels: int = Field(100_000_000, ge=1, description="images of more pixels are left out")
     max_bytes: int = Field(100_000_000, ge=1, description="image files of more bytes are left out")
+    executor: Literal["local", "ray"] = Field(
+        "local", description="local: processes of this machine; ray: a cluster, by RAY_ADDRESS"
+    )
+    workers: int | None = Field(None, ge=1, description="processes; null: as many as pay")
+    duplicates: bool = Field(True, description="look for images that come twice")
+
+    def content(self) -> dict[str, object]:
+        """The settings that the shards and their index depend on."""
+        return self.model_dump(mode="json", exclude={"executor", "workers"})
 
 
-@dataclass(frozen=True)
-class _Result:
-    """What a thread makes of an item: a sample with its histogram [3, 256], or the reason why not."""
-
-    key: str
-    digest: str
-    sample: webdataset.Sample | None
-    histogram: np.ndarray | None
-    reason: str = ""
-
-
-class _Tally:
-    """What is learnt of the images on the way."""
-
-    def __init__(self) -> None:
-        self.contents: list[tuple[str, int, str]] = []
-        self.reasons: Counter[str] = Counter()
-        self.listed: list[manifest.Reject] = []
-        self.labels: dict[str, Counter[int]] = {split: Counter() for split in sources.SPLITS}
-        self.histogram = np.zeros((3, 256), np.int64)
-
-    def reject(self, key: str, reason: str) -> None:
-        self.reasons[reason] += 1
-        if len(self.listed) < manifest.LISTED:
-            self.listed.append(manifest.Reject(key=key, reason=reason))
-
-
-def shard(config: Config, source: sources.Source, output_dir: Path, seed: int) -> manifest.Manifest:
+def shard(
+    config: Config, source: sources.Source, output_dir: Path, seed: int, work: Path | None = None
+) -> manifest.Manifest:
     """Write both splits and the manifest to a folder, with progress on standard error.
 
     An image that cannot be used is listed in the manifest with its reason and left out. The files depend on
     the images, their names and `seed` only, not on their times, the machine's cores or where they lay.
+
+    Args:
+        config: the section `shard`.
+        source: the images.
+        output_dir: the folder.
+        seed: noted in the manifest; the source is drawn by it.
+        work: where shards are kept until all are there. A later call with the same images, settings and `work`
+            goes on with what is finished; None for a folder that nothing outlives.
 
     Raises:
         UserError: no image of a split could be used; the disk is full or cannot be written.
     """
     for note in source.notes:
         print(f"shard: {note}", file=sys.stderr, flush=True)
+    _clear(output_dir)
+    making = output_dir / ".making" if work is None else work
     try:
-        (output_dir / manifest.NAME).unlink(missing_ok=True)  # from here to the end the folder is not trusted
-    except OSError as error:
-        raise explain_os_error(error, f"clearing {output_dir}") from error
-    tally = _Tally()
-    total = sum(len(source.items(split)) for split in sources.SPLITS)
-    with images.limits(config.max_pixels), progress.progress("shard", total, "images") as bar:
+        reports = _make(config, source, making)
         splits = manifest.Splits(
-            **{split: _write_split(config, source, split, output_dir, tally, bar) for split in sources.SPLITS}
+            **{split: _join(reports[split], split, source, making, output_dir) for split in sources.SPLITS}
         )
+    finally:
+        if work is None:
+            shutil.rmtree(making, ignore_errors=True)
+    everything = [report for split in sources.SPLITS for report in reports[split]]
     result = manifest.Manifest(
-        source=manifest.Origin(name=source.name, digest=scratch.digest(sorted(tally.contents))),
+        source=manifest.Origin(
+            name=source.name, digest=f"{sum(report.contents for report in everything) % 2**256:064x}"
+        ),
         resolution=config.resolution,
         seed=seed,
         classes=source.classes,
         splits=splits,
-        statistics=statistics(tally.histogram),
+        statistics=statistics(np.sum([report.histogram for report in reports["train"]], axis=0)),
         recipe=dict(source.recipe),
-        rejects=manifest.Rejects(
-            count=tally.reasons.total(),
-            by_reason=dict(sorted(tally.reasons.items())),
-            listed=tuple(tally.listed),
-        ),
+        rejects=_rejects(everything),
+        duplicates=_duplicates(config, reports, splits, output_dir) if config.duplicates else None,
         notes=source.notes,
         ignored=dict(source.ignored),
         digest=manifest.shards_digest(splits),
     )
     manifest.write(output_dir, result)
+    if work is not None:
+        shutil.rmtree(work, ignore_errors=True)
     print(summary(result), file=sys.stderr, flush=True)
     return result
 
@@ -132,79 +121,144 @@ def summary(result: manifest.Manifest) -> str:
     if result.rejects.count:
         reasons = _by_reason(result.rejects.by_reason)
         text += f"; {result.rejects.count} rejected ({reasons}), listed in {manifest.NAME}"
+    if result.duplicates is not None and result.duplicates.total:
+        text += f"; twice: {result.duplicates}"
     if result.ignored:
         kinds = ", ".join(list(result.ignored)[:5])
         text += f"; passed over {sum(result.ignored.values())} other files ({kinds})"
     return text
 
 
-def _write_split(
-    config: Config, source: sources.Source, split: str, folder: Path, tally: _Tally, bar: progress.Progress
+def _clear(output_dir: Path) -> None:
+    """Remove an earlier run's files; from here to the end the folder is not trusted."""
+    try:
+        (output_dir / manifest.NAME).unlink(missing_ok=True)
+        for split in sources.SPLITS:
+            for old in (*(output_dir / split).glob(f"{split}-*"), *(output_dir / split).glob(f".{split}-*")):
+                old.unlink()
+    except OSError as error:
+        raise explain_os_error(error, f"clearing {output_dir}") from error
+
+
+def _cut(config: Config, source: sources.Source, split: str) -> list[Piece]:
+    """A split's images in pieces of one shard each."""
+    items, size = source.items(split), config.shard_size
+    return [
+        Piece(
+            split=split,
+            number=number,
+            first=first,
+            items=items[first : first + size],
+            resolution=config.resolution,
+            max_pixels=config.max_pixels,
+            max_bytes=config.max_bytes,
+            hashed=config.duplicates,
+        )
+        for number, first in enumerate(range(0, len(items), size))
+    ]
+
+
+def _make(config: Config, source: sources.Source, folder: Path) -> dict[str, list[Report]]:
+    """The reports of all pieces, in order; those that an earlier run finished are not made again."""
+    todo, reports, done = [], dict[str, Report](), 0
+    cut = {split: _cut(config, source, split) for split in sources.SPLITS}
+    for piece in (*cut["train"], *cut["test"]):
+        known = Report.load(pieces.report_path(folder, piece))
+        if known is None:
+            todo.append(piece)
+        else:
+            reports[piece.name] = known
+            done += len(piece.items)
+    total = done + sum(len(piece.items) for piece in todo)
+    if done:
+        print(f"shard: going on, {len(reports)} shards are finished", file=sys.stderr, flush=True)
+    with progress.progress("shard", total, "images", done=done) as bar:
+        made = executors.run(todo, folder, executor=config.executor, workers=config.workers, bar=bar)
+        reports.update((piece.name, report) for piece, report in made)
+    return {split: [reports[piece.name] for piece in cut[split]] for split in sources.SPLITS}
+
+
+def _join(
+    reports: Sequence[Report], split: str, source: sources.Source, folder: Path, output_dir: Path
 ) -> manifest.Split:
-    items = source.items(split)
-    with closing(_samples(config, items, split, tally, bar)) as samples:
-        shards = webdataset.write_split(folder, split, samples, shard_size=config.shard_size)
-    count = sum(shard.count for shard in shards)
-    if not count:
-        first = f", {tally.listed[0].key} to begin with" if tally.listed else ""
+    """Move a split's shards to where they belong and write its index and names."""
+    columns = np.concatenate([report.columns for report in reports])
+    if not len(columns):
+        rejects = _rejects(reports)
+        reasons = f"{_by_reason(rejects.by_reason)}, {rejects.listed[0].key} to begin with"
         raise UserError(
-            f"not one of the {len(items)} {split} images can be used ({_by_reason(tally.reasons)}{first}): "
+            f"not one of the {len(source.items(split))} {split} images can be used ({reasons}): "
             "check data.root and its files"
         )
-    labels = tally.labels[split]
+    kept = [report.shard for report in reports if report.shard is not None]
+    for each in kept:
+        _move(folder / each.path, output_dir / each.path)
+    # A piece of nothing but rejects has no file: places among the files there are, for its columns.
+    numbers = np.unique(columns["shard"], return_inverse=True)[1]
+    columns["shard"] = numbers
+    index.write_keys(output_dir, split, (key for report in reports for key in report.keys))
+    counts = Counter(columns["label"].tolist())
     class_counts = None
-    if source.classes is not None and max(labels) >= 0:
-        class_counts = tuple(labels[number] for number in range(len(source.classes)))
+    if source.classes is not None and max(counts) >= 0:
+        class_counts = tuple(counts[number] for number in range(len(source.classes)))
     return manifest.Split(
-        count=count, labelled=class_counts is not None, class_counts=class_counts, shards=shards
+        count=len(columns),
+        labelled=class_counts is not None,
+        class_counts=class_counts,
+        shards=tuple(kept),
+        index=index.write(output_dir, split, columns),
     )
 
 
-def _samples(
-    config: Config, items: Sequence[sources.Item], split: str, tally: _Tally, bar: progress.Progress
-) -> Generator[webdataset.Sample]:
-    threads = cores()
-    with closing(
-        ordered_map(lambda item: _store(config, item), items, threads=threads, ahead=4 * threads)
-    ) as results:
-        for item, result in zip(items, results, strict=True):
-            bar.update()
-            tally.contents.append((f"{split}/{result.key}", item.label, result.digest))
-            if result.sample is None or result.histogram is None:
-                tally.reject(result.key, result.reason)
-                continue
-            tally.labels[split][item.label] += 1
-            if split == "train":
-                tally.histogram += result.histogram
-            yield result.sample
-
-
-def _store(config: Config, item: sources.Item) -> _Result:
-    digest = ""
+def _move(path: Path, target: Path) -> None:
     try:
-        data = _read(item, config.max_bytes)
-        digest = hashlib.sha256(data if isinstance(data, bytes) else data.tobytes()).hexdigest()
-        stored = images.store(data, resolution=config.resolution, max_pixels=config.max_pixels)
-    except images.BadImage as error:
-        extension = os.path.splitext(item.key)[1].lower()
-        unread = error.reason == "not an image" and extension in UNREADABLE
-        reason = f"format not read ({extension})" if unread else error.reason
-        return _Result(item.key, digest, None, None, reason)
-    counts = np.array(stored.image.histogram(), np.int64).reshape(-1, 256)  # [1 or 3, 256]
-    sample = webdataset.Sample(item.key, item.label, stored.data, stored.extension)
-    return _Result(item.key, digest, sample, np.broadcast_to(counts, (3, 256)))
-
-
-def _read(item: sources.Item, limit: int) -> bytes | np.ndarray:
-    try:
-        data = item.read(limit)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(path, target)
+        scratch.sync_folder(target.parent)
     except OSError as error:
-        if error.errno in _FILE_FAULTS:
-            raise images.BadImage(f"cannot be read: {(error.strerror or 'unknown error').lower()}") from error
-        raise explain_os_error(error, f"reading {item.key}") from error
-    if isinstance(data, bytes) and len(data) > limit:
-        raise images.BadImage("more bytes than shard.max_bytes")
-    return data
+        raise explain_os_error(error, f"writing {target}") from error
+
+
+def _rejects(reports: Sequence[Report]) -> manifest.Rejects:
+    rejects = [reject for report in reports for reject in report.rejects]
+    reasons = Counter(reject.reason for reject in rejects)
+    return manifest.Rejects(
+        count=len(rejects), by_reason=dict(sorted(reasons.items())), listed=tuple(rejects[: manifest.LISTED])
+    )
+
+
+def _duplicates(
+    config: Config, reports: Mapping[str, Sequence[Report]], splits: manifest.Splits, folder: Path
+) -> manifest.Duplicates:
+    """What comes twice, found by hashes and by looking at the stored pictures."""
+    columns, files = {}, {}
+    for name, split in splits:
+        columns[name] = index.read(folder, name, count=split.count, sha256=split.index)
+        files[name] = Files(folder, split.shards)
+
+    def small(split: str, place: int) -> np.ndarray:
+        data = files[split].read(columns[split][place])
+        return duplicates.small(images.decode_stored(data, config.resolution))
+
+    def look(split: str, places: np.ndarray) -> np.ndarray:
+        seen = ordered_map(functools.partial(small, split), places.tolist(), threads=cores(), ahead=64)
+        return np.stack(list(seen))
+
+    found = duplicates.find(columns, look)
+    keys = {split: [key for report in reports[split] for key in report.keys] for split in sources.SPLITS}
+    listed = [
+        manifest.Duplicate(
+            split=pair.split,
+            place=pair.place,
+            key=keys[pair.split][pair.place],
+            of=pair.other,
+            of_key=keys["train"][pair.other],
+            difference=round(pair.difference, 3),
+            exact=pair.exact,
+        )
+        for pair in found.pairs[: manifest.LISTED]
+    ]
+    return manifest.Duplicates(**found.counts, unseen=found.unseen, listed=tuple(listed))
 
 
 def _by_reason(reasons: Mapping[str, int]) -> str:

@@ -9,11 +9,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import json
 import os
 import re
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,54 +37,6 @@ class Sample:
 
 class ShardError(UserError):
     """A shard that is not what the manifest says, or holds what no shard should."""
-
-
-def write_split(folder: Path, split: str, samples: Iterable[Sample], *, shard_size: int) -> tuple[Shard, ...]:
-    """Write `<split>/<split>-000000.tar`, … of at most `shard_size` samples, and `<split>/keys.txt`.
-
-    The same samples give the same bytes. Each file is complete once it has its name. `keys.txt` has one JSON
-    string a line, the names the samples had in the source, by index.
-
-    Raises:
-        UserError: the disk is full or cannot be written.
-    """
-    place = folder / split
-    _clear(place, split)
-    shards: list[Shard] = []
-    keys: list[str] = []
-    writer: _Writer | None = None
-    try:
-        for index, sample in enumerate(samples):
-            if writer is None:
-                writer = _Writer(place / f"{split}-{len(shards):06d}.tar")
-            writer.add(index, sample)
-            keys.append(json.dumps(sample.key) + "\n")
-            if writer.count == shard_size:
-                shards.append(writer.finish())
-                writer = None
-        if writer is not None:
-            shards.append(writer.finish())
-    except BaseException:
-        if writer is not None:
-            writer.abandon()
-        raise
-    scratch.atomic_write(place / "keys.txt", "".join(keys))
-    return tuple(shards)
-
-
-def read_keys(folder: Path, split: str) -> list[str]:
-    """The names that a split's samples had in the source, by index.
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
-    path = folder / split / "keys.txt"
-    try:
-        return [str(json.loads(line)) for line in path.read_text("utf-8").splitlines()]
-    except OSError as error:
-        raise explain_os_error(error, f"reading {path}") from error
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: run `dvc repro` to make it again") from error
 
 
 def check(path: Path, shard: Shard) -> None:
@@ -173,8 +124,14 @@ def _sample(path: Path, key: str, parts: dict[str, bytes]) -> Sample:
     return Sample(key, int(label), parts[extension], extension)
 
 
-class _Writer:
-    """One tar, under a temporary name until it is finished, hashed as it is written."""
+class Writer:
+    """One tar, under a temporary name until it is finished, hashed as it is written.
+
+    The same samples give the same bytes. `abandon` leaves nothing behind, unless the file is finished.
+
+    Raises:
+        UserError: the disk is full or cannot be written; so do its methods.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path, self.temporary = path, path.with_name(f".{path.name}.part")
@@ -189,16 +146,19 @@ class _Writer:
         self.tee = _Tee(self)
         self.tar = tarfile.open(mode="w|", fileobj=self.tee, format=tarfile.USTAR_FORMAT)  # noqa: SIM115
 
-    def add(self, index: int, sample: Sample) -> None:
+    def add(self, place: int, image: bytes, extension: str, label: int) -> int:
+        """Write an image under its place, and its label if it has one; where the image's bytes begin."""
         try:
-            self._member(f"{index:09d}.{sample.extension}", sample.image)
-            if sample.label >= 0:
-                self._member(f"{index:09d}.{_LABEL}", str(sample.label).encode())
+            offset = self._member(f"{place:09d}.{extension}", image)
+            if label >= 0:
+                self._member(f"{place:09d}.{_LABEL}", str(label).encode())
         except OSError as error:
             raise explain_os_error(error, f"writing {self.path}") from error
         self.count += 1
+        return offset
 
     def finish(self) -> Shard:
+        """Close it and give it its name."""
         try:
             self.tar.close()
             self.file.flush()
@@ -216,22 +176,24 @@ class _Writer:
         )
 
     def abandon(self) -> None:
-        """Leave nothing behind; what tarfile still holds goes nowhere, the disk may be full."""
+        """Leave nothing unfinished behind; what tarfile still holds goes nowhere, the disk may be full."""
         self.tee.broken = True
         with contextlib.suppress(OSError):  # the buffer's rest may not fit either
             self.file.close()
         self.temporary.unlink(missing_ok=True)
 
-    def _member(self, name: str, data: bytes) -> None:
+    def _member(self, name: str, data: bytes) -> int:
         member = tarfile.TarInfo(name)  # its time and owner are 0
         member.size = len(data)
+        offset = self.tar.offset + tarfile.BLOCKSIZE  # after the header: one block, names are short
         self.tar.addfile(member, io.BytesIO(data))
+        return offset
 
 
 class _Tee(io.RawIOBase):
     """Writes to a writer's file and its digest."""
 
-    def __init__(self, writer: _Writer) -> None:
+    def __init__(self, writer: Writer) -> None:
         self.writer, self.broken = writer, False
 
     def write(self, data: bytes) -> int:  # type: ignore[override]
@@ -240,12 +202,3 @@ class _Tee(io.RawIOBase):
         self.writer.sha256.update(data)
         self.writer.bytes += len(data)
         return self.writer.file.write(data)
-
-
-def _clear(place: Path, split: str) -> None:
-    """Remove an earlier run's shards, and what a killed one left."""
-    try:
-        for old in (*place.glob(f"{split}-*.tar"), *place.glob(f".{split}-*.tar.part")):
-            old.unlink()
-    except OSError as error:
-        raise explain_os_error(error, f"clearing {place}") from error

@@ -66,6 +66,11 @@ class Subset:
     def __len__(self) -> int:
         return len(self.places)
 
+    @property
+    def blocks(self) -> np.ndarray:
+        """All of it is mixed at once."""
+        return np.array([0, len(self)])
+
     def gather(self, index: np.ndarray | Tensor) -> Batch:
         """The canvases at these places of the subset; `Batch.index` keeps the places in the whole split."""
         return self.reader.gather(self.places[np.asarray(index)])

@@ -73,7 +73,7 @@ class Thumbnails:
         from sslpipe.data.loader import open_split
 
         if split not in self._readers:
-            self._readers[split] = open_split(self.shards, split)
+            self._readers[split] = open_split(self.shards, split, "streaming")  # a few of them
         batch = self._readers[split].gather(np.asarray(places, dtype=np.int64))
         images = []
         for pixels, (height, width) in zip(batch.pixels.numpy(), batch.size.tolist(), strict=True):

@@ -15,6 +15,7 @@ import torch
 from sslpipe import __version__, scratch
 from sslpipe.checkpoint import Checkpoints
 from sslpipe.data import manifest as manifests
+from sslpipe.data.loader import Config as LoaderConfig
 from sslpipe.data.loader import Loader, Reader, open_split
 from sslpipe.device import describe, make_deterministic, resolve
 from sslpipe.export import save_encoder
@@ -47,7 +48,12 @@ class Result:
 
 
 def fingerprint_parts(
-    config: Config, method_config: MethodConfig, seed: int, views: ViewsConfig, code: Mapping[str, str]
+    config: Config,
+    method_config: MethodConfig,
+    seed: int,
+    views: ViewsConfig,
+    loading: LoaderConfig,
+    code: Mapping[str, str],
 ) -> dict[str, str]:
     """Everything the weights depend on, bit for bit, by name.
 
@@ -56,12 +62,15 @@ def fingerprint_parts(
         method_config: the method's.
         seed: the run's.
         views: the `views` settings: the renderer and the encoder's size; what else is there stands in the recipe.
+        loading: the `loader` settings; the reader does not matter, all give the same images.
         code: digests of the stage's code.
     """
     settings = config.model_dump(mode="json", exclude={"checkpoint_seconds", "device"})
     device = resolve(config.device)
     return {
-        "settings": scratch.digest([settings, method_config.model_dump(mode="json"), views.size, seed]),
+        "settings": scratch.digest(
+            [settings, method_config.model_dump(mode="json"), views.size, loading.shuffle_shards, seed]
+        ),
         "renderer": renderers.describe(renderers.choose(views.renderer, device)[0]),
         "data": scratch.digest([scratch.file_digest(path) for path in (SHARDS / manifests.NAME, RECIPE)]),
         "code": scratch.digest(dict(code)),
@@ -76,6 +85,7 @@ def run(
     *,
     seed: int,
     views: ViewsConfig,
+    loading: LoaderConfig,
     parts: Mapping[str, str],
     on_log: OnLog = lambda row: None,
     on_resume: OnResume = lambda step: None,
@@ -87,6 +97,7 @@ def run(
         method_config: the method's.
         seed: seeds weights, order and views.
         views: the `views` settings: the renderer, and the size and centre crop of the encoder's preprocessing.
+        loading: the `loader` settings.
         parts: from `fingerprint_parts`.
         on_log: called with each new point of the curves.
         on_resume: called with the step when an interrupted run is continued.
@@ -98,8 +109,10 @@ def run(
         make_deterministic(config.deterministic)
         device = resolve(config.device)
         recipe = Recipe.from_json(RECIPE.read_bytes())
-        reader = open_split(SHARDS, "train")
-        loader = Loader(reader, batch_size=config.batch_size, seed=seed)
+        reader = open_split(SHARDS, "train", loading.reader, device)
+        loader = Loader(
+            reader, batch_size=config.batch_size, seed=seed, shuffle_shards=loading.shuffle_shards
+        )
         method = build_method(config, method_config, views.size, seed).to(device)
         check_views(method, recipe)
         for warning in check_batch(method, config, len(reader)):

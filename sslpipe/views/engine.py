@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from sslpipe.data.batch import Batch
+from sslpipe.data.buffers import Buffers
 from sslpipe.views import geometry, masks
 from sslpipe.views import table as tables
-from sslpipe.views.buffers import Buffers
 from sslpipe.views.recipe import Colour, Recipe, ViewSpec
 from sslpipe.views.renderers import choose
 from sslpipe.views.table import Table

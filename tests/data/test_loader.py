@@ -24,6 +24,10 @@ class Numbers:
     def __len__(self) -> int:
         return self.number
 
+    @property
+    def blocks(self) -> np.ndarray:
+        return np.array([0, self.number])
+
     def gather(self, index: np.ndarray | Tensor) -> Batch:
         if self.gathered == self.fail_at:
             raise OSError("the disk is gone")
@@ -135,3 +139,71 @@ def test_what_cannot_be() -> None:
         Loader(Numbers(20), batch_size=8, seed=0, world_size=3)
     with pytest.raises(ValueError, match="make no sense"):
         Loader(Numbers(20), batch_size=8, seed=0, rank=2, world_size=2)
+
+
+class InShards(Numbers):
+    """Numbers in shards of these sizes."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(sum(sizes))
+        self.sizes = sizes
+
+    @property
+    def blocks(self) -> np.ndarray:
+        return np.cumsum([0, *self.sizes])
+
+
+def test_few_shards_are_mixed_as_one() -> None:
+    whole = Loader(Numbers(50), batch_size=8, seed=1)
+    parts = Loader(InShards(20, 7, 23), batch_size=8, seed=1, shuffle_shards=3)
+    assert parts.order(4).tolist() == whole.order(4).tolist()
+
+
+def test_many_shards_are_mixed_a_few_at_a_time() -> None:
+    sizes = (10, 3, 8, 1, 10, 10, 6)
+    loader = Loader(InShards(*sizes), batch_size=7, seed=1, shuffle_shards=2, drop_last=False)
+    shard_of = np.repeat(np.arange(7), sizes)
+    seen = set()
+    for epoch in range(20):
+        order = loader.order(epoch)
+        assert sorted(order.tolist()) == list(range(48))
+        assert flat(places(loader, epoch)) == order.tolist()
+        first_two = list(dict.fromkeys(shard_of[order]))[:2]
+        together = sum(sizes[shard] for shard in first_two)
+        assert set(shard_of[order[:together]]) == set(first_two)  # both whole before any other
+        assert order[:together].tolist() != sorted(order[:together])
+        seen.add(tuple(first_two))
+    assert len(seen) > 8
+    # A known order, so that a later version of anything cannot change it unnoticed.
+    known = Loader(InShards(2, 2, 2, 2), batch_size=8, seed=7, shuffle_shards=2)
+    assert known.order(2).tolist() == [6, 7, 3, 2, 1, 5, 0, 4]
+
+
+def test_resuming_in_many_shards() -> None:
+    loader = Loader(InShards(10, 3, 8, 1, 10, 10, 6), batch_size=5, seed=1, shuffle_shards=2)
+    batches = places(loader, 3)
+    assert len(batches) == loader.steps == 9
+    for start in range(10):
+        assert places(loader, 3, start) == batches[start:]
+
+
+def test_what_is_left_out_differs_between_epochs() -> None:
+    loader = Loader(InShards(10, 10, 10), batch_size=16, seed=0, shuffle_shards=1)
+    left = [set(range(30)) - set(flat(places(loader, epoch))) for epoch in range(6)]
+    assert {len(each) for each in left} == {14}
+    assert len({frozenset(each) for each in left}) == 6
+
+
+def test_uneven_shards_give_every_rank_as_many_batches() -> None:
+    reader = InShards(1, 31, 2, 5)
+    for start in (0, 2):
+        counts = [
+            [
+                len(b)
+                for b in Loader(reader, batch_size=6, seed=0, shuffle_shards=1, rank=r, world_size=3).epoch(
+                    1, start
+                )
+            ]
+            for r in range(3)
+        ]
+        assert counts[0] == counts[1] == counts[2] == [2] * (6 - start)

@@ -23,10 +23,25 @@ def shards(split: str, *counts: int) -> list[dict[str, Any]]:
     ]
 
 
+INDEX = scratch.digest("index")
+
+
 def example() -> dict[str, Any]:
     splits = {
-        "train": {"count": 7, "labelled": True, "class_counts": [4, 3], "shards": shards("train", 5, 2)},
-        "test": {"count": 2, "labelled": False, "class_counts": None, "shards": shards("test", 2)},
+        "train": {
+            "count": 7,
+            "labelled": True,
+            "class_counts": [4, 3],
+            "shards": shards("train", 5, 2),
+            "index": INDEX,
+        },
+        "test": {
+            "count": 2,
+            "labelled": False,
+            "class_counts": None,
+            "shards": shards("test", 2),
+            "index": INDEX,
+        },
     }
     return {
         "format": 1,
@@ -42,6 +57,7 @@ def example() -> dict[str, Any]:
             "by_reason": {"truncated": 1},
             "listed": [{"key": "a", "reason": "truncated"}],
         },
+        "duplicates": None,
         "notes": [],
         "ignored": {},
         "digest": manifest.shards_digest(manifest.Splits.model_validate(splits)),

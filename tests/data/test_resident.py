@@ -2,16 +2,16 @@ from __future__ import annotations
 
 import io
 import json
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from sslpipe import scratch
-from sslpipe.data import Resident, manifest, resident, sources
+from sslpipe.data import Resident, index, manifest, resident, sources
 from sslpipe.data import shard as sharding
 from sslpipe.errors import UserError
 
@@ -24,18 +24,20 @@ def shards(lay: Callable[..., Path]) -> Path:
     return Path("data/shards")
 
 
-def rewrite(folder: Path, *members: tuple[str, bytes], **changes: object) -> None:
-    """Put another tar in the place of the test split's, with a manifest that agrees."""
-    path = folder / "test/test-000000.tar"
-    path.unlink()
-    with tarfile.open(path, "w") as tar:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    value = json.loads((folder / "manifest.json").read_text())
-    value["splits"]["test"]["shards"][0].update(sha256=scratch.file_digest(path), bytes=path.stat().st_size)
-    value.update(changes)
+def tampered(folder: Path, place: int, data: bytes | None = None, **columns: int) -> None:
+    """Put other bytes or other columns in the place of one of the test split's images, and let all digests agree."""
+    path, value = folder / "test/test-000000.tar", json.loads((folder / "manifest.json").read_text())
+    split = value["splits"]["test"]
+    rows = np.load(index.path(folder, "test"))
+    if data is not None:
+        with open(path, "r+b") as file:
+            file.seek(rows["offset"][place])
+            file.write(data)
+        columns["bytes"] = len(data)
+        split["shards"][0]["sha256"] = scratch.file_digest(path)
+    for name, number in columns.items():
+        rows[name][place] = number
+    split["index"] = index.write(folder, "test", rows)
     value["digest"] = manifest.shards_digest(manifest.Splits.model_validate(value["splits"]))
     (folder / "manifest.json").write_text(json.dumps(value))
 
@@ -77,39 +79,91 @@ def test_a_changed_shard_is_refused(shards: Path) -> None:
     assert len(Resident(shards, "test")) == 4
 
 
-def test_shards_that_hold_too_few_too_many_too_large_or_no_images(
-    shards: Path, picture: Callable, encoded: Callable
-) -> None:
-    def png(number: int, side: int = 8) -> tuple[str, bytes]:
-        return f"{number}.png", encoded(picture(number, side, side))
+def png(height: int, width: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), "red").save(buffer, "PNG")
+    return buffer.getvalue()
 
-    rewrite(shards, *(png(n) for n in range(4)))
-    assert Resident(shards, "test").labels.tolist() == [-1] * 4
-    for number in (3, 5):
-        rewrite(shards, *(png(n) for n in range(number)))
-        with pytest.raises(UserError, match="does not hold the 4 samples"):
+
+def test_images_of_another_kind_than_the_index_says(shards: Path) -> None:
+    """Digests do not help where someone made them agree: nothing is read that is not an image of that size."""
+    tampered(shards, 1, png(12, 16))
+    assert Resident(shards, "test").gather(np.array([1])).pixels[0, 11, 15].tolist() == [255, 0, 0]
+    for data, message in (
+        (b"no image", r"image 1 is bad \(not an image\)"),
+        (png(12, 16)[:50], r"image 1 is bad \(damaged\)"),
+        (png(9, 16), "image 1 is not of the size"),
+        (png(17, 16), r"image 1 is bad \(more pixels|image 1 is bad \(not as it was stored\)"),
+        (png(2, 17), r"image 1 is bad \(not as it was stored\)"),
+    ):
+        tampered(shards, 1, data)
+        with pytest.raises(UserError, match=message):
             Resident(shards, "test")
-    rewrite(shards, *(png(n) for n in range(3)), png(3, 17))
-    with pytest.raises(UserError, match="image 3 is bad"):
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        {"shard": 1},
+        {"height": 17},
+        {"width": 17},
+        {"height": 0},
+        {"label": 2},
+        {"label": -2},
+        {"bytes": 2**31},
+    ],
+)
+def test_an_index_that_cannot_be(shards: Path, column: dict[str, int]) -> None:
+    tampered(shards, 2, **column)
+    with pytest.raises(UserError, match="does not fit its manifest"):
         Resident(shards, "test")
-    rewrite(shards, *(png(n) for n in range(3)), ("3.png", encoded(picture(3, 2, 17))))
-    with pytest.raises(UserError, match="size or label is out of range"):
+
+
+def test_an_offset_beyond_the_shard(shards: Path) -> None:
+    tampered(shards, 2, offset=2**40)
+    with pytest.raises(UserError, match="is cut short"):
         Resident(shards, "test")
-    rewrite(shards, *(png(n) for n in range(4)), ("3.cls", b"2"))
-    with pytest.raises(UserError, match="size or label is out of range"):
-        Resident(shards, "test")
-    rewrite(shards, *(png(n) for n in range(3)), ("3.png", b"no image"))
-    with pytest.raises(UserError, match=r"image 3 is bad \(not an image\)"):
-        Resident(shards, "test")
+
+
+def test_a_changed_index_is_refused(shards: Path) -> None:
+    path = index.path(shards, "train")
+    path.write_bytes(path.read_bytes()[:-1] + b"\1")
+    with pytest.raises(UserError, match=r"index\.npy is not what its manifest says"):
+        Resident(shards, "train")
+    path.unlink()
+    with pytest.raises(UserError, match=r"index\.npy is missing"):
+        Resident(shards, "train")
+
+
+def test_the_cache_holds_the_same_and_spares_the_decoding(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, cache = Resident(shards, "train"), tmp_path / "cache" / "train.u8"
+    made = Resident(shards, "train", cache=cache)
+    assert torch.equal(made.pixels, plain.pixels)
+    assert cache.stat().st_size == 16 * 16 * 16 * 3
+    monkeypatch.setattr(Resident, "_fill_shown", None)  # would raise
+    mapped = Resident(shards, "train", cache=cache)
+    assert torch.equal(mapped.gather(np.arange(16)).pixels, plain.pixels)
+    mapped.pixels.zero_()  # the process's own, not the file's
+    assert torch.equal(Resident(shards, "train", cache=cache).pixels, plain.pixels)
+
+
+def test_a_cache_left_unfinished_is_made_again(shards: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache" / "train.u8"
+    cache.parent.mkdir()
+    cache.write_bytes(b"half")
+    cache.with_suffix(".part").write_bytes(b"killed here")
+    assert torch.equal(Resident(shards, "train", cache=cache).pixels, Resident(shards, "train").pixels)
 
 
 def test_what_does_not_fit_in_memory_is_refused_before(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert resident._available_memory() is None or resident._available_memory() > 10**6
-    monkeypatch.setattr(resident, "_available_memory", lambda: 16 * 16 * 16 * 3 - 1)
+    assert resident.available_memory() is None or resident.available_memory() > 10**6
+    monkeypatch.setattr(resident, "available_memory", lambda: 16 * 16 * 16 * 3 - 1)
     with pytest.raises(UserError, match=r"the train images need .* GB of memory .* lower shard\.resolution"):
         Resident(shards, "train")
     assert len(Resident(shards, "test")) == 4
-    monkeypatch.setattr(resident, "_available_memory", lambda: None)
+    monkeypatch.setattr(resident, "available_memory", lambda: None)
     assert len(Resident(shards, "train")) == 16
 
 

@@ -4,14 +4,15 @@ import gc
 import hashlib
 import io
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sslpipe.data import webdataset
-from sslpipe.data.webdataset import Sample, ShardError
+from sslpipe.data.manifest import Shard
+from sslpipe.data.webdataset import Sample, ShardError, Writer
 from sslpipe.errors import UserError
 
 LIMIT = 100_000
@@ -42,27 +43,37 @@ def read(path: Path) -> list[Sample]:
     return list(webdataset.iterate(path, max_bytes=LIMIT))
 
 
+def write(path: Path, samples: Iterable[Sample]) -> Shard:
+    writer = Writer(path)
+    try:
+        for place, sample in enumerate(samples):
+            offset = writer.add(place, sample.image, sample.extension, sample.label)
+            assert offset % 512 == 0
+        return writer.finish()
+    finally:
+        writer.abandon()
+
+
 def test_there_and_back(tmp_path: Path, samples: list[Sample]) -> None:
-    shards = webdataset.write_split(tmp_path, "train", samples, shard_size=3)
-    assert [(shard.path, shard.count) for shard in shards] == [
-        ("train/train-000000.tar", 3),
-        ("train/train-000001.tar", 3),
-        ("train/train-000002.tar", 1),
+    path = tmp_path / "train/train-000003.tar"
+    shard = write(path, samples)
+    assert (shard.path, shard.count) == ("train/train-000003.tar", 7)
+    data = path.read_bytes()
+    assert (hashlib.sha256(data).hexdigest(), len(data)) == (shard.sha256, shard.bytes)
+    webdataset.check(path, shard)
+    assert read(path) == [
+        Sample(f"{n:09d}", sample.label, sample.image, sample.extension) for n, sample in enumerate(samples)
     ]
-    for shard in shards:
-        data = (tmp_path / shard.path).read_bytes()
-        assert (hashlib.sha256(data).hexdigest(), len(data)) == (shard.sha256, shard.bytes)
-        webdataset.check(tmp_path / shard.path, shard)
-    got = [sample for shard in shards for sample in read(tmp_path / shard.path)]
-    assert [(s.label, s.image, s.extension) for s in got] == [
-        (s.label, s.image, s.extension) for s in samples
-    ]
-    assert [s.key for s in got] == [f"{n:09d}" for n in range(7)]
-    assert webdataset.read_keys(tmp_path, "train") == [s.key for s in samples]
-    assert sorted(path.name for path in (tmp_path / "train").iterdir()) == [
-        "keys.txt",
-        *(f"train-{n:06d}.tar" for n in range(3)),
-    ]
+    assert [path.name for path in (tmp_path / "train").iterdir()] == ["train-000003.tar"]
+
+
+def test_offsets_are_where_the_images_lie(tmp_path: Path, samples: list[Sample]) -> None:
+    writer = Writer(tmp_path / "train/a.tar")
+    offsets = [writer.add(100 + n, s.image, s.extension, s.label) for n, s in enumerate(samples)]
+    writer.finish()
+    data = (tmp_path / "train/a.tar").read_bytes()
+    for sample, offset in zip(samples, offsets, strict=True):
+        assert data[offset : offset + len(sample.image)] == sample.image
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # the package leaves its files to the collector
@@ -70,15 +81,18 @@ def test_the_webdataset_package_reads_them(tmp_path: Path, samples: list[Sample]
     import webdataset as wds
     from PIL import Image
 
-    shards = webdataset.write_split(tmp_path, "train", samples, shard_size=4)
-    urls = [str(tmp_path / shard.path) for shard in shards]
+    paths = [tmp_path / "train/a.tar", tmp_path / "train/b.tar"]
+    for path, some in zip(paths, (samples[:4], samples[4:]), strict=True):
+        write(path, some)
     dataset = (
-        wds.WebDataset(urls, shardshuffle=False).decode("pil").to_tuple("png;jpg;webp", "cls", "__key__")
+        wds.WebDataset(list(map(str, paths)), shardshuffle=False)
+        .decode("pil")
+        .to_tuple("png;jpg;webp", "cls", "__key__")
     )
     got = list(dataset)
     gc.collect()
     assert [label for _, label, _ in got] == [sample.label for sample in samples]
-    assert [key for _, _, key in got] == [f"{n:09d}" for n in range(7)]
+    assert [key for _, _, key in got] == [f"{n:09d}" for n in (0, 1, 2, 3, 0, 1, 2)]
     for (image, _, _), sample in zip(got, samples, strict=True):
         expected = np.asarray(Image.open(io.BytesIO(sample.image)).convert("RGB"))
         assert (np.asarray(image) == expected).all()
@@ -96,28 +110,11 @@ def test_we_read_what_the_webdataset_package_writes(tmp_path: Path, samples: lis
     ]
 
 
-def test_the_same_samples_give_the_same_bytes(tmp_path: Path, samples: list[Sample]) -> None:
-    first = webdataset.write_split(tmp_path / "a", "test", samples, shard_size=3)
-    assert webdataset.write_split(tmp_path / "b", "test", iter(samples), shard_size=3) == first
-
-
 def test_no_label_no_file(tmp_path: Path) -> None:
-    webdataset.write_split(tmp_path, "train", [Sample("a", -1, b"x", "png")], shard_size=3)
-    with tarfile.open(tmp_path / "train/train-000000.tar") as tar:
+    write(tmp_path / "train/a.tar", [Sample("a", -1, b"x", "png")])
+    with tarfile.open(tmp_path / "train/a.tar") as tar:
         assert tar.getnames() == ["000000000.png"]
-    assert read(tmp_path / "train/train-000000.tar")[0].label == -1
-
-
-def test_an_earlier_runs_shards_go(tmp_path: Path, samples: list[Sample]) -> None:
-    webdataset.write_split(tmp_path, "train", samples, shard_size=1)
-    (tmp_path / "train" / ".train-000009.tar.part").write_bytes(b"left by a killed run")
-    (tmp_path / "train" / "mine.txt").touch()
-    webdataset.write_split(tmp_path, "train", samples, shard_size=100)
-    assert sorted(path.name for path in (tmp_path / "train").iterdir()) == [
-        "keys.txt",
-        "mine.txt",
-        "train-000000.tar",
-    ]
+    assert read(tmp_path / "train/a.tar")[0].label == -1
 
 
 def test_read_only_links_of_an_earlier_run_are_not_written_through(
@@ -126,8 +123,8 @@ def test_read_only_links_of_an_earlier_run_are_not_written_through(
     cached = tmp_path / "cache"
     cached.write_bytes(b"cached")
     (tmp_path / "train").mkdir()
-    (tmp_path / "train" / "train-000000.tar").hardlink_to(cached)
-    webdataset.write_split(tmp_path, "train", samples, shard_size=100)
+    (tmp_path / "train/a.tar").hardlink_to(cached)
+    write(tmp_path / "train/a.tar", samples)
     assert cached.read_bytes() == b"cached"
 
 
@@ -138,8 +135,8 @@ def full_disk(*_: object) -> io.BufferedWriter:
 
 def test_a_full_disk(tmp_path: Path, samples: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(webdataset, "open", full_disk, raising=False)
-    with pytest.raises(UserError, match=r"writing .*train-000000\.tar: the disk is full: free some space"):
-        webdataset.write_split(tmp_path, "train", samples, shard_size=100)
+    with pytest.raises(UserError, match=r"writing .*a\.tar: the disk is full: free some space"):
+        write(tmp_path / "train/a.tar", samples)
     assert not list((tmp_path / "train").glob("*.tar"))
 
 
@@ -149,21 +146,21 @@ def test_a_read_only_disk(tmp_path: Path, samples: list[Sample], monkeypatch: py
 
     monkeypatch.setattr(webdataset, "open", refuse, raising=False)
     with pytest.raises(UserError, match="the disk is read-only: move the project"):
-        webdataset.write_split(tmp_path, "train", samples, shard_size=100)
+        write(tmp_path / "train/a.tar", samples)
 
 
 def test_an_error_of_the_samples_leaves_no_part_behind(tmp_path: Path, samples: list[Sample]) -> None:
-    def broken() -> object:
+    def broken() -> Iterator[Sample]:
         yield from samples
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        webdataset.write_split(tmp_path, "train", broken(), shard_size=5)
-    assert [path.name for path in (tmp_path / "train").iterdir()] == ["train-000000.tar"]
+        write(tmp_path / "train/a.tar", broken())
+    assert not list((tmp_path / "train").iterdir())
 
 
 def test_changed_and_missing_shards(tmp_path: Path, samples: list[Sample]) -> None:
-    shard = webdataset.write_split(tmp_path, "train", samples, shard_size=100)[0]
+    shard = write(tmp_path / "train/train-000000.tar", samples)
     path = tmp_path / shard.path
     data = bytearray(path.read_bytes())
     data[600] ^= 1
@@ -218,7 +215,7 @@ def test_what_no_shard_may_hold(tmp_path: Path, members: list, message: str) -> 
 
 
 def test_damaged_tars_raise_nothing_else(tmp_path: Path, samples: list[Sample]) -> None:
-    shard = webdataset.write_split(tmp_path, "train", samples, shard_size=100)[0]
+    shard = write(tmp_path / "train/train-000000.tar", samples)
     whole = (tmp_path / shard.path).read_bytes()
     path = tmp_path / "bad.tar"
     random = np.random.default_rng(0)

@@ -60,6 +60,10 @@ class Pixels:
     def __len__(self) -> int:
         return len(self.keys)
 
+    @property
+    def blocks(self) -> np.ndarray:
+        return np.array([0, len(self)])
+
     def gather(self, index: Any) -> Batch:
         index = torch.as_tensor(index)
         return Batch(pixels=self.pixels[index], size=self.size[index], index=index, label=self.labels[index])

@@ -1,4 +1,4 @@
-"""Memory for views on a CPU, used again once nobody holds the views that were in it.
+"""Memory for batches on a CPU, used again once nobody holds what was in it.
 
 A fresh buffer of a batch costs as much as filling it: the system hands out zeroed pages one by one. Memory on a
 GPU needs none of this, since torch's allocator keeps it.

@@ -1,0 +1,113 @@
+"""Canvases of any images of a split, decoded from its shards: what all readers stand on."""
+
+from __future__ import annotations
+
+import functools
+from concurrent.futures import Executor
+from pathlib import Path
+
+import numpy as np
+
+from sslpipe.data import images, index, manifest
+from sslpipe.data.files import Files
+from sslpipe.data.webdataset import ShardError
+
+
+class Canvases:
+    """The images of one split as they lie in its shards.
+
+    Args:
+        folder: a folder of shards with its manifest.
+        split: `train` or `test`.
+
+    Attributes:
+        manifest: of the folder.
+        rows: the split's index, a row an image.
+        resolution: the canvas side R.
+
+    Raises:
+        UserError: the manifest or the index is missing or damaged.
+    """
+
+    def __init__(self, folder: Path, split: str) -> None:
+        self.folder, self.split = Path(folder), split
+        self.manifest = manifest.read(self.folder)
+        known = self.manifest.split(split)
+        self.rows = index.read(self.folder, split, count=known.count, sha256=known.index)
+        self.resolution = self.manifest.resolution
+        self._files = Files(self.folder, known.shards)
+        self._check(known)
+
+    def __len__(self) -> int:
+        """The number of images, N."""
+        return len(self.rows)
+
+    @functools.cached_property
+    def keys(self) -> list[str]:
+        """The names the images had in the source, by place."""
+        return index.read_keys(self.folder, self.split)
+
+    @functools.cached_property
+    def blocks(self) -> np.ndarray:
+        """Where each shard's images begin, and N; int64 [shards + 1]."""
+        return np.concatenate([[0], np.cumsum(np.bincount(self.rows["shard"]))]).astype(np.int64)
+
+    def fill(self, places: np.ndarray, pixels: np.ndarray, threads: Executor, at_once: int = 8) -> None:
+        """Decode images into canvases.
+
+        Args:
+            places: of the images, int64 [n].
+            pixels: uint8 [n, R, R, 3], written whole: what an image does not cover becomes 0.
+            threads: that decode.
+            at_once: images a thread takes together.
+
+        Raises:
+            ShardError: a shard is missing, damaged or not what the manifest says.
+        """
+        starts = range(0, len(places), at_once)
+        work = [
+            threads.submit(
+                self._decode_some, places[start : start + at_once], pixels[start : start + at_once]
+            )
+            for start in starts
+        ]
+        try:
+            for future in work:
+                future.result()
+        except BaseException:
+            for future in work:
+                future.cancel()
+            raise
+
+    def _decode_some(self, places: np.ndarray, pixels: np.ndarray) -> None:
+        for place, canvas in zip(places.tolist(), pixels, strict=True):
+            self._decode(place, canvas)
+
+    def _decode(self, place: int, canvas: np.ndarray) -> None:
+        row = self.rows[place]
+        height, width = int(row["height"]), int(row["width"])
+        try:
+            image = images.decode_stored(self._files.read(row), self.resolution)
+        except images.BadImage as error:
+            raise ShardError(f"{self.split} image {place} is bad ({error.reason})") from error
+        if image.size != (width, height):
+            raise ShardError(f"{self.split} image {place} is not of the size that its index says")
+        canvas[:height, :width] = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+        canvas[height:] = 0
+        canvas[:height, width:] = 0
+
+    def _check(self, known: manifest.Split) -> None:
+        """What the index says must be possible: it is a file, and files can be changed."""
+        rows, side, classes = self.rows, self.resolution, len(self.manifest.classes or ())
+        counts = np.bincount(rows["shard"], minlength=len(known.shards))
+        if (
+            counts.tolist() != [shard.count for shard in known.shards]
+            or int(rows["height"].max()) > side
+            or int(rows["width"].max()) > side
+            or int(min(rows["height"].min(), rows["width"].min())) < 1
+            or int(rows["label"].max()) >= max(classes, 0 if classes else 1)
+            or int(rows["label"].min()) < -1
+            or int(rows["bytes"].max()) > images.member_limit(side)
+        ):
+            file = index.path(self.folder, self.split)
+            raise ShardError(f"{file} does not fit its manifest: run `dvc repro` to make the shards again")
