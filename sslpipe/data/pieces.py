@@ -25,7 +25,7 @@ from sslpipe.data.duplicates import perceptual_hash
 from sslpipe.data.folder import UNREADABLE
 from sslpipe.data.index import COLUMNS
 from sslpipe.data.manifest import Reject, Shard
-from sslpipe.data.sources import Item
+from sslpipe.data.source import Item
 from sslpipe.data.threads import ordered_map
 from sslpipe.errors import UserError, explain_os_error
 

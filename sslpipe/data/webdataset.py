@@ -1,6 +1,6 @@
-"""Write and read WebDataset tar shards: `000000042.png` and `000000042.cls` side by side.
+"""Write WebDataset tar shards: `000000042.png` and `000000042.cls` side by side.
 
-The standard library's tarfile does both. The webdataset package reads these shards (tested), but importing it
+The standard library's tarfile does it. The webdataset package reads these shards (tested), but importing it
 imports torch, which would cost the stage that writes them more time than the writing.
 """
 
@@ -10,29 +10,14 @@ import contextlib
 import hashlib
 import io
 import os
-import re
 import tarfile
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from sslpipe import scratch
 from sslpipe.data.manifest import Shard
 from sslpipe.errors import UserError, explain_os_error
 
-IMAGES = frozenset({"jpg", "jpeg", "png", "webp"})
 _LABEL = "cls"
-_LABEL_BYTES = 20
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One sample: its name in the source (or its key in a shard), label (-1: none) and encoded image."""
-
-    key: str
-    label: int
-    image: bytes
-    extension: str
 
 
 class ShardError(UserError):
@@ -54,74 +39,6 @@ def check(path: Path, shard: Shard) -> None:
         raise explain_os_error(error, f"reading {path}") from error
     if not same:
         raise ShardError(f"{path} is not what its manifest says (damaged or changed): {again}")
-
-
-def iterate(path: Path, *, max_bytes: int) -> Iterator[Sample]:
-    """The samples of one shard, in order. Nothing is extracted.
-
-    Args:
-        path: an uncompressed tar.
-        max_bytes: the most one image may have.
-
-    Raises:
-        ShardError: a member is a link or special file, has an absolute, climbing or repeated name, an
-            extension that is not allowed, or too many bytes; a sample lacks its image; the tar is damaged.
-    """
-    seen: set[str] = set()
-    key, parts = "", dict[str, bytes]()
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                name, extension = _checked_name(path, member)
-                if name != key:
-                    if parts:
-                        yield _sample(path, key, parts)
-                    if name in seen:
-                        raise ShardError(f"{path}: sample {name} comes twice, or its files are apart")
-                    key, parts = name, {}
-                    seen.add(name)
-                if extension in parts or (extension in IMAGES and IMAGES & parts.keys()):
-                    raise ShardError(f"{path}: sample {name} has two files of one kind")
-                if member.size > (_LABEL_BYTES if extension == _LABEL else max_bytes):
-                    raise ShardError(f"{path}: {member.name} has {member.size} bytes, more than is allowed")
-                file = tar.extractfile(member)
-                data = b"" if file is None else file.read()
-                if len(data) != member.size:
-                    raise ShardError(f"{path} is cut short")
-                parts[extension] = data
-            if parts:
-                yield _sample(path, key, parts)
-    except tarfile.TarError as error:
-        raise ShardError(f"{path} is damaged ({error})") from error
-    except OSError as error:
-        raise explain_os_error(error, f"reading {path}") from error
-
-
-def _checked_name(path: Path, member: tarfile.TarInfo) -> tuple[str, str]:
-    """Key and extension, split at the first dot of the last part, as WebDataset does."""
-    name = member.name
-    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.sparse is not None:
-        raise ShardError(f"{path}: {name!r} is not a plain file")
-    parts = name.split("/")
-    if name.startswith("/") or "\\" in name or "\0" in name or any(part in ("", ".", "..") for part in parts):
-        raise ShardError(f"{path}: {name!r} is not a name a shard may hold")
-    stem, _, extension = parts[-1].partition(".")
-    extension = extension.lower()
-    if not stem or extension not in IMAGES | {_LABEL}:
-        raise ShardError(
-            f"{path}: {name!r} is of no kind a shard may hold ({', '.join(sorted(IMAGES))}, {_LABEL})"
-        )
-    return "/".join([*parts[:-1], stem]), extension
-
-
-def _sample(path: Path, key: str, parts: dict[str, bytes]) -> Sample:
-    extension = next(iter(IMAGES & parts.keys()), None)
-    if extension is None:
-        raise ShardError(f"{path}: sample {key} has no image")
-    label = parts.get(_LABEL, b"-1")
-    if not re.fullmatch(rb"-1|[0-9]{1,9}", label):
-        raise ShardError(f"{path}: the label of sample {key} is not a number")
-    return Sample(key, int(label), parts[extension], extension)
 
 
 class Writer:

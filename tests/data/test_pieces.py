@@ -9,13 +9,13 @@ import pytest
 
 from sslpipe.data import pieces
 from sslpipe.data.pieces import Piece, Report
-from sslpipe.data.sources import _File
+from sslpipe.data.source import File
 
 
 @pytest.fixture
 def piece(lay: Callable[..., Path], tmp_path: Path) -> Piece:
     root = lay("1.png", {"2.png": b"no"}, "3.png")
-    items = [_File(path.name, n - 1, str(path)) for n, path in enumerate(sorted(root.iterdir()))]
+    items = [File(path.name, n - 1, str(path)) for n, path in enumerate(sorted(root.iterdir()))]
     return Piece(
         split="train",
         number=4,
@@ -79,7 +79,7 @@ def test_a_piece_of_nothing_has_a_report_and_no_shard(piece: Piece, tmp_path: Pa
 
 
 def test_contents_add_up_in_any_order_and_tell_names_labels_and_bytes(piece: Piece, tmp_path: Path) -> None:
-    def contents(*items: _File) -> int:
+    def contents(*items: File) -> int:
         return pieces.make(dataclasses.replace(piece, items=items), tmp_path).contents
 
     a, _, c = piece.items

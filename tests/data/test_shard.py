@@ -16,6 +16,7 @@ from sslpipe import scratch
 from sslpipe.data import manifest, open_split, sources
 from sslpipe.data import shard as sharding
 from sslpipe.data.shard import Config
+from sslpipe.data.source import File
 from sslpipe.errors import UserError
 
 Lay = Callable[..., Path]
@@ -186,7 +187,7 @@ def test_unlabelled_images(lay: Lay) -> None:
 
 def test_labels_of_some_images_are_kept(lay: Lay) -> None:
     root = lay(*(f"{n}.png" for n in range(6)))
-    files = [sources._File(f"{n}.png", (-1, 0, 1)[n % 3], str(root / f"{n}.png")) for n in range(6)]
+    files = [File(f"{n}.png", (-1, 0, 1)[n % 3], str(root / f"{n}.png")) for n in range(6)]
     source = sources.Source("some", ("a", "b"), {"train": files, "test": files[:1]})
     result = sharding.shard(Config(), source, OUT, 0)
     assert result.splits.train.class_counts == (2, 2)
