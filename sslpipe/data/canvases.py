@@ -85,14 +85,17 @@ class Canvases:
 
     def _decode(self, place: int, canvas: np.ndarray) -> None:
         row = self.rows[place]
-        height, width = int(row["height"]), int(row["width"])
-        try:
-            image = images.decode_stored(self._files.read(row), self.resolution)
-        except images.BadImage as error:
-            raise ShardError(f"{self.split} image {place} is bad ({error.reason})") from error
-        if image.size != (width, height):
-            raise ShardError(f"{self.split} image {place} is not of the size that its index says")
-        canvas[:height, :width] = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+        height, width, data = int(row["height"]), int(row["width"]), self._files.read(row)
+        if row["raw"]:
+            canvas[:height, :width] = np.frombuffer(data, np.uint8).reshape(height, width, 3)
+        else:
+            try:
+                image = images.decode_stored(data, self.resolution)
+            except images.BadImage as error:
+                raise ShardError(f"{self.split} image {place} is bad ({error.reason})") from error
+            if image.size != (width, height):
+                raise ShardError(f"{self.split} image {place} is not of the size that its index says")
+            canvas[:height, :width] = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
         canvas[height:] = 0
         canvas[:height, width:] = 0
 
@@ -108,6 +111,7 @@ class Canvases:
             or int(rows["label"].max()) >= max(classes, 0 if classes else 1)
             or int(rows["label"].min()) < -1
             or int(rows["bytes"].max()) > images.member_limit(side)
+            or (rows["raw"] & (rows["bytes"] != 3 * rows["height"].astype(np.int64) * rows["width"])).any()
         ):
             file = index.path(self.folder, self.split)
             raise ShardError(f"{file} does not fit its manifest: run `dvc repro` to make the shards again")

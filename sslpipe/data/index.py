@@ -21,6 +21,7 @@ COLUMNS = np.dtype(
         ("shard", "<u4"),
         ("offset", "<u8"),  # of the image's bytes in its shard
         ("bytes", "<u4"),
+        ("raw", "u1"),  # 1: they are pixels, [height, width, 3]
         ("label", "<i4"),  # -1: none
         ("height", "<u2"),
         ("width", "<u2"),

@@ -28,7 +28,7 @@ class Origin(Config):
 
 
 class Shard(Config):
-    """One tar: its path below the manifest's folder, digest, bytes and samples."""
+    """One tar or .beton file: its path below the manifest's folder, digest, bytes and samples."""
 
     path: str
     sha256: Digest
@@ -37,7 +37,7 @@ class Shard(Config):
 
     @model_validator(mode="after")
     def _inside(self) -> Shard:
-        if not re.fullmatch(r"(train|test)/[A-Za-z0-9_-]+\.tar", self.path):
+        if not re.fullmatch(r"(train|test)/[A-Za-z0-9_-]+\.(tar|beton)", self.path):
             raise ValueError(f"{self.path!r} is not a shard's name")
         return self
 

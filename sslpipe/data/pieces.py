@@ -20,13 +20,14 @@ from pathlib import Path
 import numpy as np
 
 from sslpipe import scratch
-from sslpipe.data import images, webdataset
+from sslpipe.data import beton, images, webdataset
 from sslpipe.data.duplicates import perceptual_hash
 from sslpipe.data.folder import UNREADABLE
 from sslpipe.data.index import COLUMNS
 from sslpipe.data.manifest import Reject, Shard
 from sslpipe.data.source import Item
 from sslpipe.data.threads import ordered_map
+from sslpipe.data.writing import Writer
 from sslpipe.errors import UserError, explain_os_error
 
 #: What one file's fault may be; anything else (too many open files, …) is the machine's and stops the work.
@@ -46,6 +47,9 @@ class Piece:
         resolution: the canvas side.
         max_pixels: images of more are left out.
         max_bytes: image files of more are left out.
+        hashed: take perceptual hashes.
+        format: `webdataset` or `ffcv`.
+        pixels: with ffcv, keep every image as pixels.
     """
 
     split: str
@@ -56,6 +60,8 @@ class Piece:
     max_pixels: int
     max_bytes: int
     hashed: bool
+    format: str = "webdataset"
+    pixels: bool = False
 
     @property
     def name(self) -> str:
@@ -147,7 +153,7 @@ def make(piece: Piece, folder: Path, *, threads: int = 1, tick: Tick = lambda: N
     """
     columns, keys, rejects = [], [], []
     histogram, contents = np.zeros((3, 256), np.int64), 0
-    writer = webdataset.Writer(folder / f"{piece.name}.tar")
+    writer = _writer(piece, folder)
     try:
         with closing(_results(piece, threads)) as results:
             for place, (item, result) in enumerate(zip(piece.items, results, strict=True), start=piece.first):
@@ -157,13 +163,12 @@ def make(piece: Piece, folder: Path, *, threads: int = 1, tick: Tick = lambda: N
                     rejects.append(Reject(key=item.key, reason=result.reason))
                     continue
                 stored = result.stored
-                offset = writer.add(place, stored.data, stored.extension, item.label)
+                placed = writer.add(place, item.key, stored, item.label)
                 histogram += np.array(stored.image.histogram(), np.int64).reshape(-1, 256)  # [1 or 3, 256]
                 width, height = stored.image.size
                 exact = int.from_bytes(result.digest[:8], "little")
-                columns.append(
-                    (piece.number, offset, len(stored.data), item.label, height, width, exact, result.seen)
-                )
+                where = (piece.number, placed.offset, placed.bytes, placed.raw)
+                columns.append((*where, item.label, height, width, exact, result.seen))
                 keys.append(item.key)
         shard = writer.finish() if keys else None
     finally:
@@ -178,6 +183,13 @@ def make(piece: Piece, folder: Path, *, threads: int = 1, tick: Tick = lambda: N
     )
     report.save(report_path(folder, piece))
     return report
+
+
+def _writer(piece: Piece, folder: Path) -> Writer:
+    if piece.format == "ffcv":
+        path = folder / f"{piece.name}.beton"
+        return beton.Writer(path, len(piece.items), piece.resolution, piece.pixels)
+    return webdataset.Writer(folder / f"{piece.name}.tar")
 
 
 def _content(split: str, item: Item, digest: bytes) -> int:

@@ -24,7 +24,12 @@ from sslpipe.errors import UserError, explain_os_error
 class Config(config.Config):
     """The section `shard` of params.yaml."""
 
-    format: Literal["webdataset"] = Field("webdataset", description="how the images are stored")
+    format: Literal["webdataset", "ffcv"] = Field(
+        "webdataset", description="webdataset: tars; ffcv: .beton files, which FFCV reads too"
+    )
+    pixels: bool = Field(
+        False, description="ffcv: keep every image as pixels: larger files, nothing to decode"
+    )
     resolution: int = Field(
         28, ge=8, le=4096, description="canvas side in pixels; images are scaled down to it"
     )
@@ -153,6 +158,8 @@ def _cut(config: Config, source: sources.Source, split: str) -> list[Piece]:
             max_pixels=config.max_pixels,
             max_bytes=config.max_bytes,
             hashed=config.duplicates,
+            format=config.format,
+            pixels=config.pixels,
         )
         for number, first in enumerate(range(0, len(items), size))
     ]

@@ -14,7 +14,9 @@ import tarfile
 from pathlib import Path
 
 from sslpipe import scratch
+from sslpipe.data.images import Stored
 from sslpipe.data.manifest import Shard
+from sslpipe.data.writing import Placed
 from sslpipe.errors import UserError, explain_os_error
 
 _LABEL = "cls"
@@ -63,16 +65,16 @@ class Writer:
         self.tee = _Tee(self)
         self.tar = tarfile.open(mode="w|", fileobj=self.tee, format=tarfile.USTAR_FORMAT)  # noqa: SIM115
 
-    def add(self, place: int, image: bytes, extension: str, label: int) -> int:
-        """Write an image under its place, and its label if it has one; where the image's bytes begin."""
+    def add(self, place: int, key: str, stored: Stored, label: int) -> Placed:
+        """Write an image under its place, and its label if it has one."""
         try:
-            offset = self._member(f"{place:09d}.{extension}", image)
+            offset = self._member(f"{place:09d}.{stored.extension}", stored.data)
             if label >= 0:
                 self._member(f"{place:09d}.{_LABEL}", str(label).encode())
         except OSError as error:
             raise explain_os_error(error, f"writing {self.path}") from error
         self.count += 1
-        return offset
+        return Placed(offset, len(stored.data), raw=False)
 
     def finish(self) -> Shard:
         """Close it and give it its name."""

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from sslpipe.data import tars, webdataset
+from sslpipe.data.images import Stored
 from sslpipe.data.manifest import Shard
 from sslpipe.data.webdataset import ShardError, Writer
 from sslpipe.errors import UserError
@@ -30,12 +32,16 @@ def samples(picture: Callable, encoded: Callable) -> list[Sample]:
     return [Sample(n % 3, encoded(picture(n), kinds[n % 3][0]), kinds[n % 3][1]) for n in range(7)]
 
 
+def stored(sample: Sample) -> Stored:
+    return Stored(sample.image, sample.extension, Image.new("L", (1, 1)))
+
+
 def write(path: Path, samples: Iterable[Sample]) -> Shard:
     writer = Writer(path)
     try:
         for place, sample in enumerate(samples):
-            offset = writer.add(place, sample.image, sample.extension, sample.label)
-            assert offset % 512 == 0
+            placed = writer.add(place, "name", stored(sample), sample.label)
+            assert (placed.offset % 512, placed.bytes, placed.raw) == (0, len(sample.image), False)
         return writer.finish()
     finally:
         writer.abandon()
@@ -57,7 +63,7 @@ def test_there_and_back(tmp_path: Path, samples: list[Sample]) -> None:
 
 def test_offsets_are_where_the_images_lie(tmp_path: Path, samples: list[Sample]) -> None:
     writer = Writer(tmp_path / "train/a.tar")
-    offsets = [writer.add(100 + n, s.image, s.extension, s.label) for n, s in enumerate(samples)]
+    offsets = [writer.add(100 + n, "name", stored(s), s.label).offset for n, s in enumerate(samples)]
     writer.finish()
     data = (tmp_path / "train/a.tar").read_bytes()
     for sample, offset in zip(samples, offsets, strict=True):
@@ -67,7 +73,6 @@ def test_offsets_are_where_the_images_lie(tmp_path: Path, samples: list[Sample])
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # the package leaves its files to the collector
 def test_the_webdataset_package_reads_them(tmp_path: Path, samples: list[Sample]) -> None:
     import webdataset as wds
-    from PIL import Image
 
     paths = [tmp_path / "train/a.tar", tmp_path / "train/b.tar"]
     for path, some in zip(paths, (samples[:4], samples[4:]), strict=True):
