@@ -139,3 +139,19 @@ def test_without_ray(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match="needs the package ray: run `pip install"):
         run(executor="ray")
+
+
+def test_a_ray_cluster_writes_the_same_bytes(photos: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    run(Path("one"))
+    script = Path("script.py").read_text().replace("workers=int(sys.argv[1])", 'workers=2, executor="ray"')
+    Path("ray_script.py").write_text(script)
+    capfd.readouterr()
+    subprocess.run([sys.executable, "-W", "ignore", "ray_script.py"], check=True)
+    assert "shard: 61/61 images" in capfd.readouterr().err
+    assert everything(OUT) == everything(Path("one"))
+    (WORK / "test").mkdir(parents=True)
+    (WORK / "test").rmdir()
+    (WORK / "test").touch()  # in the way of the test split's folder
+    failed = subprocess.run([sys.executable, "ray_script.py"], capture_output=True, text=True)
+    assert "UserError: writing" in failed.stderr
