@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sslpipe.data import images, index, manifest
+from sslpipe.data import images, index, jpeg, manifest
 from sslpipe.data.files import Files
 from sslpipe.data.webdataset import ShardError
 
@@ -88,7 +88,7 @@ class Canvases:
         height, width, data = int(row["height"]), int(row["width"]), self._files.read(row)
         if row["raw"]:
             canvas[:height, :width] = np.frombuffer(data, np.uint8).reshape(height, width, 3)
-        else:
+        elif not jpeg.decode(data, height, width, canvas):
             try:
                 image = images.decode_stored(data, self.resolution)
             except images.BadImage as error:

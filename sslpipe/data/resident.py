@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sslpipe import scratch
 from sslpipe.data.batch import Batch
+from sslpipe.data.buffers import Buffers
 from sslpipe.data.canvases import Canvases
 from sslpipe.data.threads import cores
 from sslpipe.errors import UserError, explain_os_error
@@ -50,6 +51,7 @@ class Resident:
         self.pixels = torch.from_numpy(pixels).to(device)
         self.sizes = torch.from_numpy(np.stack([rows["height"], rows["width"]], axis=1).astype(np.int32))
         self.labels = torch.from_numpy(rows["label"].astype(np.int64))
+        self._buffers = Buffers()
 
     def _fill(self, pixels: np.ndarray) -> None:
         with ThreadPoolExecutor(cores(), thread_name_prefix="sslpipe-decode") as threads:
@@ -97,11 +99,21 @@ class Resident:
         if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < len(self):
             raise IndexError(f"places must be in 0 to {len(self) - 1}")
         return Batch(
-            pixels=self.pixels.index_select(0, index.to(self.pixels.device)),
+            pixels=self._pixels(index),
             size=self.sizes.index_select(0, index),
             index=index,
             label=self.labels.index_select(0, index),
         )
+
+    def _pixels(self, index: Tensor) -> Tensor:
+        if self.pixels.device.type != "cpu":
+            return self.pixels.index_select(0, index.to(self.pixels.device))
+        shape = (len(index), *self.pixels.shape[1:])
+        out = self._buffers.take(shape, torch.uint8, torch.contiguous_format)
+        # One thread's copies fill the memory bus; torch's own threads wait for each other where cores are busy.
+        # "clip" since places are in range: otherwise numpy takes them to a copy first.
+        np.take(self.pixels.numpy(), index.numpy(), axis=0, out=out.numpy(), mode="clip")
+        return out
 
     @property
     def keys(self) -> list[str]:
