@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from sslpipe.report.parts import definitions, duration, flat, section
+from sslpipe.report.parts import definitions, duration, flat, picture, section
 from sslpipe.report.results import integer
 from sslpipe.report.run import Run, seconds
 
@@ -44,11 +44,31 @@ def data(run: Run) -> str:
         )
     else:
         note.append("<p>No file was left out.</p>")
+    twice, said = _duplicates(run)
+    body += twice
+    note.append(said)
     note += [f"<p>{escape(str(remark))}</p>" for remark in run.manifest.get("notes") or ()]
     ignored = sum((run.manifest.get("ignored") or {}).values())
     if ignored:
         note.append(f"<p>{integer(ignored)} other files were passed over.</p>")
     return section("data", "The images", "".join(note), body or '<p class="empty">No labels to count.</p>')
+
+
+def _duplicates(run: Run) -> tuple[str, str]:
+    """A sheet of the images that come twice, and a sentence: test scores are worth less where they do."""
+    found = run.manifest.get("duplicates")
+    if not isinstance(found, Mapping):
+        return "", "<p>Images that come twice were not looked for.</p>"
+    counts = {name: int(found.get(name) or 0) for name in ("test_exact", "test_near", "train_exact", "train_near")}
+    if not any(counts.values()):
+        return "", "<p>No image comes twice.</p>"
+    test = counts["test_exact"] + counts["test_near"]
+    said = f"{integer(test)} test images are in the training images, too" if test else "No test image is trained on"
+    said += f" ({integer(counts['test_near'])} of them nearly the same)" if counts["test_near"] else ""
+    train = counts["train_exact"] + counts["train_near"]
+    said += f"; {integer(train)} images come twice within them." if train else "."
+    sheet = picture(run, "plots/shard/duplicates.png", "pairs of images that are the same or nearly")
+    return f"<h3>Images that come twice</h3>{sheet}", f"<p>{said}</p>"
 
 
 def _class_counts(run: Run, splits: Mapping[str, Mapping[str, Any]]) -> str:

@@ -114,6 +114,22 @@ def test_the_page_needs_no_network_and_is_small(finished: Path) -> None:
     assert len(result.source) < 1_000_000
 
 
+def test_images_that_come_twice(finished: Path) -> None:
+    path = finished / "data/shards/manifest.json"
+    manifest = json.loads(path.read_text())
+    assert "No image comes twice." in page(finished).text
+    counts = {"train_exact": 2, "train_near": 1, "test_exact": 3, "test_near": 4, "unseen": 0, "listed": []}
+    write(path, manifest | {"duplicates": counts})
+    result = page(finished)
+    assert "7 test images are in the training images, too (4 of them nearly the same)" in result.text
+    assert "; 3 images come twice within them." in result.text
+    assert "Images that come twice" in result.text
+    write(path, manifest | {"duplicates": counts | {"test_exact": 0, "test_near": 0}})
+    assert "No test image is trained on; 3 images come twice" in page(finished).text
+    write(path, manifest | {"duplicates": None})
+    assert "were not looked for" in page(finished).text
+
+
 def test_names_from_the_data_are_escaped(finished: Path) -> None:
     result = page(finished)
     assert CLASSES[0] in result.text
