@@ -127,6 +127,34 @@ def check_data(settings: Settings, source: Source) -> Iterator[str]:
         raise UserError(
             f"pretrain.batch_size is {batch}, more than the {counts['train']} training images: set it lower"
         )
+    yield from check_reading(settings, counts["train"])
+
+
+def check_reading(settings: Settings, count: int) -> Iterator[str]:
+    """What the shards and their reader will need is there."""
+    from sslpipe.data.resident import available_memory, memory
+
+    config, reader = settings.shard, settings.loader.reader
+    if config.executor == "ray" and not _version("ray"):
+        raise UserError(
+            "shard.executor is ray, which is not installed: run `pip install 'sslpipe[ray]'`, or set it to local"
+        )
+    needed, free = memory(count, config.resolution), available_memory()
+    fits = free is None or needed <= free
+    if reader == "resident" and not fits:
+        raise UserError(
+            f"loader.reader is resident, but {count} canvases need {needed / 1e9:.1f} GB of memory and "
+            f"{(free or 0) / 1e9:.1f} GB are free: set it to auto or streaming, or lower shard.resolution"
+        )
+    kind = reader if reader != "auto" else "resident" if free is None or needed <= free // 2 else "streaming"
+    files = -(-count // config.shard_size)
+    yield f"reading: {files} {config.format} files to train on, {kind} (in memory they would be {needed / 1e9:.2f} GB)"
+    disk = shutil.disk_usage(Path.cwd()).free
+    if config.pixels and config.format == "ffcv" and needed > disk:
+        raise UserError(
+            f"shard.pixels would need up to {needed / 1e9:.1f} GB and {disk / 1e9:.1f} GB of disk are free: set it to "
+            "false"
+        )
 
 
 def check_networks(settings: Settings, source: Source) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import subprocess
 from pathlib import Path
@@ -14,6 +15,9 @@ from PIL import Image
 
 from sslpipe.check import check
 from sslpipe.cli import main
+from sslpipe.errors import UserError
+
+DiskUsage = collections.namedtuple("DiskUsage", "total used free")
 
 
 @pytest.fixture
@@ -44,6 +48,33 @@ def test_a_good_project_passes_and_shows_the_resolved_recipe(small_project: Path
     assert "every key and value is known" in said
     assert "rotation: 10   (paper: 0)" in said
     assert "2 classes" in said
+
+
+def test_how_images_will_be_read(small_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def said() -> str:
+        return next(line for line in check() if line.startswith("reading"))
+
+    assert said() == "reading: 1 webdataset files to train on, resident (in memory they would be 0.00 GB)"
+    set_params({"shard__format": "ffcv", "shard__shard_size": 7})
+    monkeypatch.setattr("sslpipe.data.resident.available_memory", lambda: 45 * 16 * 16 * 3)
+    assert "7 ffcv files to train on, streaming" in said()
+    set_params({"loader__reader": "resident"})
+    monkeypatch.setattr("sslpipe.data.resident.available_memory", lambda: 1000)
+    with pytest.raises(
+        UserError, match=r"loader\.reader is resident, but 44 canvases need .* set it to auto"
+    ):
+        list(check())
+    set_params({"shard__format": "ffcv", "shard__pixels": True})
+    monkeypatch.setattr("sslpipe.check.shutil.disk_usage", lambda path: DiskUsage(1 << 31, 0, 1 << 30))
+    list(check())
+    monkeypatch.setattr("sslpipe.check.LEAST_FREE_BYTES", 0)
+    monkeypatch.setattr("sslpipe.check.shutil.disk_usage", lambda path: DiskUsage(1 << 31, 0, 1000))
+    with pytest.raises(UserError, match=r"shard\.pixels would need"):
+        list(check())
+    set_params({"shard__executor": "ray"})
+    monkeypatch.setattr("sslpipe.check._version", lambda name: None if name == "ray" else "1")
+    with pytest.raises(UserError, match=r"shard\.executor is ray, which is not installed"):
+        list(check())
 
 
 def test_quiet_says_nothing(small_project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -100,6 +101,24 @@ def shard(
         shutil.rmtree(work, ignore_errors=True)
     print(summary(result), file=sys.stderr, flush=True)
     return result
+
+
+@contextlib.contextmanager
+def workplace(fingerprint: str) -> Iterator[Path]:
+    """A locked folder of scratch for the shards of a run; what other runs left unfinished goes, but for the newest."""
+    place = scratch.folder("shard")
+    with scratch.locked(_lock(fingerprint), "another run that makes the same shards"):
+        others = sorted(place.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+        idle = [
+            path for path in others if path.name != fingerprint and not scratch.is_locked(_lock(path.name))
+        ]
+        for old in idle[1:]:
+            shutil.rmtree(old, ignore_errors=True)
+        yield place / fingerprint
+
+
+def _lock(fingerprint: str) -> Path:
+    return scratch.folder("locks") / f"shard-{fingerprint}"
 
 
 def statistics(histogram: np.ndarray) -> manifest.Statistics:

@@ -59,11 +59,17 @@ def _duplicates(run: Run) -> tuple[str, str]:
     found = run.manifest.get("duplicates")
     if not isinstance(found, Mapping):
         return "", "<p>Images that come twice were not looked for.</p>"
-    counts = {name: int(found.get(name) or 0) for name in ("test_exact", "test_near", "train_exact", "train_near")}
+    counts = {
+        name: int(found.get(name) or 0) for name in ("test_exact", "test_near", "train_exact", "train_near")
+    }
     if not any(counts.values()):
         return "", "<p>No image comes twice.</p>"
     test = counts["test_exact"] + counts["test_near"]
-    said = f"{integer(test)} test images are in the training images, too" if test else "No test image is trained on"
+    said = (
+        f"{integer(test)} test images are in the training images, too"
+        if test
+        else "No test image is trained on"
+    )
     said += f" ({integer(counts['test_near'])} of them nearly the same)" if counts["test_near"] else ""
     train = counts["train_exact"] + counts["train_near"]
     said += f"; {integer(train)} images come twice within them." if train else "."

@@ -117,3 +117,24 @@ def test_other_settings_start_over_and_say_why_and_force_really_trains_again(
     project.repro("-f", "-s", "pretrain")
     assert project.json("runs/pretrain.json")["id"] != run
     assert project.bytes("models/encoder.safetensors") == before
+
+
+def test_sharding_goes_on_with_the_shards_it_has(finished: Project, tmp_path: Path) -> None:
+    project, other = finished.clone(tmp_path / "project"), finished.clone(tmp_path / "other")
+    for each in (project, other):
+        each.set(shard__shard_size=1)
+    other.repro("shard")
+    running = project.start("dvc", "repro", "shard")
+    reports = project.folder / ".sslpipe" / "shard"
+    wait_for(lambda: len(list(reports.glob("*/*/*.npz"))) > 5)
+    pid = stage_pid(project.folder, "shard")
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    running.communicate(timeout=60)
+    assert running.returncode != 0
+    assert not (project.folder / "data/shards/manifest.json").exists()
+    kept = len(list(reports.glob("*/*/*.npz")))
+    output = project.repro("shard")
+    assert f"shard: going on, {kept} shards are finished" in output
+    assert project.bytes("data/shards/manifest.json") == other.bytes("data/shards/manifest.json")
+    assert not list(reports.iterdir())
