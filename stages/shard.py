@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from sslpipe import fingerprint, scratch
-from sslpipe.data.shard import shard
+from sslpipe.data.shard import shard, workplace
 from sslpipe.data.sheet import duplicates_sheet
 from sslpipe.data.sources import open_source
 from sslpipe.settings import Settings
@@ -25,10 +25,7 @@ def _fingerprint(settings: Settings) -> str:
 @stage("shard", "data", "shard", fingerprint=_fingerprint)
 def main(settings: Settings, record: Record) -> None:
     """Write data/shards, plots/shard and metrics/shard.json."""
-    work = scratch.folder("shard") / _fingerprint(settings)[:16]
-    with scratch.locked(
-        scratch.folder("locks") / f"shard-{work.name}", "another run that makes these shards"
-    ):
+    with workplace(_fingerprint(settings)[:16]) as work:
         source = open_source(settings.data, settings.seed)
         manifest = shard(settings.shard, source, OUT, settings.seed, work)
     scratch.atomic_write("plots/shard/duplicates.png", duplicates_sheet(OUT, manifest))

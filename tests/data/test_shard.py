@@ -211,6 +211,16 @@ def test_the_digits(project: Path) -> None:
     assert (reader.gather(np.arange(50)).pixels.numpy() == expected[..., None]).all()
 
 
+def test_what_other_runs_left_unfinished_goes_but_for_the_newest(project: Path) -> None:
+    place = Path(".sslpipe/shard")
+    for age, name in enumerate(("busy", "new", "old", "older")):
+        (place / name).mkdir(parents=True)
+        os.utime(place / name, (1e9 - age, 1e9 - age))
+    with sharding.workplace("busy"), sharding.workplace("mine") as work:
+        work.mkdir()
+        assert {path.name for path in place.iterdir()} == {"busy", "mine", "new"}
+
+
 def full_disk(*_: object) -> io.BufferedWriter:
     """In place of `open`: a file on a disk that is full, by the kernel's own device."""
     return open("/dev/full", "wb")
