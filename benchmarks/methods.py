@@ -70,6 +70,9 @@ def main() -> None:
     """Run what is not yet in --out, and print the table."""
     options = _parse()
     arms = list(_arms(options.methods, options.peers))
+    if options.speed:
+        print(speeds(options, [arm for arm in arms if arm.kind == "method"]))
+        return
     runs: dict[str, dict[str, Any]] = {}
     if options.out and options.out.exists():
         runs = json.loads(options.out.read_text())["runs"]
@@ -109,6 +112,13 @@ def _parse() -> argparse.Namespace:
         "--precision", help="of all training: auto, fp32 or bf16; default: as the settings say"
     )
     parser.add_argument("--root", help="the folder of images, where the settings' source is a folder")
+    parser.add_argument(
+        "--speed",
+        type=int,
+        default=0,
+        metavar="ROUNDS",
+        help="no accuracy, only images a second: so many rounds of two epochs, the arms in turn, on an idle machine",
+    )
     parser.add_argument("--renderer", default="auto", help="of the views; default: auto")
     parser.add_argument("--peers", action="store_true", help=f"also lightly's: {', '.join(PEERED)}")
     parser.add_argument(
@@ -139,17 +149,37 @@ def _arms(names: list[str], peers: bool) -> Iterator[Arm]:
             yield Arm("method", name, peer=True)
 
 
-def settings_for(options: argparse.Namespace, name: str, seed: int) -> Settings:
+def settings_for(options: argparse.Namespace, name: str, seed: int, epochs: int | None = None) -> Settings:
     """The settings with this method, seed and renderer."""
     raw = json.loads(json.dumps(read(options.params)))
     raw["seed"], raw["pretrain"]["method"] = seed, name
     raw["views"]["renderer"] = options.renderer
-    raw["pretrain"]["epochs"] = options.epochs or raw["pretrain"]["epochs"]
+    raw["pretrain"]["epochs"] = epochs or options.epochs or raw["pretrain"]["epochs"]
     if options.precision:
         raw["pretrain"]["precision"] = raw["finetune"]["precision"] = options.precision
     if options.root:
         raw["data"]["root"] = options.root
     return Settings(raw)
+
+
+def speeds(options: argparse.Namespace, arms: list[Arm]) -> str:
+    """Images a second of pretraining: medians and quartiles over rounds in which the arms take turns."""
+    rates: dict[str, list[float]] = {}
+    for number in range(options.speed + 1):
+        for arm in arms:
+            settings = settings_for(options, arm.method, 0, epochs=2)
+            with tempfile.TemporaryDirectory() as folder:
+                source = open_source(settings.data, settings.seed)
+                manifest = shard(settings.shard, source, Path(folder, "shards"), settings.seed)
+                _, _, seconds = pretrain(settings, manifest, Path(folder), arm.peer)
+            images = 2 * manifest.splits.train.count
+            if number:  # the first round compiles and warms up
+                rates.setdefault(arm.title(""), []).append(images / seconds)
+    lines = [f"| | images/s, n = {options.speed} | quartiles |", "|---|---:|---:|"]
+    for title, values in rates.items():
+        low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+        lines.append(f"| {title} | {middle:.0f} | {low:.0f}–{high:.0f} |")
+    return "\n".join(lines)
 
 
 def run(settings: Settings, arm: Arm) -> Numbers:
