@@ -17,19 +17,21 @@ weight decay 5e-4, a tenth of the rate at 100, 200 and 300 of 350 thousand itera
 - Batch norm stands for dropout in the head, as in VISSL.
 - conv1 has stride 2 in the paper while puzzles are solved and 4 afterwards: tiles are seen enlarged. Here `tile_size`
   says how large. As they are cut, tiles of small images would be too small for any network.
+- `grid: 2` makes puzzles of four tiles: a ninth of a small image, such as a digit, shows hardly a stroke.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from functools import cache, partial
-from typing import ClassVar
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from sslpipe.distributed import rank, world_size
@@ -41,18 +43,21 @@ from sslpipe.networks.backbones import Backbone, ConvBackbone, probe
 from sslpipe.networks.heads import mlp
 from sslpipe.views.engine import View
 
-TILES, SIDE = 9, 3
 CELL, TILE, SHIFT = 85, 64, 2  # the paper's pixels; at other sizes all keep their proportions
 SMALLEST = 16  # pixels at which tiles are shown to the backbone at least
 
 
 class Jigsaw(Method):
-    """L = −log p(S | A_σ(1), …, A_σ(9)): from the tiles A in the order of σ to which permutation it was (Sec. 3.2)."""
+    """L = −log p(S | A_σ(1), …, A_σ(9)): from the tiles A in the order of σ to which permutation it was (Sec. 3.2).
+
+    In shapes, G is the number of tiles: nine, or four.
+    """
 
     class Config(MethodConfig):
         """Settings of the jigsaw puzzles."""
 
-        permutations: int = Field(1000, ge=2, le=5000)
+        grid: Literal[2, 3] = Field(3, description="tiles across and down; 2 for small images")
+        permutations: int = Field(1000, ge=2, le=5000, description="of four tiles there are 24")
         permutation_seed: int = Field(0, ge=0, description="another seed, another set of permutations")
         tile_size: int | None = Field(
             None, ge=4, description="side at which tiles are shown to the backbone; null: as cut, 16 at least"
@@ -70,6 +75,14 @@ class Jigsaw(Method):
             warmup_epochs=0,
         )
 
+        @model_validator(mode="after")
+        def _enough(self) -> Self:
+            if self.permutations > (most := math.factorial(self.grid**2)):
+                raise ValueError(
+                    f"permutations is {self.permutations}, but {self.grid**2} tiles have only {most}"
+                )
+            return self
+
     paper: ClassVar[str] = "Noroozi and Favaro, ECCV 2016, arXiv:1603.09246"
     # No transformer: its positions are those of the whole image.
     takes: ClassVar[tuple[str, ...]] = ("resnet", "cnn")
@@ -79,15 +92,16 @@ class Jigsaw(Method):
 
     def __init__(self, backbone: Backbone, config: Config) -> None:
         super().__init__(backbone, config)
-        self.tile_size = config.tile_size
-        _check_tiles(backbone, config.tile_size or max(SMALLEST, backbone.image_size * TILE // (SIDE * CELL)))
-        chosen = distant_permutations(config.permutations, config.permutation_seed)
-        self.register_buffer("permutations", torch.from_numpy(chosen.copy()))  # [S, 9]
+        self.tile_size, self.grid = config.tile_size, config.grid
+        cut = backbone.image_size * TILE // (self.grid * CELL)
+        _check_tiles(backbone, config.tile_size or max(SMALLEST, cut))
+        chosen = distant_permutations(config.permutations, config.permutation_seed, self.grid**2)
+        self.register_buffer("permutations", torch.from_numpy(chosen.copy()))  # [S, G]
         self.fc6 = nn.Sequential(
             mlp(backbone.dim, config.tile_features, config.tile_features, layers=1, last_norm="affine"),
             nn.ReLU(inplace=True),
         )
-        self.fc78 = mlp(TILES * config.tile_features, config.hidden, config.permutations)
+        self.fc78 = mlp(self.grid**2 * config.tile_features, config.hidden, config.permutations)
 
     def prepare(self, preparation: Preparation) -> None:
         """Say so where views are enlarged: the traces of interpolation tell where a tile was."""
@@ -102,29 +116,30 @@ class Jigsaw(Method):
 
     def step(self, views: list[View], clock: Clock) -> Step:
         """One batch: one permutation for each image; all tiles go through the backbone together."""
-        tiles, label = self._puzzle(views[0], clock.generator)  # [N, 9, 3, t, t], [N]
+        tiles, label = self._puzzle(views[0], clock.generator)  # [N, G, 3, t, t], [N]
         scores = self._solve(tiles)  # [N, S]
         accuracy = (scores.detach().argmax(1) == label).float().mean()
         return Step(label_cross_entropy(scores, label), {"accuracy": accuracy})
 
     def _puzzle(self, view: View, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         x = view.pixels
-        cell, tile, shift = _sizes(x.shape[2])
+        cell, tile, shift = _sizes(x.shape[2], self.grid)
+        tiles = self.grid**2
         draw = partial(_draw, x, generator)
         label = draw(len(self.permutations))  # [N]
-        offset = draw(cell - tile - shift + 1, TILES, 2)  # [N, 9, 2], in its cell: so gaps differ
-        shifts = draw(shift + 1, TILES, 3, 2)  # [N, 9, 3, 2], a channel's own: against chromatic aberration
+        offset = draw(cell - tile - shift + 1, tiles, 2)  # [N, G, 2], in its cell: so gaps differ
+        shifts = draw(shift + 1, tiles, 3, 2)  # [N, G, 3, 2], a channel's own: against chromatic aberration
         if shift:
             shifts = shifts * _coloured(view)[:, None, None, None]
         return cut(x, self.permutations[label], offset, shifts, tile), label
 
     def _solve(self, tiles: Tensor) -> Tensor:
-        """Logits of the permutations: [N, 9, 3, t, t] → [N, S]."""
-        x = normalised(tiles).flatten(0, 1)  # [9N, 3, t, t]
+        """Logits of the permutations: [N, G, 3, t, t] → [N, S]."""
+        x = normalised(tiles).flatten(0, 1)  # [GN, 3, t, t]
         size = self.tile_size or max(SMALLEST, x.shape[2])
         if size != x.shape[2]:
             x = F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False)
-        h = self.fc6(self.backbone(x))  # [9N, d], the same weights for each tile
+        h = self.fc6(self.backbone(x))  # [GN, d], the same weights for each tile
         return self.fc78(h.view(len(tiles), -1))
 
     @torch.no_grad()
@@ -134,36 +149,36 @@ class Jigsaw(Method):
         tiles, _ = self._puzzle(view, torch.Generator().manual_seed(0))
         order = self.permutations[self._solve(tiles).argmax(1)].tolist()
         x = plain(view.pixels[:IMAGES], view).cpu()
-        tiles = plain(tiles[:IMAGES].flatten(0, 1), view).cpu().unflatten(0, (-1, TILES))
+        tiles = plain(tiles[:IMAGES].flatten(0, 1), view).cpu().unflatten(0, (-1, self.grid**2))
         shown, arranged = torch.full_like(x, GREY), torch.full_like(x, GREY)
-        cell, tile, _ = _sizes(x.shape[2])
-        for i, place in itertools.product(range(len(x)), range(TILES)):
+        cell, tile, _ = _sizes(x.shape[2], self.grid)
+        for i, place in itertools.product(range(len(x)), range(self.grid**2)):
             for canvas, at in ((shown, place), (arranged, order[i][place])):
-                top, left = (cell * number + (cell - tile) // 2 for number in divmod(at, SIDE))
+                top, left = (cell * number + (cell - tile) // 2 for number in divmod(at, self.grid))
                 canvas[i, :, top : top + tile, left : left + tile] = tiles[i, place]
         yield "puzzles", sheet([x, shown, arranged])
 
 
 @cache
-def distant_permutations(count: int, seed: int) -> np.ndarray:
-    """Permutations of nine tiles that differ in many places: int64 [count, 9].
+def distant_permutations(count: int, seed: int, tiles: int = 9) -> np.ndarray:
+    """Permutations of G tiles that differ in many places: int64 [count, G].
 
-    Greedy (Algorithm 1): the first of all 9! in an order drawn by the seed, then again and again the one whose
+    Greedy (Algorithm 1): the first of all G! in an order drawn by the seed, then again and again the one whose
     smallest distance to those chosen is largest, and of these the one whose mean distance is.
     """
-    every = np.array(list(itertools.permutations(range(TILES))), dtype=np.uint8)
+    every = np.array(list(itertools.permutations(range(tiles))), dtype=np.uint8)
     # Sorting raw words: numpy promises never to change these.
     every = every[np.argsort(np.random.Philox(key=seed).random_raw(len(every)), kind="stable")]
-    columns = np.ascontiguousarray(every.T)  # [9, 9!]
-    nearest, total = np.full(len(every), TILES, dtype=np.uint8), np.zeros(len(every), dtype=np.int32)
+    columns = np.ascontiguousarray(every.T)  # [G, G!]
+    nearest, total = np.full(len(every), tiles, dtype=np.uint8), np.zeros(len(every), dtype=np.int32)
     chosen = [0]
     while len(chosen) < count:
-        distance = np.zeros_like(nearest)  # Hamming's, [9!]
+        distance = np.zeros_like(nearest)  # Hamming's, [G!]
         for column in columns:
             distance += column != column[chosen[-1]]
         total += distance
         np.minimum(nearest, distance, out=nearest)
-        chosen.append(int(np.argmax(nearest * np.int32(TILES * count) + total)))
+        chosen.append(int(np.argmax(nearest * np.int32(tiles * count) + total)))
     return every[chosen].astype(np.int64)
 
 
@@ -171,19 +186,20 @@ def cut(x: Tensor, order: Tensor, offset: Tensor, shifts: Tensor, tile: int) -> 
     """The tiles of each image in the order of its permutation.
 
     Args:
-        x: images, [N, 3, S, S], of 3 x 3 cells.
-        order: int64 [N, 9], the cell that each tile comes from.
-        offset: int64 [N, 9, 2], where in its cell a tile begins, down and across.
-        shifts: int64 [N, 9, 3, 2], what is added for each channel.
+        x: images, [N, 3, S, S], of G square cells.
+        order: int64 [N, G], the cell that each tile comes from.
+        offset: int64 [N, G, 2], where in its cell a tile begins, down and across.
+        shifts: int64 [N, G, 3, 2], what is added for each channel.
         tile: side of a tile.
 
     Returns:
-        [N, 9, 3, tile, tile].
+        [N, G, 3, tile, tile].
     """
-    corner = torch.stack([order // SIDE, order % SIDE], dim=-1) * (x.shape[2] // SIDE)  # [N, 9, 2]
-    start = (corner + offset)[:, :, None] + shifts  # [N, 9, 3, 2]
-    span = start[..., None] + torch.arange(tile, device=x.device)  # [N, 9, 3, 2, t]
-    rows, columns = span[..., 0, :, None], span[..., 1, None, :]  # [N, 9, 3, t, 1], [N, 9, 3, 1, t]
+    side = math.isqrt(order.shape[1])  # cells across and down
+    corner = torch.stack([order // side, order % side], dim=-1) * (x.shape[2] // side)  # [N, G, 2]
+    start = (corner + offset)[:, :, None] + shifts  # [N, G, 3, 2]
+    span = start[..., None] + torch.arange(tile, device=x.device)  # [N, G, 3, 2, t]
+    rows, columns = span[..., 0, :, None], span[..., 1, None, :]  # [N, G, 3, t, 1], [N, G, 3, 1, t]
     image = torch.arange(len(x), device=x.device).view(-1, 1, 1, 1, 1)
     channel = torch.arange(3, device=x.device).view(3, 1, 1)
     return x[image, channel, rows, columns]
@@ -211,17 +227,17 @@ def _draw(x: Tensor, generator: torch.Generator, bound: int, *shape: int) -> Ten
     return own.to(x.device, non_blocking=True)
 
 
-def _sizes(side: int) -> tuple[int, int, int]:
-    """Sides of cell and tile, and the largest shift of a channel, for a view of `side` pixels.
+def _sizes(side: int, grid: int) -> tuple[int, int, int]:
+    """Sides of cell and tile, and the largest shift of a channel, for a view of `side` pixels of `grid` cells across.
 
     Raises:
         UserError: the view is too small to leave gaps between tiles.
     """
-    cell = side // SIDE
+    cell = side // grid
     tile, shift = round(cell * TILE / CELL), round(cell * SHIFT / CELL)
     if cell < 4:
         raise UserError(
-            f"jigsaw cannot cut views of {side} pixels into tiles with gaps: set views.size to 12 or more"
+            f"jigsaw cannot cut views of {side} pixels into tiles with gaps: set views.size to {4 * grid} or more"
         )
     return cell, tile, shift
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from support import ToyReader, check_it_trains, small_engine, small_method, view_of
 from torch import Tensor
 
@@ -40,10 +41,10 @@ def noise(n: int = 16, side: int = SIDE, seed: int = 0) -> View:
     return view_of(torch.randn(n, 3, side, side, generator=torch.Generator().manual_seed(seed)))
 
 
-def painted(n: int, side: int) -> Tensor:
+def painted(n: int, side: int, grid: int = 3) -> Tensor:
     """Images whose pixels are the number of their cell, in all channels."""
-    cell = torch.arange(side) // (side // 3)
-    return (3 * cell[:, None] + cell).float().expand(n, 3, side, side)
+    cell = torch.arange(side) // (side // grid)
+    return (grid * cell[:, None] + cell).float().expand(n, 3, side, side)
 
 
 # --- permutations ---
@@ -72,6 +73,17 @@ def test_each_permutation_is_the_farthest_that_is_left() -> None:
         assert total[own] == total[smallest == smallest.max()].max()
 
 
+def test_four_tiles_have_all_their_permutations() -> None:
+    chosen = distant_permutations(24, 0, 4)
+    assert sorted(map(tuple, chosen.tolist())) == list(itertools.permutations(range(4)))
+    assert [(a != chosen[0]).sum() for a in chosen[:4]] == [0, 4, 4, 4]
+    with pytest.raises(ValidationError, match="permutations is 25, but 4 tiles have only 24"):
+        build(grid=2, permutations=25)
+    method = build(grid=2, permutations=24)
+    loss = method.step([noise()], clock()).loss
+    assert abs(loss.item() - math.log(24)) < 1.5
+
+
 def test_permutations_are_fixed_by_their_seed_alone() -> None:
     first = build().permutations
     torch.manual_seed(5)
@@ -84,28 +96,31 @@ def test_permutations_are_fixed_by_their_seed_alone() -> None:
 # --- tiles ---
 
 
-def test_tiles_are_cut_as_plain_loops_cut_them() -> None:
-    generator = torch.Generator().manual_seed(0)
+@pytest.mark.parametrize("grid", [2, 3])
+def test_tiles_are_cut_as_plain_loops_cut_them(grid: int) -> None:
+    generator, tiles = torch.Generator().manual_seed(0), grid**2
     x = torch.randn(4, 3, 30, 30, generator=generator)
-    order = torch.stack([torch.randperm(9, generator=generator) for _ in range(4)])
-    offset = torch.randint(3, (4, 9, 2), generator=generator)
-    shifts = torch.randint(2, (4, 9, 3, 2), generator=generator)
-    tiles = cut(x, order, offset, shifts, 7)
-    for n, k, c in itertools.product(range(4), range(9), range(3)):
-        row, column = divmod(int(order[n, k]), 3)
-        top = 10 * row + int(offset[n, k, 0]) + int(shifts[n, k, c, 0])
-        left = 10 * column + int(offset[n, k, 1]) + int(shifts[n, k, c, 1])
-        assert torch.equal(tiles[n, k, c], x[n, c, top : top + 7, left : left + 7])
-    assert torch.equal(cut(x.to(memory_format=torch.channels_last), order, offset, shifts, 7), tiles)
+    order = torch.stack([torch.randperm(tiles, generator=generator) for _ in range(4)])
+    offset = torch.randint(3, (4, tiles, 2), generator=generator)
+    shifts = torch.randint(2, (4, tiles, 3, 2), generator=generator)
+    result = cut(x, order, offset, shifts, 7)
+    for n, k, c in itertools.product(range(4), range(tiles), range(3)):
+        row, column = divmod(int(order[n, k]), grid)
+        top = 30 // grid * row + int(offset[n, k, 0]) + int(shifts[n, k, c, 0])
+        left = 30 // grid * column + int(offset[n, k, 1]) + int(shifts[n, k, c, 1])
+        assert torch.equal(result[n, k, c], x[n, c, top : top + 7, left : left + 7])
+    assert torch.equal(cut(x.to(memory_format=torch.channels_last), order, offset, shifts, 7), result)
 
 
-@pytest.mark.parametrize(("side", "cell", "tile"), [(255, 85, 64), (33, 11, 8), (18, 6, 5)])
+@pytest.mark.parametrize(
+    ("grid", "side", "cell", "tile"), [(3, 255, 85, 64), (3, 33, 11, 8), (3, 18, 6, 5), (2, 26, 13, 10)]
+)
 def test_a_tile_lies_anywhere_within_its_cell_and_the_label_says_which(
-    side: int, cell: int, tile: int
+    grid: int, side: int, cell: int, tile: int
 ) -> None:
-    method, n = build(), 32
-    tiles, label = method._puzzle(view_of(painted(n, side)), torch.Generator().manual_seed(0))
-    assert tiles.shape == (n, 9, 3, tile, tile)
+    method, n = build(grid=grid), 32
+    tiles, label = method._puzzle(view_of(painted(n, side, grid)), torch.Generator().manual_seed(0))
+    assert tiles.shape == (n, grid**2, 3, tile, tile)
     assert (tiles == tiles[..., :1, :1]).all()  # none reaches into a neighbour's cell
     assert torch.equal(tiles[:, :, 0, 0, 0].long(), method.permutations[label])
     assert set(label.tolist()) == set(range(4))
