@@ -7,12 +7,13 @@ GPU needs none of this, since torch's allocator keeps it.
 from __future__ import annotations
 
 import sys
+import threading
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-_KEPT = 4  # buffers of one size: what is trained on, what comes next, and two to spare
+_KEPT = 6  # buffers of one size: what is trained on, what comes next, and some to spare
 _OURS = 3  # references to an array that is in no tensor: the list's, the loop's and getrefcount's own
 
 
@@ -21,6 +22,7 @@ class Buffers:
 
     def __init__(self) -> None:
         self._arrays: dict[int, list[NDArray[np.uint8]]] = {}
+        self._lock = threading.Lock()
 
     def take(
         self, shape: tuple[int, ...], dtype: torch.dtype, memory_format: torch.memory_format
@@ -35,7 +37,8 @@ class Buffers:
         n, c, h, w = shape
         if 0 in shape:
             return torch.empty(shape, dtype=dtype, memory_format=memory_format)
-        flat = torch.from_numpy(self._array(n * c * h * w * dtype.itemsize)).view(dtype)
+        with self._lock:  # until the tensor holds the array
+            flat = torch.from_numpy(self._array(n * c * h * w * dtype.itemsize)).view(dtype)
         if memory_format == torch.channels_last:
             return flat.view(n, h, w, c).permute(0, 3, 1, 2)
         return flat.view(shape)

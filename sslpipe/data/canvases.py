@@ -52,7 +52,7 @@ class Canvases:
         """Where each shard's images begin, and N; int64 [shards + 1]."""
         return np.concatenate([[0], np.cumsum(np.bincount(self.rows["shard"]))]).astype(np.int64)
 
-    def fill(self, places: np.ndarray, pixels: np.ndarray, threads: Executor, at_once: int = 8) -> None:
+    def fill(self, places: np.ndarray, pixels: np.ndarray, threads: Executor, at_once: int = 4) -> None:
         """Decode images into canvases.
 
         Args:
@@ -80,13 +80,24 @@ class Canvases:
             raise
 
     def _decode_some(self, places: np.ndarray, pixels: np.ndarray) -> None:
-        for place, canvas in zip(places.tolist(), pixels, strict=True):
-            self._decode(place, canvas)
+        rows = self.rows[places]
+        columns = (rows[name].tolist() for name in ("shard", "offset", "bytes", "raw", "height", "width"))
+        for place, canvas, *row in zip(places.tolist(), pixels, *columns, strict=True):
+            self._decode(place, canvas, *row)
 
-    def _decode(self, place: int, canvas: np.ndarray) -> None:
-        row = self.rows[place]
-        height, width, data = int(row["height"]), int(row["width"]), self._files.read(row)
-        if row["raw"]:
+    def _decode(
+        self,
+        place: int,
+        canvas: np.ndarray,
+        shard: int,
+        offset: int,
+        size: int,
+        raw: int,
+        height: int,
+        width: int,
+    ) -> None:
+        data = self._files.read(shard, offset, size)
+        if raw:
             canvas[:height, :width] = np.frombuffer(data, np.uint8).reshape(height, width, 3)
         elif not jpeg.decode(data, height, width, canvas):
             try:
@@ -96,8 +107,10 @@ class Canvases:
             if image.size != (width, height):
                 raise ShardError(f"{self.split} image {place} is not of the size that its index says")
             canvas[:height, :width] = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-        canvas[height:] = 0
-        canvas[:height, width:] = 0
+        if height < self.resolution:
+            canvas[height:] = 0
+        if width < self.resolution:
+            canvas[:height, width:] = 0
 
     def _check(self, known: manifest.Split) -> None:
         """What the index says must be possible: it is a file, and files can be changed."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 from sslpipe.data import webdataset
 from sslpipe.data.manifest import Shard
 from sslpipe.errors import explain_os_error
+
+_OPEN = 128  # files held open at a time
 
 
 class Files:
@@ -23,33 +26,46 @@ class Files:
 
     def __init__(self, folder: Path, shards: Sequence[Shard]) -> None:
         self.folder, self.shards = folder, shards
-        self._checked = [False] * len(shards)
+        self._checked: set[int] = set()
         self._locks = [threading.Lock() for _ in shards]
+        self._lock = threading.Lock()
+        self._open: OrderedDict[int, _Descriptor] = OrderedDict()
 
-    def read(self, row: np.void) -> bytes:
-        """The image of a row of the index.
+    def read(self, number: int, offset: int, size: int) -> bytes:
+        """So many bytes of a shard.
 
         Raises:
             ShardError: the shard is missing or is not what the manifest says.
             UserError: it cannot be read.
         """
-        number, size = int(row["shard"]), int(row["bytes"])
         path = self.folder / self.shards[number].path
-        if not self._checked[number]:
-            self._check(number, path)
         try:
-            # Opened each time: it costs a hundredth of decoding, and any number of shards will do.
-            with open(path, "rb", buffering=0) as file:
-                file.seek(int(row["offset"]))
-                data = file.read(size)
+            data = os.pread(self._descriptor(number, path).value, size, offset)
         except OSError as error:
             raise explain_os_error(error, f"reading {path}") from error
         if len(data) != size:
             raise webdataset.ShardError(f"{path} is cut short: run `dvc repro` to make the shards again")
         return data
 
-    def _check(self, number: int, path: Path) -> None:
-        with self._locks[number]:  # others wait rather than check it too
-            if not self._checked[number]:
+    def _descriptor(self, number: int, path: Path) -> _Descriptor:
+        with self._lock:
+            if (known := self._open.get(number)) is not None:
+                self._open.move_to_end(number)
+                return known
+        with self._locks[number]:  # others wait rather than check it, too
+            if number not in self._checked:
                 webdataset.check(path, self.shards[number])
-                self._checked[number] = True
+                self._checked.add(number)
+        with self._lock:
+            known = self._open.setdefault(number, _Descriptor(path))
+            if len(self._open) > _OPEN:
+                self._open.popitem(last=False)  # closed once nobody reads from it any more
+            return known
+
+
+class _Descriptor:
+    """A file's descriptor, closed with the last reference to it."""
+
+    def __init__(self, path: Path) -> None:
+        self.value = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self.value)

@@ -21,6 +21,7 @@ from sslpipe.data.threads import ordered_map
 from sslpipe.errors import UserError
 
 _AHEAD = 2  # batches made while one is trained on
+_AT_ONCE = 2  # of them at a time: else the threads that decode would wait for the last image of each
 _SHARDS = 1 << 32  # the stream that the shards' order is drawn from; those below are for their images
 _CACHED = 64 << 20  # bytes of canvases from which a cache of them pays
 
@@ -176,11 +177,11 @@ class Loader:
             yield int((blocks[some + 1] - blocks[some]).sum()), draw
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """This rank's part of the batches `start` … `steps` - 1 of an epoch; a thread makes the next ones.
+        """This rank's part of the batches `start` … `steps` - 1 of an epoch; threads make the next ones.
 
-        Closing the iterator ends its thread; what the reader raises is raised here.
+        Closing the iterator ends them; what the reader raises is raised here.
         """
-        return ordered_map(self.reader.gather, self._places(epoch, start), threads=1, ahead=_AHEAD)
+        return ordered_map(self.reader.gather, self._places(epoch, start), threads=_AT_ONCE, ahead=_AHEAD)
 
     def _places(self, epoch: int, start: int) -> Iterator[np.ndarray]:
         share, size = self.batch_size // self.world_size, self.batch_size

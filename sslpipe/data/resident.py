@@ -54,13 +54,13 @@ class Resident:
         self._buffers = Buffers()
 
     def _fill(self, pixels: np.ndarray) -> None:
-        with ThreadPoolExecutor(cores(), thread_name_prefix="sslpipe-decode") as threads:
+        with ThreadPoolExecutor(cores(), thread_name_prefix="decode") as threads:
             self._canvases.fill(np.arange(len(pixels)), pixels, threads, at_once=64)
 
     def _fill_shown(self, pixels: np.ndarray) -> None:
         """The same with progress: it may take a while."""
         with (
-            ThreadPoolExecutor(cores(), thread_name_prefix="sslpipe-decode") as threads,
+            ThreadPoolExecutor(cores(), thread_name_prefix="decode") as threads,
             progress("decode", len(pixels), "images") as bar,
         ):
             for first in range(0, len(pixels), 4096):

@@ -263,7 +263,8 @@ def _duplicates(
         files[name] = Files(folder, split.shards)
 
     def small(split: str, place: int) -> np.ndarray:
-        data = files[split].read(columns[split][place])
+        row = columns[split][place]
+        data = files[split].read(int(row["shard"]), int(row["offset"]), int(row["bytes"]))
         return duplicates.small(images.decode_stored(data, config.resolution))
 
     def look(split: str, places: np.ndarray) -> np.ndarray:

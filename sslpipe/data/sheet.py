@@ -46,7 +46,8 @@ def _pictures(
     files = {name: Files(folder, split.shards) for name, split in manifest.splits}
 
     def picture(split: str, place: int) -> Image.Image:
-        data = files[split].read(rows[split][place])
+        row = rows[split][place]
+        data = files[split].read(int(row["shard"]), int(row["offset"]), int(row["bytes"]))
         image = images.decode_stored(data, manifest.resolution).convert("RGB")
         scale = _SIDE / max(image.size)
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))

@@ -31,7 +31,7 @@ class Streaming:
         self._canvases = Canvases(folder, split)
         self.manifest, self.resolution = self._canvases.manifest, self._canvases.resolution
         self.labels = torch.from_numpy(self._canvases.rows["label"].astype(np.int64))
-        self._pool = ThreadPoolExecutor(threads or cores(), thread_name_prefix="sslpipe-decode")
+        self._pool = ThreadPoolExecutor(threads or cores(), thread_name_prefix="decode")
         self._buffers = Buffers()
 
     def __len__(self) -> int:
