@@ -312,7 +312,7 @@ def sharding(rounds: int) -> None:
         print(f"| {name} | {_spread(values)} | {statistics.median(values) / plain:.2f} |")
 
 
-def _again(times: int = 2) -> None:
+def _again(times: int = 4) -> None:
     """The photographs under several names each: enough work that processes are worth starting."""
     for path in list(Path("photos").rglob("*.jpg")):
         for number in range(times):

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
+from sslpipe.data import jpeg
+
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 #: Stored as they came, by their extension in a shard.
 _EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
@@ -79,7 +81,7 @@ def decode(data: bytes, *, max_pixels: int, resolution: int | None = None) -> Im
         BadImage: it is no image, damaged, too large, or of a kind that has no meaning as 8-bit colours.
     """
     image = _open(data, max_pixels)
-    return _upright(image, _load(image, resolution))
+    return _upright(image, _decode(data, image, resolution))
 
 
 def decode_stored(data: bytes, resolution: int) -> Image.Image:
@@ -145,7 +147,7 @@ def store(source: bytes | np.ndarray, *, resolution: int, max_pixels: int) -> St
         image = to_canvas_image(Image.fromarray(source), resolution)
         return Stored(_encode(image, "PNG"), "png", image)
     opened = _open(source, max_pixels)
-    full = _upright(opened, _load(opened, resolution))
+    full = _upright(opened, _decode(source, opened, resolution))
     kind = opened.format or ""
     image = to_canvas_image(full, resolution)
     if image is full and _is_plain(opened) and len(source) <= member_limit(resolution):
@@ -173,6 +175,15 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     if min(image.size) < 1:
         raise BadImage("no pixels")
     return image
+
+
+def _decode(data: bytes, image: Image.Image, resolution: int | None) -> Image.Image:
+    """Decode every pixel of an image that was opened, in 8 bits."""
+    if image.format == "JPEG" and (resolution is None or max(image.size) <= 2 * resolution):
+        array = jpeg.pixels(data)
+        if array is not None and array.shape[1::-1] == image.size:
+            return Image.fromarray(array)
+    return _load(image, resolution)
 
 
 def _load(image: Image.Image, resolution: int | None) -> Image.Image:

@@ -1,4 +1,4 @@
-"""JPEGs straight into a canvas, by simplejpeg where it is installed: the same pixels as Pillow's, without its lock.
+"""JPEGs by simplejpeg where it is installed: the same pixels as Pillow's, sooner and without its lock.
 
 Pillow holds the interpreter while it opens a file and copies pixels, so two threads are hardly faster than one.
 """
@@ -13,6 +13,7 @@ except ImportError:  # Pillow does it, more slowly
     simplejpeg = None
 
 _START = b"\xff\xd8\xff"
+_KINDS = {"Gray": "GRAY", "YCbCr": "RGB"}  # what a JPEG holds, and what it becomes
 
 
 def decode(data: bytes, height: int, width: int, canvas: np.ndarray) -> bool:
@@ -31,7 +32,7 @@ def decode(data: bytes, height: int, width: int, canvas: np.ndarray) -> bool:
         return False
     try:
         found = simplejpeg.decode_jpeg_header(data)
-        if found[:2] != (height, width) or found[2] not in ("Gray", "YCbCr"):
+        if found[:2] != (height, width) or found[2] not in _KINDS:
             return False
         if width == canvas.shape[1]:
             simplejpeg.decode_jpeg(data, "RGB", buffer=canvas[:height])
@@ -40,3 +41,17 @@ def decode(data: bytes, height: int, width: int, canvas: np.ndarray) -> bool:
     except ValueError:
         return False
     return True
+
+
+def pixels(data: bytes) -> np.ndarray | None:
+    """A grey JPEG as uint8 [H, W] or one in colour as [H, W, 3]; None where Pillow may say why not or do it."""
+    if simplejpeg is None or not data.startswith(_START):
+        return None
+    try:
+        kind = _KINDS.get(simplejpeg.decode_jpeg_header(data)[2])
+        if kind is None:
+            return None
+        array = simplejpeg.decode_jpeg(data, kind)
+    except ValueError:
+        return None
+    return array[:, :, 0] if kind == "GRAY" else array

@@ -67,3 +67,47 @@ def test_a_picture_of_one_pixel_is_that_pixel(encoded: Callable) -> None:
     canvas = np.zeros((8, 8, 3), np.uint8)
     assert jpeg.decode(encoded(Image.new("L", (1, 1), 200), "JPEG"), 1, 1, canvas)
     assert canvas[0, 0].tolist() == [200, 200, 200]
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_whole_files_decode_as_by_pillow(
+    mode: str, picture: Callable, encoded: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for data in (
+        encoded(picture(1, 40, 30).convert(mode), "JPEG"),
+        encoded(picture(1, 40, 30).convert(mode), "JPEG", exif=turned),
+        encoded(picture(1, 400, 30).convert(mode), "JPEG"),  # Pillow decodes it at half its size
+    ):
+        ours = images.decode(data, max_pixels=10**6, resolution=64)
+        with monkeypatch.context() as patch:
+            patch.setattr(jpeg, "simplejpeg", None)
+            theirs = images.decode(data, max_pixels=10**6, resolution=64)
+        assert (ours.mode, ours.size) == (theirs.mode, theirs.size)
+        assert (np.asarray(ours) == np.asarray(theirs)).all()
+
+
+def test_damaged_files_have_pillows_reasons(
+    picture: Callable, encoded: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(0)
+    good = encoded(picture(1, 32, 32), "JPEG")
+
+    def outcome(data: bytes) -> tuple[str, bytes]:
+        try:
+            return "", images.decode(data, max_pixels=10**6).tobytes()
+        except images.BadImage as error:
+            return error.reason, b""
+
+    seen = set()
+    for _ in range(200):
+        data = bytearray(good[: random.integers(len(good) // 2, len(good) + 1)])
+        data[random.integers(2, len(data))] = random.integers(0, 256)
+        ours = outcome(bytes(data))
+        with monkeypatch.context() as patch:
+            patch.setattr(jpeg, "simplejpeg", None)
+            theirs = outcome(bytes(data))
+        assert ours[0] == theirs[0]
+        seen.add(ours[0])
+    assert len(seen) > 1
