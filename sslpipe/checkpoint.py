@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sslpipe.errors import explain_os_error
-from sslpipe.scratch import sync_folder
+from sslpipe.scratch import sync
 
 
 class Checkpoints:
@@ -45,7 +45,7 @@ class Checkpoints:
             if temporary.read_bytes() != content:
                 raise OSError(0, "what was written does not read back the same")
             os.replace(temporary, self.folder / name)
-            sync_folder(self.folder)
+            sync(self.folder)
             for old in self._files()[self.keep :]:
                 old.unlink(missing_ok=True)
         except OSError as error:

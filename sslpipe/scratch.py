@@ -38,8 +38,13 @@ def folder(*parts: str) -> Path:
     return path
 
 
-def atomic_write(path: str | Path, content: bytes | str) -> None:
+def atomic_write(path: str | Path, content: bytes | str, *, durable: bool = True) -> None:
     """Write a file so that a kill or a full disk at any moment leaves the old one or the new one, never a part.
+
+    Args:
+        path: of the file.
+        content: all of it.
+        durable: wait until it is on the disk: a power failure, too, leaves the one or the other.
 
     Raises:
         UserError: the disk is full, read-only or forbidden.
@@ -53,10 +58,12 @@ def atomic_write(path: str | Path, content: bytes | str) -> None:
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(file.fileno(), 0o666 & ~_umask())
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
-        sync_folder(path.parent)
+        if durable:
+            sync(path.parent)
     except OSError as error:
         if temporary is not None:
             with contextlib.suppress(OSError):
@@ -69,8 +76,8 @@ def write_json(path: str | Path, value: Any) -> None:
     atomic_write(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def sync_folder(path: Path) -> None:
-    """Make a rename in this folder durable."""
+def sync(path: Path) -> None:
+    """Wait until a file, or a folder's renames, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -89,7 +89,7 @@ class Writer:
         return Placed(int(row["image"]["data_ptr"]), len(data), raw)
 
     def finish(self) -> Shard:
-        """Close it and give it its name."""
+        """Close it and give it its name; the system may not have written all of it yet."""
         try:
             self._flush()
             self.file.seek(0, os.SEEK_END)
@@ -97,12 +97,9 @@ class Writer:
             self.file.write(np.array(self.allocations, _ALLOCATION).tobytes())
             self.file.seek(0)
             self.file.write(self._head(table) + self.rows[: self.count].tobytes())
-            self.file.flush()
-            os.fsync(self.file.fileno())
             self.file.close()
             digest, size = scratch.file_digest(self.temporary), self.temporary.stat().st_size
             os.replace(self.temporary, self.path)
-            scratch.sync_folder(self.path.parent)
         except OSError as error:
             raise explain_os_error(error, f"writing {self.path}") from error
         name = f"{self.path.parent.name}/{self.path.name}"

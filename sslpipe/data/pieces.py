@@ -100,18 +100,21 @@ class Report:
         text = np.frombuffer(json.dumps(words).encode(), np.uint8)
         buffer = io.BytesIO()
         np.savez(buffer, columns=self.columns, histogram=self.histogram, words=text)
-        scratch.atomic_write(path, buffer.getvalue())
+        # Not durable: shards are made safe together at the end, and what a power failure leaves is checked by digest.
+        scratch.atomic_write(path, buffer.getvalue(), durable=False)
 
     @classmethod
     def load(cls, path: Path) -> Report | None:
-        """The report in a file and the shard beside it, None unless both are there and whole."""
+        """The report in a file, None unless it and the shard beside it are there and whole."""
         try:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
                 words = json.loads(file["words"].tobytes())
                 columns, histogram = file["columns"], file["histogram"]
             shard = None if words["shard"] is None else Shard(**words["shard"])
-            if shard is not None and (path.parents[1] / shard.path).stat().st_size != shard.bytes:
-                return None
+            if shard is not None:
+                webdataset.check(path.parents[1] / shard.path, shard)
+        except UserError:
+            return None
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
         return cls(

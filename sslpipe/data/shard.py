@@ -240,7 +240,8 @@ def _move(path: Path, target: Path) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(path, target)
-        scratch.sync_folder(target.parent)
+        scratch.sync(target)
+        scratch.sync(target.parent)
     except OSError as error:
         raise explain_os_error(error, f"writing {target}") from error
 

@@ -77,14 +77,11 @@ class Writer:
         return Placed(offset, len(stored.data), raw=False)
 
     def finish(self) -> Shard:
-        """Close it and give it its name."""
+        """Close it and give it its name; the system may not have written all of it yet."""
         try:
             self.tar.close()
-            self.file.flush()
-            os.fsync(self.file.fileno())
             self.file.close()
             os.replace(self.temporary, self.path)
-            scratch.sync_folder(self.path.parent)
         except OSError as error:
             raise explain_os_error(error, f"writing {self.path}") from error
         return Shard(
