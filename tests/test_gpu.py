@@ -62,3 +62,20 @@ def test_training_runs_and_resumes(tmp_path: Path, precision: Any) -> None:
     _, history = run(4)  # goes on from the last checkpoint of the first
     assert history.rows[-1]["step"] == 8
     assert all(torch.isfinite(torch.tensor(row["loss"])) for row in history.rows)
+
+
+def test_canvases_in_the_gpus_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sslpipe.data import Resident, open_split, shard, sources
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dvc.yaml").touch()
+    shard.shard(shard.Config(resolution=16), sources.open_source(sources.Config(), 0), tmp_path / "shards", 0)
+    here, there = (
+        open_split(tmp_path / "shards", "test"),
+        open_split(tmp_path / "shards", "test", device="cuda"),
+    )
+    assert isinstance(there, Resident)
+    places = torch.tensor([5, 0, 999, 5])
+    batch = there.gather(places)
+    assert batch.pixels.is_cuda
+    assert torch.equal(batch.pixels.cpu(), here.gather(places).pixels)

@@ -87,7 +87,9 @@ def test_bad_server_costs_one_warning_and_is_caught_up_with(
 
 @pytest.mark.parametrize("server", ["hangs"], indirect=True)
 def test_stage_never_waits_for_a_server(server, record, monkeypatch):
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "6")  # longer than a stage takes to end on a busy machine
+    monkeypatch.setenv(
+        "MLFLOW_HTTP_REQUEST_TIMEOUT", "6"
+    )  # longer than a stage takes to end on a busy machine
     tracking = Config(experiment="toy", uri=server)
     thread = threading.Thread(target=follow)
     run = record("knn", tracking=tracking)
