@@ -15,13 +15,13 @@ from torch import Tensor
 from sslpipe import scratch
 from sslpipe.data.batch import Batch
 from sslpipe.data.buffers import Buffers
-from sslpipe.data.canvases import Canvases
+from sslpipe.data.reading import SplitReader
 from sslpipe.data.threads import cores
 from sslpipe.errors import UserError, explain_os_error
 from sslpipe.progress import progress
 
 
-class Resident:
+class Resident(SplitReader):
     """The images of one split as canvases, uint8 [N, R, R, 3], in memory.
 
     Args:
@@ -39,9 +39,8 @@ class Resident:
     def __init__(
         self, folder: Path, split: str, *, cache: Path | None = None, device: torch.device | str = "cpu"
     ) -> None:
-        self._canvases = Canvases(folder, split)
-        self.manifest, self.resolution = self._canvases.manifest, self._canvases.resolution
-        count, side, rows = len(self._canvases), self.resolution, self._canvases.rows
+        super().__init__(folder, split)
+        count, side = len(self), self.resolution
         if cache is None:
             _check_memory(memory(count, side), split)
             pixels = np.empty((count, side, side, 3), np.uint8)
@@ -49,8 +48,7 @@ class Resident:
         else:
             pixels = self._mapped(cache, (count, side, side, 3))
         self.pixels = torch.from_numpy(pixels).to(device)
-        self.sizes = torch.from_numpy(np.stack([rows["height"], rows["width"]], axis=1).astype(np.int32))
-        self.labels = torch.from_numpy(rows["label"].astype(np.int64))
+        self.sizes = self.sizes_of(np.arange(count))
         self._buffers = Buffers()
 
     def _fill(self, pixels: np.ndarray) -> None:
@@ -85,19 +83,13 @@ class Resident:
                     raise explain_os_error(error, f"writing {cache}") from error
         return np.memmap(cache, np.uint8, "c", shape=shape)
 
-    def __len__(self) -> int:
-        """The number of images, N."""
-        return len(self.labels)
-
     def gather(self, index: np.ndarray | Tensor) -> Batch:
         """The images at these places, int64 [n] in 0 … N - 1, in this order.
 
         Raises:
             IndexError: a place is outside the split.
         """
-        index = torch.as_tensor(index, dtype=torch.int64)
-        if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < len(self):
-            raise IndexError(f"places must be in 0 to {len(self) - 1}")
+        index = self._places(index)
         return Batch(
             pixels=self._pixels(index),
             size=self.sizes.index_select(0, index),
@@ -114,16 +106,6 @@ class Resident:
         # "clip" since places are in range: otherwise numpy takes them to a copy first.
         np.take(self.pixels.numpy(), index.numpy(), axis=0, out=out.numpy(), mode="clip")
         return out
-
-    @property
-    def keys(self) -> list[str]:
-        """The names the images had in the source, by place."""
-        return self._canvases.keys
-
-    @property
-    def blocks(self) -> np.ndarray:
-        """Where each shard's images begin, and N; int64 [shards + 1]."""
-        return self._canvases.blocks
 
 
 def memory(count: int, side: int) -> int:
