@@ -52,7 +52,7 @@ class Canvases:
         """Where each shard's images begin, and N; int64 [shards + 1]."""
         return np.concatenate([[0], np.cumsum(np.bincount(self.rows["shard"]))]).astype(np.int64)
 
-    def fill(self, places: np.ndarray, pixels: np.ndarray, threads: Executor, at_once: int = 16) -> None:
+    def fill(self, places: np.ndarray, pixels: np.ndarray, threads: Executor, at_once: int = 4) -> None:
         """Decode images into canvases.
 
         Args:
