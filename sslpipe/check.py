@@ -132,6 +132,7 @@ def check_data(settings: Settings, source: Source) -> Iterator[str]:
 
 def check_reading(settings: Settings, count: int) -> Iterator[str]:
     """What the shards and their reader will need is there."""
+    from sslpipe.data.loader import choose
     from sslpipe.data.resident import available_memory, memory
 
     config, reader = settings.shard, settings.loader.reader
@@ -146,7 +147,7 @@ def check_reading(settings: Settings, count: int) -> Iterator[str]:
             f"loader.reader is resident, but {count} canvases need {needed / 1e9:.1f} GB of memory and "
             f"{(free or 0) / 1e9:.1f} GB are free: set it to auto or streaming, or lower shard.resolution"
         )
-    kind = reader if reader != "auto" else "resident" if free is None or needed <= free // 2 else "streaming"
+    kind = choose(reader, needed, free)
     files = -(-count // config.shard_size)
     yield f"reading: {files} {config.format} files to train on, {kind} (in memory they would be {needed / 1e9:.2f} GB)"
     disk = shutil.disk_usage(Path.cwd()).free

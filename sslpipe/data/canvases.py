@@ -38,10 +38,6 @@ class Canvases:
         self._files = Files(self.folder, known.shards)
         self._check(known)
 
-    def __len__(self) -> int:
-        """The number of images, N."""
-        return len(self.rows)
-
     @functools.cached_property
     def keys(self) -> list[str]:
         """The names the images had in the source, by place."""
@@ -121,7 +117,7 @@ class Canvases:
             or int(rows["height"].max()) > side
             or int(rows["width"].max()) > side
             or int(min(rows["height"].min(), rows["width"].min())) < 1
-            or int(rows["label"].max()) >= max(classes, 0 if classes else 1)
+            or int(rows["label"].max()) >= classes
             or int(rows["label"].min()) < -1
             or int(rows["bytes"].max()) > images.member_limit(side)
             or (rows["raw"] & (rows["bytes"] != 3 * rows["height"].astype(np.int64) * rows["width"])).any()

@@ -9,8 +9,10 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
-from sslpipe.data import webdataset
-from sslpipe.data.manifest import Shard
+from PIL import Image
+
+from sslpipe.data import images, index, webdataset
+from sslpipe.data.manifest import Shard, Splits
 from sslpipe.errors import explain_os_error
 
 _OPEN = 128  # files held open at a time
@@ -61,6 +63,25 @@ class Files:
             if len(self._open) > _OPEN:
                 self._open.popitem(last=False)  # closed once nobody reads from it any more
             return known
+
+
+class Pictures:
+    """Single stored pictures of both splits."""
+
+    def __init__(self, folder: Path, splits: Splits, resolution: int) -> None:
+        self.resolution = resolution
+        self.rows = {
+            name: index.read(folder, name, count=split.count, sha256=split.index) for name, split in splits
+        }
+        self._files = {name: Files(folder, split.shards) for name, split in splits}
+
+    def get(self, split: str, place: int) -> Image.Image:
+        """The picture at this place, grey or RGB."""
+        row = self.rows[split][place]
+        data = self._files[split].read(int(row["shard"]), int(row["offset"]), int(row["bytes"]))
+        if row["raw"]:
+            return Image.frombytes("RGB", (int(row["width"]), int(row["height"])), data)
+        return images.decode_stored(data, self.resolution)
 
 
 class _Descriptor:

@@ -88,7 +88,7 @@ def open_split(folder: Path, split: str, reader: str = "auto", device: torch.dev
 
     known = manifest.read(Path(folder))
     needed, free = memory(known.split(split).count, known.resolution), available_memory()
-    if reader == "streaming" or (reader == "auto" and free is not None and needed > free // 2):
+    if choose(reader, needed, free) == "streaming":
         return Streaming(folder, split)
     device = torch.device(device)
     if device.type != "cuda" or needed > torch.cuda.mem_get_info(device)[0] // 4:
@@ -96,6 +96,13 @@ def open_split(folder: Path, split: str, reader: str = "auto", device: torch.dev
     return Resident(
         folder, split, cache=_cache(known.digest, split) if needed >= _CACHED else None, device=device
     )
+
+
+def choose(reader: str, needed: int, free: int | None) -> str:
+    """The reader that `reader` means where canvases need so many bytes and so many are free (None: not known)."""
+    if reader != "auto":
+        return reader
+    return "resident" if free is None or needed <= free // 2 else "streaming"
 
 
 def _cache(digest: str, split: str) -> Path:

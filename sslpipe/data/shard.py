@@ -15,8 +15,8 @@ import numpy as np
 from pydantic import Field
 
 from sslpipe import config, progress, scratch
-from sslpipe.data import duplicates, executors, images, index, manifest, pieces, sources
-from sslpipe.data.files import Files
+from sslpipe.data import duplicates, executors, index, manifest, pieces, sources
+from sslpipe.data.files import Pictures
 from sslpipe.data.pieces import Piece, Report
 from sslpipe.data.threads import cores, ordered_map
 from sslpipe.errors import UserError, explain_os_error
@@ -258,21 +258,16 @@ def _duplicates(
     config: Config, reports: Mapping[str, Sequence[Report]], splits: manifest.Splits, folder: Path
 ) -> manifest.Duplicates:
     """What comes twice, found by hashes and by looking at the stored pictures."""
-    columns, files = {}, {}
-    for name, split in splits:
-        columns[name] = index.read(folder, name, count=split.count, sha256=split.index)
-        files[name] = Files(folder, split.shards)
+    pictures = Pictures(folder, splits, config.resolution)
 
     def small(split: str, place: int) -> np.ndarray:
-        row = columns[split][place]
-        data = files[split].read(int(row["shard"]), int(row["offset"]), int(row["bytes"]))
-        return duplicates.small(images.decode_stored(data, config.resolution))
+        return duplicates.small(pictures.get(split, place))
 
     def look(split: str, places: np.ndarray) -> np.ndarray:
         seen = ordered_map(functools.partial(small, split), places.tolist(), threads=cores(), ahead=64)
         return np.stack(list(seen))
 
-    found = duplicates.find(columns, look)
+    found = duplicates.find(pictures.rows, look)
     keys = {split: [key for report in reports[split] for key in report.keys] for split in sources.SPLITS}
     listed = [
         manifest.Duplicate(

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from sslpipe.data import images, index
-from sslpipe.data.files import Files
+from sslpipe.data.files import Pictures
 from sslpipe.data.manifest import Duplicate, Manifest
 
 _PAIRS, _ACROSS = 24, 4  # shown, and side by side
@@ -39,16 +38,10 @@ def duplicates_sheet(folder: Path, manifest: Manifest) -> bytes:
 def _pictures(
     folder: Path, manifest: Manifest, pairs: tuple[Duplicate, ...]
 ) -> list[tuple[Image.Image, Image.Image]]:
-    rows = {
-        name: index.read(folder, name, count=split.count, sha256=split.index)
-        for name, split in manifest.splits
-    }
-    files = {name: Files(folder, split.shards) for name, split in manifest.splits}
+    stored = Pictures(folder, manifest.splits, manifest.resolution)
 
     def picture(split: str, place: int) -> Image.Image:
-        row = rows[split][place]
-        data = files[split].read(int(row["shard"]), int(row["offset"]), int(row["bytes"]))
-        image = images.decode_stored(data, manifest.resolution).convert("RGB")
+        image = stored.get(split, place).convert("RGB")
         scale = _SIDE / max(image.size)
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         return image.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)

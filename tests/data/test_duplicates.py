@@ -133,7 +133,8 @@ def test_thousands_of_black_images_are_compared_once_each(monkeypatch: pytest.Mo
     assert duplicates.find(columns, look).unseen == 2900
 
 
-def test_planted_copies_are_found_in_sharding(lay: Callable[..., Path], encoded: Callable) -> None:
+@pytest.mark.parametrize("kind", ["webdataset", "ffcv"])
+def test_planted_copies_are_found_in_sharding(lay: Callable[..., Path], encoded: Callable, kind: str) -> None:
     files = {f"train/{n}.png": encoded(photo(n)) for n in range(12)}
     files |= {f"test/{n}.png": encoded(photo(n)) for n in range(100, 106)}
     files["test/exact.png"] = files["train/3.png"]
@@ -141,7 +142,7 @@ def test_planted_copies_are_found_in_sharding(lay: Callable[..., Path], encoded:
     files["train/again.png"] = files["train/7.png"]
     lay(files)
     source = sources.open_source(sources.Config(source="folder", root="photos"), 0)
-    result = sharding.shard(sharding.Config(resolution=64, shard_size=5), source, OUT, 0)
+    result = sharding.shard(sharding.Config(resolution=64, shard_size=5, format=kind), source, OUT, 0)
     found = result.duplicates
     assert found is not None
     assert (found.train_exact, found.train_near, found.test_exact, found.test_near) == (1, 0, 1, 1)

@@ -120,6 +120,15 @@ def test_an_index_that_cannot_be(shards: Path, column: dict[str, int]) -> None:
         Resident(shards, "test")
 
 
+def test_a_label_where_there_are_no_classes(lay: Callable[..., Path]) -> None:
+    lay(*(f"{n}.png" for n in range(10)))
+    source = sources.open_source(sources.Config(source="folder", root="photos"), 0)
+    sharding.shard(sharding.Config(resolution=16), source, Path("data/shards"), 0)
+    tampered(Path("data/shards"), 0, label=0)
+    with pytest.raises(UserError, match="does not fit its manifest"):
+        Resident(Path("data/shards"), "test")
+
+
 def test_an_offset_beyond_the_shard(shards: Path) -> None:
     tampered(shards, 2, offset=2**40)
     with pytest.raises(UserError, match="is cut short"):
