@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from sslpipe import methods, scratch
 from sslpipe.checkpoint import Checkpoints
@@ -109,7 +110,11 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, help="default: as the settings say")
     parser.add_argument("--params", type=Path, default=ROOT / "params.yaml", help="default: params.yaml")
     parser.add_argument(
-        "--precision", help="of all training: auto, fp32 or bf16; default: as the settings say"
+        "--vit-set",
+        nargs="*",
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings of arms with a ViT, such as pretrain.precision=bf16 finetune.precision=bf16",
     )
     parser.add_argument("--root", help="the folder of images, where the settings' source is a folder")
     parser.add_argument(
@@ -155,8 +160,11 @@ def settings_for(options: argparse.Namespace, name: str, seed: int, epochs: int 
     raw["seed"], raw["pretrain"]["method"] = seed, name
     raw["views"]["renderer"] = options.renderer
     raw["pretrain"]["epochs"] = epochs or options.epochs or raw["pretrain"]["epochs"]
-    if options.precision:
-        raw["pretrain"]["precision"] = raw["finetune"]["precision"] = options.precision
+    if methods.find(name).default_backbone == "small_vit":
+        for change in options.vit_set:
+            key, value = change.split("=", 1)
+            section, inner = key.split(".", 1)
+            raw[section][inner] = yaml.safe_load(value)
     if options.root:
         raw["data"]["root"] = options.root
     return Settings(raw)
