@@ -110,13 +110,19 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, help="default: as the settings say")
     parser.add_argument("--params", type=Path, default=ROOT / "params.yaml", help="default: params.yaml")
     parser.add_argument(
+        "--set",
+        nargs="*",
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings changed, such as data.source=folder data.root=/path",
+    )
+    parser.add_argument(
         "--vit-set",
         nargs="*",
         default=[],
         metavar="KEY=VALUE",
-        help="settings of arms with a ViT, such as pretrain.precision=bf16 finetune.precision=bf16",
+        help="the same for arms with a ViT only, such as pretrain.precision=bf16 finetune.precision=bf16",
     )
-    parser.add_argument("--root", help="the folder of images, where the settings' source is a folder")
     parser.add_argument(
         "--speed",
         type=int,
@@ -160,13 +166,11 @@ def settings_for(options: argparse.Namespace, name: str, seed: int, epochs: int 
     raw["seed"], raw["pretrain"]["method"] = seed, name
     raw["views"]["renderer"] = options.renderer
     raw["pretrain"]["epochs"] = epochs or options.epochs or raw["pretrain"]["epochs"]
-    if methods.find(name).default_backbone == "small_vit":
-        for change in options.vit_set:
-            key, value = change.split("=", 1)
-            section, inner = key.split(".", 1)
-            raw[section][inner] = yaml.safe_load(value)
-    if options.root:
-        raw["data"]["root"] = options.root
+    vit = methods.find(name).default_backbone == "small_vit"
+    for change in options.set + options.vit_set * vit:
+        key, value = change.split("=", 1)
+        section, inner = key.split(".", 1)
+        raw[section][inner] = yaml.safe_load(value)
     return Settings(raw)
 
 

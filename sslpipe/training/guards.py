@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from types import FrameType, TracebackType
 import torch
 from torch import Tensor, nn
 
+from sslpipe import distributed
 from sslpipe.errors import UserError
 from sslpipe.scratch import write_json
 
@@ -49,32 +51,24 @@ class Interrupted(SystemExit):
         super().__init__(128 + received)
 
 
-def check_finite(values: Mapping[str, Tensor], *, step: int, index: Tensor, folder: Path) -> None:
-    """Stop before the update if a value is infinite or not a number.
+def non_finite(values: Mapping[str, float], *, step: int, index: Tensor, folder: Path) -> NonFiniteError:
+    """The error for a step whose loss or gradient is not finite; writes down what is known of it.
 
     Args:
-        values: by name, such as the loss and the gradient norm.
-        step: the step at hand.
+        values: the step's numbers by name.
+        step: steps done before it.
         index: the samples of the batch.
-        folder: where non_finite.json, with step, values and samples, is written.
-
-    Raises:
-        NonFiniteError: names the step and where the samples are listed.
+        folder: where non_finite.json, with step, values and samples, is written; one a rank where several train.
     """
-    bad = [name for name, value in values.items() if not bool(torch.isfinite(value).all())]
-    if not bad:
-        return
-    report = {
-        "step": step,
-        "values": {n: str(v.item()) for n, v in values.items()},
-        "samples": index.tolist(),
-    }
-    path = folder / "non_finite.json"
+    bad = [name for name, value in values.items() if not math.isfinite(value)] or ["loss on another rank"]
+    report = {"step": step, "values": {n: str(v) for n, v in values.items()}, "samples": index.tolist()}
+    suffix = f"-{distributed.rank()}" if distributed.world_size() > 1 else ""
+    path = folder / f"non_finite{suffix}.json"
     write_json(path, report)
-    first = ", ".join(str(i) for i in index[:8].tolist())
-    raise NonFiniteError(
-        f"the {bad[0]} is not finite at step {step} (samples {first}{', …' if len(index) > 8 else ''}; all in {path}): "
-        f"nothing was updated; try a lower learning rate, a longer warm-up or optimizer.clip"
+    first = ", ".join(str(i) for i in index[:8].tolist()) + (", …" if len(index) > 8 else "")
+    return NonFiniteError(
+        f"the {bad[0].replace('_', ' ')} is not finite at step {step} (samples {first}; all in {path}): nothing "
+        "was updated; try a lower learning rate, a longer warm-up or optimizer.clip"
     )
 
 

@@ -2,55 +2,25 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from sslpipe.checkpoint import Checkpoints
 from sslpipe.data.loader import Loader
 from sslpipe.device import mixed
-from sslpipe.methods.base import Clock, Method, OptimizerConfig, Step
+from sslpipe.methods.base import Clock, Method, OptimizerConfig
 from sslpipe.progress import progress
 from sslpipe.training import accumulation, guards, optim
 from sslpipe.training.config import Config
+from sslpipe.training.history import History
+from sslpipe.training.ledger import Ledger, Row
 from sslpipe.views.engine import ViewEngine
 
 OnLog = Callable[[dict[str, float]], None]
 OnResume = Callable[[int], None]
-
-
-@dataclass
-class History:
-    """The training curves so far; part of every checkpoint.
-
-    Attributes:
-        rows: one point each `log_every` steps: step, epoch, rate, and means over those steps.
-        pending: the numbers of the steps since the last point.
-        seconds: time spent training, over all processes that worked on this run.
-    """
-
-    rows: list[dict[str, float]] = field(default_factory=list)
-    pending: list[dict[str, float | Tensor]] = field(default_factory=list)
-    seconds: float = 0.0
-
-    def state(self) -> dict[str, Any]:
-        """Plain values for a checkpoint."""
-        self.pending = [{name: float(value) for name, value in numbers.items()} for numbers in self.pending]
-        return {"rows": self.rows, "pending": self.pending, "seconds": self.seconds}
-
-    def point(self, step: int, epoch: float, rate: float) -> dict[str, float]:
-        """Close the interval since the last point into a new one."""
-        names = self.pending[-1]
-        means = {n: sum(float(numbers[n]) for numbers in self.pending) / len(self.pending) for n in names}
-        row = {"step": step, "epoch": epoch, "rate": rate, **means}
-        self.rows.append(row)
-        self.pending = []
-        return row
 
 
 def train(
@@ -83,15 +53,29 @@ def train(
         Interrupted: a signal came; everything is saved.
     """
     method.train()
+    device = next(method.parameters()).device
     optimizer = optim.build(method.parameter_groups(), optimizer_config, config.batch_size)
     history = History()
     step = _resume(checkpoints, method, optimizer, history)
     if step:
         on_resume(step)
     total, saved, started = config.epochs * loader.steps, time.monotonic(), time.monotonic()
+    ledger = Ledger(device, checkpoints.folder)
+
+    def log(rows: Iterable[Row]) -> Row | None:
+        """Draw the curves on; the last row, if there is one."""
+        row = None
+        for row in rows:
+            history.pending.append(row.numbers)
+            if row.step % config.log_every == 0 or row.step == total:
+                point = history.point(row.step, row.step / loader.steps, row.rate)
+                on_log(point)
+                bar.update(0, f"loss {point['loss']:.4f}")
+        return row
 
     def save() -> None:
         nonlocal saved, started
+        log(ledger.drain())
         history.seconds += time.monotonic() - started
         started = saved = time.monotonic()
         state = {
@@ -109,27 +93,33 @@ def train(
                 optim.set_rates(optimizer, optimizer_config, clock, (step + 1) / loader.steps, config.epochs)
                 optimizer.zero_grad(set_to_none=True)
                 outcome = accumulation.backward(method, views, clock, config)
-                numbers = _update(
-                    method, optimizer, optimizer_config, outcome, clock, batch.index, checkpoints.folder
+                method.before_update(clock)
+                norm = guards.gradient_norm(method)
+                ledger.note(
+                    step + 1,
+                    optimizer.param_groups[0]["lr"],
+                    {"loss": outcome.loss, "gradient_norm": norm, **outcome.numbers},
+                    batch.index,
+                    stop=signals.received is not None,
+                    save=time.monotonic() - saved >= config.checkpoint_seconds,
                 )
+                optim.clip(optimizer, optimizer_config.clip, norm)
+                optim.step(optimizer, ledger.bad if ledger.lag else None)
+                method.after_update(clock)
                 step += 1
 
-                history.pending.append(numbers)
-                if step % config.log_every == 0 or step == total:
-                    rate = optimizer.param_groups[0]["lr"]
-                    row = history.point(step, step / loader.steps, rate)
-                    on_log(row)
-                    bar.update(0, f"loss {row['loss']:.4f}")
+                row = log(ledger.settled())
                 bar.update()
-                if signals.received is not None:
+                if row is not None and row.stop:
                     save()
                     print(
                         f"pretrain: stopped at step {step} of {total}, saved; `dvc repro` goes on from there",
                         flush=True,
                     )
-                    raise guards.Interrupted(signals.received)
-                if time.monotonic() - saved >= config.checkpoint_seconds:
+                    raise guards.Interrupted(signals.received or signal.SIGTERM)
+                if row is not None and row.save:
                     save()
+        log(ledger.drain())
     history.seconds += time.monotonic() - started
     return history
 
@@ -141,31 +131,6 @@ def _clock(step: int, epoch: int, total: int, seed: int) -> Clock:
     return Clock(step, epoch, step / total, torch.Generator().manual_seed(step_seed))
 
 
-def _update(
-    method: Method,
-    optimizer: torch.optim.Optimizer,
-    config: OptimizerConfig,
-    outcome: Step,
-    clock: Clock,
-    index: Tensor,
-    folder: Path,
-) -> dict[str, float | Tensor]:
-    """Checks, clipping, one optimiser step; what is worth plotting of it."""
-    method.before_update(clock)
-    norm = guards.gradient_norm(method)
-    guards.check_finite({"loss": outcome.loss, "gradient": norm}, step=clock.step, index=index, folder=folder)
-    if config.clip is not None:
-        torch.nn.utils.clip_grads_with_norm_(_parameters(optimizer), config.clip, norm)
-    optimizer.step()
-    method.after_update(clock)
-    numbers = {name: torch.as_tensor(value).detach() for name, value in outcome.numbers.items()}
-    return {"loss": outcome.loss, "gradient_norm": norm, **numbers}
-
-
-def _parameters(optimizer: torch.optim.Optimizer) -> Iterable[Tensor]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
 def _resume(
     checkpoints: Checkpoints, method: Method, optimizer: torch.optim.Optimizer, history: History
 ) -> int:
@@ -174,8 +139,7 @@ def _resume(
         return 0
     step, state = found
     method.load_state_dict(state["method"])
-    optimizer.load_state_dict(state["optimizer"])
-    history.rows, history.pending = state["history"]["rows"], state["history"]["pending"]
-    history.seconds = state["history"]["seconds"]
+    optim.restore(optimizer, state["optimizer"])
+    history.restore(state["history"])
     print(f"pretrain: continuing from the checkpoint at step {step}", flush=True)
     return step

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sslpipe.methods.base import Clock, OptimizerConfig, ParamGroup
 from sslpipe.training.schedules import rate_factor, weight_decay
@@ -32,15 +33,62 @@ def build(groups: Sequence[ParamGroup], config: OptimizerConfig, batch_size: int
         for group in groups
     ]
     if config.name == "adamw":
-        return torch.optim.AdamW(settings, lr=peak, betas=config.betas)
+        return torch.optim.AdamW(settings, lr=peak, betas=config.betas, fused=True)
     if config.name == "sgd":
-        return torch.optim.SGD(settings, lr=peak, momentum=config.momentum)
+        return torch.optim.SGD(settings, lr=peak, momentum=config.momentum, fused=True)
     from timm.optim import Lars  # here, because importing timm takes seconds
 
     for setting, group in zip(settings, groups, strict=True):
         # timm adapts a group with weight decay 0 only when told to; weights always adapt, norms and biases never.
         setting["always_adapt"] = group.adapt
     return Lars(settings, lr=peak, momentum=config.momentum)
+
+
+def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """`load_state_dict`, with the state laid out in memory as the parameters are.
+
+    A checkpoint is contiguous; fused optimisers walk parameter and state side by side, and go wrong where the one is
+    channels-last and the other is not.
+    """
+    optimizer.load_state_dict(state)
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+@torch.no_grad()
+def step(optimizer: torch.optim.Optimizer, bad: Tensor | None = None) -> None:
+    """One update of everything, or none of anything where `bad` is 1; the host does not wait to know which.
+
+    Args:
+        optimizer: from `build`.
+        bad: float32 scalar on the device, 0 or 1; None where the host knows that all is well.
+    """
+    if bad is None:
+        optimizer.step()
+        return
+    if optimizer.defaults.get("fused"):
+        optimizer.found_inf, optimizer.grad_scale = bad, None  # type: ignore[attr-defined]
+        optimizer.step()
+        return
+    held = _parameters(optimizer) + [
+        value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)
+    ]
+    before = [value.clone() for value in held]
+    optimizer.step()
+    for value, old in zip(held, before, strict=True):
+        torch.where(bad > 0, old, value, out=value)
+
+
+def clip(optimizer: torch.optim.Optimizer, largest: float | None, norm: Tensor) -> None:
+    """Scale all gradients so that their norm, which is `norm`, is at most `largest`."""
+    if largest is not None:
+        torch.nn.utils.clip_grads_with_norm_(_parameters(optimizer), largest, norm)
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def set_rates(

@@ -22,7 +22,8 @@ from sslpipe.export import save_encoder
 from sslpipe.methods.base import Method, MethodConfig, Preparation
 from sslpipe.training.build import build_method, check_batch, check_views, memory_format
 from sslpipe.training.config import Config
-from sslpipe.training.loop import History, OnLog, OnResume, train
+from sslpipe.training.history import History
+from sslpipe.training.loop import OnLog, OnResume, train
 from sslpipe.views import renderers
 from sslpipe.views.config import Config as ViewsConfig
 from sslpipe.views.engine import ViewEngine

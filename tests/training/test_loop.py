@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
+import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,12 @@ from support import ToyReader, small_engine, small_method
 from sslpipe.checkpoint import Checkpoints
 from sslpipe.data.loader import Loader
 from sslpipe.methods.base import OptimizerConfig, Step
+from sslpipe.training import loop
 from sslpipe.training.config import Config
 from sslpipe.training.guards import Interrupted, NonFiniteError
-from sslpipe.training.loop import History, train
+from sslpipe.training.history import History
+from sslpipe.training.ledger import Ledger
+from sslpipe.training.loop import train
 
 OPTIMIZER = OptimizerConfig(rate=3e-3, rule="absolute", warmup_epochs=0.5)
 CONFIG = Config(epochs=4, batch_size=16, log_every=3, checkpoint_seconds=1e9)
@@ -172,3 +178,59 @@ def test_clipping_bounds_the_update(tmp_path: Path, toy_reader: ToyReader) -> No
     )  # fmt: skip
     moved = torch.stack([(p - start[n]).norm() for n, p in method.named_parameters()]).norm()
     assert 0 < moved <= 0.01 * 2 + 1e-6
+
+
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host reads three steps late, as it does on a GPU."""
+    monkeypatch.setattr(loop, "Ledger", partial(Ledger, lag=3))
+
+
+def test_reading_late_changes_neither_weights_nor_curves(
+    tmp_path: Path, toy_reader: ToyReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, expected = run(tmp_path / "a", toy_reader)
+    monkeypatch.setattr(loop, "Ledger", partial(Ledger, lag=3))
+    second, history = run(tmp_path / "b", toy_reader)
+    assert same(first, second)
+    assert history.rows == expected.rows
+
+
+@pytest.mark.usefixtures("late")
+@pytest.mark.parametrize("optimizer", ["adamw", "lars"])
+def test_read_late_a_non_finite_step_has_updated_nothing(
+    tmp_path: Path, toy_reader: ToyReader, optimizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = small_method("simclr")
+    inner = method.step
+    seen: dict[str, Any] = {}
+
+    def spoilt(views: Any, clock: Any) -> Step:
+        outcome = inner(views, clock)
+        seen["last"] = clock.step
+        if clock.step != 2:
+            return outcome
+        seen["before"] = {name: value.clone() for name, value in method.named_parameters()}
+        seen["samples"] = views[0].index.tolist()
+        return replace(outcome, loss=outcome.loss * float("nan"))
+
+    method.step = spoilt  # type: ignore[method-assign]
+    monkeypatch.setattr(sys.modules[__name__], "OPTIMIZER", OPTIMIZER.model_copy(update={"name": optimizer}))
+    with pytest.raises(NonFiniteError, match=r"loss.* at step 2 "):
+        run(tmp_path, toy_reader, "simclr", method=method)
+    assert seen["last"] == 5  # three steps went by before it was noticed
+    assert json.loads((tmp_path / "non_finite.json").read_text())["samples"] == seen["samples"]
+    assert all(torch.equal(seen["before"][name], value) for name, value in method.named_parameters())
+
+
+@pytest.mark.usefixtures("late")
+def test_read_late_a_signal_still_saves_what_is_done(tmp_path: Path, toy_reader: ToyReader) -> None:
+    whole, expected = run(tmp_path / "whole", toy_reader)
+    method = small_method("byol")
+    method.step = StopAt(method, 1, signal.SIGTERM)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "cut", toy_reader, method=method)
+    assert (Checkpoints(tmp_path / "cut").load() or (0,))[0] == 5
+    again, history = run(tmp_path / "cut", toy_reader, method=small_method("byol", seed=9))
+    assert same(whole, again)
+    assert history.rows == expected.rows

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from sslpipe.checkpoint import from_bytes, to_bytes
 from sslpipe.methods.base import Clock, OptimizerConfig, ParamGroup
 from sslpipe.training import optim
 from sslpipe.training.schedules import rate_factor, weight_decay
@@ -92,3 +93,38 @@ def test_rates_and_decay_of_each_group() -> None:
     optim.set_rates(optimizer, config, clock(0.5), epoch=50, epochs=100)
     assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([0.05, 0.05, 0.1, 0.005])
     assert [g["weight_decay"] for g in optimizer.param_groups] == [1e-4, 0.0, 1e-4, 1e-4]
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lars"])
+def test_a_masked_update_changes_nothing_and_a_plain_one_is_the_same_as_ever(name: str) -> None:
+    def trained(*marks: float | None) -> list[torch.Tensor]:
+        values = [parameter(3, 4), parameter(5)]
+        groups = [ParamGroup([values[0]]), ParamGroup([values[1]], decay=False, adapt=False)]
+        config = OptimizerConfig(name=name, rate=0.1, rule="absolute", weight_decay=0.1)  # type: ignore[arg-type]
+        optimizer = optim.build(groups, config, 8)
+        for mark in marks:
+            optim.step(optimizer, None if mark is None else torch.tensor(mark))
+        state = [v for s in optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor)]
+        return [v.detach().clone() for v in [*values, *state]]
+
+    once, twice = trained(None), trained(None, None)
+    assert not torch.equal(once[0], twice[0])
+    for a, b in ((trained(0.0), once), (trained(0.0, 0.0), twice), (trained(None, 1.0, 1.0), once)):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_a_restored_state_lies_in_memory_as_its_parameter_does() -> None:
+    def stepped(restored: bool) -> torch.Tensor:
+        value = torch.nn.Parameter(parameter(4, 3, 3, 3).detach().to(memory_format=torch.channels_last))
+        config = OptimizerConfig(rate=0.1, rule="absolute")
+        optimizer = optim.build([ParamGroup([value])], config, 8)
+        for step in range(3):
+            value.grad = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(step)).to(
+                memory_format=torch.channels_last
+            )
+            if restored and step == 2:
+                optim.restore(optimizer, from_bytes(to_bytes(optimizer.state_dict())))
+            optimizer.step()
+        return value.detach()
+
+    assert torch.equal(stepped(True), stepped(False))
