@@ -1,8 +1,8 @@
 """The bundled digits in colour, as a folder of images: `python benchmarks/colour_digits.py FOLDER`.
 
-As MNIST-M (Ganin et al., JMLR 2016, Sec. 5.2.2): a digit's strokes invert the colours of a patch cut from a photograph,
-|patch - digit|. Here the photographs are scikit-learn's two, a palace below the sky and a flower; training images are
-cut from their left halves and test images from their right ones. For methods that need colour:
+A method that learns from colour needs colours that mean something, as green means grass. Each digit is printed in ink
+of a hue of its own, give or take 20 degrees, which its neighbours' hues overlap; the lightness stays that of the grey
+image to rounding, so that whoever looks at lightness alone sees no more than before. For colorization:
 
     python benchmarks/methods.py --methods colorization --free --seeds 3 \\
       --set data.source=folder data.root=FOLDER 'views.recipe={hflip: 0.0, rotation: 15.0}'
@@ -11,14 +11,18 @@ cut from their left halves and test images from their right ones. For methods th
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
-from sklearn.datasets import load_sample_images
 
 from sslpipe.data.bundled import open_mnist5k
 from sslpipe.data.source import Pixels
+from sslpipe.networks.lab import lab_to_rgb
+
+CHROMA, SPREAD = 35.0, 20.0  # of the darkest ink to the lightest, in Lab's units; of hues, in degrees
 
 
 def main() -> None:
@@ -32,7 +36,6 @@ def main() -> None:
 def write(folder: Path, seed: int = 0) -> int:
     """FOLDER/{train,test}/CLASS/NAME.png of all bundled digits; their number."""
     digits, generator = open_mnist5k(test_fraction=0.2, seed=seed), np.random.default_rng(seed)
-    photographs = load_sample_images().images  # two of [427, 640, 3], uint8
     count = 0
     for split, items in digits.splits.items():
         for item in items:
@@ -40,22 +43,20 @@ def write(folder: Path, seed: int = 0) -> int:
             assert item.label is not None
             path = folder / split / digits.classes[item.label] / f"{Path(item.key).name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            photograph = photographs[generator.integers(len(photographs))]
-            Image.fromarray(blend(item.pixels, photograph, split, generator)).save(path)
+            hue = generator.normal(36.0 * item.label, SPREAD)
+            Image.fromarray(ink(item.pixels, hue)).save(path)
             count += 1
     return count
 
 
-def blend(
-    digit: np.ndarray, photograph: np.ndarray, split: str, generator: np.random.Generator
-) -> np.ndarray:
-    """A digit [H, W] inverting a patch of one half of a photograph: [H, W, 3], uint8."""
-    height, width = digit.shape
-    half = photograph.shape[1] // 2
-    left = generator.integers(half - width) + (half if split == "test" else 0)
-    top = generator.integers(photograph.shape[0] - height)
-    patch = photograph[top : top + height, left : left + width].astype(np.int16)
-    return np.abs(patch - digit[..., None].astype(np.int16)).astype(np.uint8)
+def ink(digit: np.ndarray, hue: float) -> np.ndarray:
+    """A grey digit [H, W], uint8, in ink of a hue in degrees: [H, W, 3], uint8, of lightness 80 where it was white."""
+    strength, angle = torch.from_numpy(digit).float() / 255, math.radians(hue)
+    lab = torch.stack(
+        [80 * strength, CHROMA * math.cos(angle) * strength, CHROMA * math.sin(angle) * strength]
+    )
+    rgb: np.ndarray = (lab_to_rgb(lab[None])[0] * 255).round().byte().permute(1, 2, 0).numpy()
+    return rgb
 
 
 if __name__ == "__main__":
