@@ -18,6 +18,7 @@ def patch_info_nce(
     temperature: float,
     ignore: Tensor | None = None,
     *,
+    anchors: int | None = None,
     chunk: int = 2048,
 ) -> Tensor:
     """InfoNCE over patches: view 1's matched patches are anchors, one mean over all of the batch's.
@@ -33,16 +34,21 @@ def patch_info_nce(
             If none has a match, the loss is a zero that has a graph.
         temperature: softmax temperature.
         ignore: bool [N, P, P]; `ignore[n, i, j]` drops view 1's patch j from the denominator of its anchor i.
+        anchors: how many patches are matched at most, where the caller knows: else the device is waited for to tell.
         chunk: anchors at a time; changes memory, not the result.
     """
     patches1 = F.normalize(z1, dim=-1).flatten(0, 1)  # [NP, D]
     patches2 = F.normalize(z2, dim=-1).flatten(0, 1)  # [NP, D]
-    image, place = (matches >= 0).nonzero(as_tuple=True)  # [A], [A]
-    if len(image) == 0:
-        return (z1.sum() + z2.sum()) * 0.0
-    anchor = image * z1.shape[1] + place  # [A] rows of patches1
-    positive = image * z2.shape[1] + matches[image, place]  # [A] rows of patches2
-    total = z1.new_zeros(())
+    matched = matches.flatten() >= 0  # [NP]
+    if anchors is None:
+        anchors = int(matched.sum())
+    anchor = (
+        (~matched).to(torch.uint8).argsort(stable=True)[:anchors]
+    )  # [A] rows of patches1, the matched ones first
+    counts = matched[anchor].to(z1.dtype)  # [A] 1, and 0 for those that only fill up
+    image, place = anchor // z1.shape[1], anchor % z1.shape[1]  # [A], [A]
+    positive = image * z2.shape[1] + matches[image, place].clamp(min=0)  # [A] rows of patches2
+    total = (z1.sum() + z2.sum()) * 0.0
     for start in range(0, len(anchor), chunk):
         part = slice(start, start + chunk)
         dropped = None if ignore is None else ignore[image[part], place[part]]  # [C, P]
@@ -53,12 +59,13 @@ def patch_info_nce(
             anchor[part],
             positive[part],
             image[part],
+            counts[part],
             dropped,
             temperature,
             use_reentrant=False,
             preserve_rng_state=False,
         )
-    return total / len(anchor)
+    return total / counts.sum().clamp(min=1)
 
 
 def _sum_over_anchors(
@@ -67,6 +74,7 @@ def _sum_over_anchors(
     anchor: Tensor,
     positive: Tensor,
     image: Tensor,
+    counts: Tensor,
     dropped: Tensor | None,
     temperature: float,
 ) -> Tensor:
@@ -80,4 +88,4 @@ def _sum_over_anchors(
     within = (z @ patches1.T).masked_fill(excluded, -torch.inf)  # [C, NP]
     across = z @ patches2.T  # [C, NP]
     denominator = torch.cat([within, across], dim=1).logsumexp(dim=1)  # [C]
-    return (denominator - across.gather(1, positive[:, None])[:, 0]).sum()
+    return ((denominator - across.gather(1, positive[:, None])[:, 0]) * counts).sum()

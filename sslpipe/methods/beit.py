@@ -104,13 +104,19 @@ class BEiT(Method):
         """One batch; the transformer sees the image with tokens for hidden patches, the tokenizer the whole crop."""
         image, same_crop = views
         assert image.masks is not None
+        assert image.hidden is not None
         self._check_size(same_crop.pixels.shape[-1])
         z = self.tokenizer.words(same_crop.pixels)  # [N, P]
         h = self.backbone.tokens(image.pixels, mask=image.masks)  # [N, P, D]
-        M = image.masks.nonzero(as_tuple=True)  # the head works where patches are hidden alone: |V| is large
-        logits, words = self.head(h[M])[None], z[M][None]  # [1, |M|, |V|], [1, |M|]
-        loss = masked_token_cross_entropy(logits, words, torch.ones_like(words, dtype=torch.bool))
-        right = (logits.detach().argmax(dim=2) == words).float().sum() / max(words.numel(), 1)
+        # The head works where patches are hidden alone, since |V| is large. M has as many places for each image as are
+        # hidden where most are: the few that are not hidden do not count.
+        M = image.masks.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[
+            :, : image.hidden
+        ]  # [N, M]
+        hidden, words = image.masks.gather(1, M), z.gather(1, M)  # [N, M]
+        logits = self.head(h.gather(1, M[:, :, None].expand(-1, -1, h.shape[2])))  # [N, M, |V|]
+        loss = masked_token_cross_entropy(logits, words, hidden)
+        right = ((logits.detach().argmax(dim=2) == words) & hidden).sum() / hidden.sum().clamp(min=1)
         numbers = {"accuracy": right, "perplexity_of_words": self._perplexity(z)}
         return Step(loss * _share(image.masks.sum()), numbers)
 

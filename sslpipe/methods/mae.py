@@ -68,15 +68,16 @@ class MAE(Method):
 
     def step(self, views: list[View], clock: Clock) -> Step:
         """One batch; the encoder sees the visible patches only."""
-        x, mask = views[0].pixels, views[0].masks
+        x, mask, hidden = views[0].pixels, views[0].masks, views[0].hidden
         assert mask is not None
-        prediction = self._predict(x, mask)  # [N, P, p·p·3]
+        assert hidden is not None
+        prediction = self._predict(x, mask, hidden)  # [N, P, p·p·3]
         return Step(
             masked_mse(prediction, patchify(x, self.patch_size), mask, norm_target=self.normalise_target)
         )
 
-    def _predict(self, x: Tensor, mask: Tensor) -> Tensor:
-        keep = visible(mask)  # [N, K]
+    def _predict(self, x: Tensor, mask: Tensor, hidden: int) -> Tensor:
+        keep = visible(mask, hidden)  # [N, K]
         latent = self.backbone.tokens(x, keep=keep, prefix=True)  # [N, 1 + K, D]
         return self.decoder(latent, keep)
 
@@ -85,8 +86,9 @@ class MAE(Method):
         """Rows of original, what the encoder sees, and the rebuilt image (visible patches pasted in)."""
         view, p = views[0], self.patch_size
         assert view.masks is not None
+        assert view.hidden is not None
         x, mask = view.pixels[:IMAGES], view.masks[:IMAGES]
-        prediction = self._predict(x, mask).float()
+        prediction = self._predict(x, mask, view.hidden).float()
         if self.normalise_target:
             target = patchify(x.float(), p)
             mean, var = target.mean(-1, keepdim=True), target.var(-1, keepdim=True)
@@ -95,7 +97,6 @@ class MAE(Method):
         yield "reconstructions", sheet([original, hide(original, mask, p), paste(original, rebuilt, mask, p)])
 
 
-def visible(mask: Tensor) -> Tensor:
-    """Indices of the visible patches in order, [N, K]; `mask` [N, P] is true where hidden, alike in number."""
-    count = int((~mask[0]).sum())
-    return mask.to(torch.uint8).argsort(dim=1, stable=True)[:, :count]
+def visible(mask: Tensor, hidden: int) -> Tensor:
+    """Indices of the visible patches in order, [N, K]; `mask` [N, P] is true at the `hidden` hidden ones of each."""
+    return mask.to(torch.uint8).argsort(dim=1, stable=True)[:, : mask.shape[1] - hidden]

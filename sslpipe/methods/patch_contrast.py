@@ -175,6 +175,7 @@ class PatchContrast(Method):
             draw(m, self.config.anchors, generator),
             self.config.patch_temperature,
             ignore,
+            anchors=min(self.config.anchors, m.numel()),
             chunk=max(1, _LOGITS // (2 * m.numel())),
         )
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from sslpipe.data.batch import Batch
 from sslpipe.data.buffers import Buffers
-from sslpipe.views import geometry, masks
+from sslpipe.views import geometry
+from sslpipe.views import masks as patch_masks
 from sslpipe.views import table as tables
 from sslpipe.views.recipe import Colour, Recipe, ViewSpec
 from sslpipe.views.renderers import choose
@@ -35,6 +36,8 @@ class View:
         std: of the normalisation.
         name: of the ViewSpec.
         table: what was drawn: crop box, flips, turns, colours; N rows on the host.
+        hidden: the most patches that `masks` [N, P] hide of any image: known to the host, which need not wait for the
+            device to choose a shape by it.
     """
 
     pixels: torch.Tensor
@@ -45,6 +48,12 @@ class View:
     std: Colour
     name: str
     table: Table | None = None
+    hidden: int | None = None
+
+    def __post_init__(self) -> None:
+        """Count what is hidden where whoever made the view did not say."""
+        if self.masks is not None and self.masks.ndim == 2 and self.hidden is None:
+            object.__setattr__(self, "hidden", int(self.masks.sum(dim=1).max()))
 
     def __getitem__(self, part: slice) -> View:
         """The same view of some of the images."""
@@ -169,25 +178,29 @@ class ViewEngine:
         n, table = len(index), self._table(spec, index, size, epoch)
         self.render(pixels, table, spec, out)
         maps = self._upload(geometry.to_canvas(table, spec.size).astype(np.float32))
+        masks = [self._mask(spec, index, number, epoch) for number in self._numbers[spec.name]]
         return [
             View(
                 pixels=out[k * n : (k + 1) * n],
                 index=place,
-                masks=self._mask(spec, index, number, epoch),
+                masks=None if mask is None else self._upload(mask),
                 to_canvas=maps[k * n : (k + 1) * n],
                 mean=spec.mean,
                 std=spec.std,
                 name=spec.name,
                 table=table[k * n : (k + 1) * n],
+                hidden=None if mask is None or mask.ndim != 2 else int(mask.sum(axis=1).max()),
             )
-            for k, number in enumerate(self._numbers[spec.name])
+            for k, mask in enumerate(masks)
         ]
 
-    def _mask(self, spec: ViewSpec, index: NDArray[np.int64], number: int, epoch: int) -> torch.Tensor | None:
+    def _mask(
+        self, spec: ViewSpec, index: NDArray[np.int64], number: int, epoch: int
+    ) -> NDArray[np.bool_] | None:
         if spec.mask is None:
             return None
-        return self._upload(
-            masks.draw(spec.mask, view_size=spec.size, seed=self.seed, epoch=epoch, index=index, view=number)
+        return patch_masks.draw(
+            spec.mask, view_size=spec.size, seed=self.seed, epoch=epoch, index=index, view=number
         )
 
     def _buffer(self, shape: tuple[int, int, int, int]) -> torch.Tensor:

@@ -53,7 +53,7 @@ def matches(a: View, b: View, grid: int | tuple[int, int]) -> torch.Tensor:
     Returns:
         int64 [N, P], P = rows · columns row by row: the patch of b, -1 where the centre falls outside b.
     """
-    if a.index is not b.index and not torch.equal(a.index, b.index):
+    if not _same_memory(a.index, b.index) and not torch.equal(a.index, b.index):  # which waits for the device
         raise ValueError("matches needs two views of the same images in the same order")
     rows, columns = (grid, grid) if isinstance(grid, int) else grid
     device = a.pixels.device
@@ -69,3 +69,7 @@ def matches(a: View, b: View, grid: int | tuple[int, int]) -> torch.Tensor:
     found = torch.floor((point + 0.5) * (cells / side_b)).long()
     inside = ((found >= 0) & (found < cells)).all(dim=-1)
     return torch.where(inside, found[..., 1] * columns + found[..., 0], -1)
+
+
+def _same_memory(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a is b or (a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride())

@@ -147,7 +147,11 @@ def test_each_step_of_mae_is_ours_with_our_masks(
     def our_mask(size: tuple[int, int], mask_ratio: float, device: Any) -> tuple[Tensor, Tensor]:
         mask = shown[0].masks
         assert mask is not None
-        keep, hidden = visible(mask) + 1, visible(~mask) + 1  # place 0 is the class token's
+        count = int(mask[0].sum())  # place 0 is the class token's
+        keep, hidden = (
+            visible(mask, count) + 1,
+            visible(~mask, mask.shape[1] - count) + 1,
+        )
         theirs = lightly_mask(size, mask_ratio=mask_ratio, device=device)
         keep = torch.cat([torch.zeros_like(keep[:, :1]), keep], dim=1)
         assert [index.shape for index in theirs] == [keep.shape, hidden.shape]

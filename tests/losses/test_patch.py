@@ -102,3 +102,23 @@ def test_autocast_changes_nothing(patches: tuple[Tensor, Tensor, Tensor, Tensor]
     (grad,) = torch.autograd.grad(loss, z1)
     assert torch.equal(loss, expected)
     assert torch.equal(grad, expected_grad)
+
+
+@pytest.mark.parametrize("spare", [0, 3])
+@pytest.mark.parametrize("chunk", [4, 2048])
+def test_told_how_many_are_matched_it_is_the_same(
+    patches: tuple[Tensor, Tensor, Tensor, Tensor], spare: int, chunk: int
+) -> None:
+    z1, z2, matches, ignore = patches
+    matches[2, 1] = -1
+    anchors = min(int((matches >= 0).sum()) + spare, matches.numel())
+    value = patch_info_nce(z1, z2, matches, 0.2, ignore, anchors=anchors, chunk=chunk).item()
+    assert value == pytest.approx(by_loops(z1, z2, matches, 0.2, ignore), 1e-12)
+
+
+def test_told_a_number_where_none_is_matched_it_is_a_zero_with_a_graph() -> None:
+    z = torch.randn(2, 3, 4, requires_grad=True)
+    loss = patch_info_nce(z, z, torch.full((2, 3), -1), 0.2, anchors=4)
+    loss.backward()
+    assert loss == 0
+    assert (z.grad == 0).all()

@@ -230,7 +230,7 @@ def test_ranks_that_hide_more_count_more(toy_reader: Any, monkeypatch: pytest.Mo
     method, (image, crop) = build(), views(toy_reader)
     masks = image.masks.clone()
     masks[:4, :2] = True
-    image = replace(image, masks=masks)
+    image = replace(image, masks=masks, hidden=None)
     counts = [int(masks[:4].sum()), int(masks[4:].sum())]
     assert counts[0] > counts[1]
     whole = method.step([image, crop], CLOCK).loss

@@ -29,7 +29,7 @@ def views(reader: Any) -> Any:
 
 def test_visible_patches_are_those_not_hidden_in_order() -> None:
     mask = torch.tensor([[True, False, True, False], [False, True, True, False]])
-    assert visible(mask).tolist() == [[1, 3], [0, 3]]
+    assert visible(mask, 2).tolist() == [[1, 3], [0, 3]]
 
 
 def test_the_encoder_sees_visible_patches_only(toy_reader: Any) -> None:
@@ -45,10 +45,14 @@ def test_the_encoder_sees_visible_patches_only(toy_reader: Any) -> None:
 def test_hidden_pixels_do_not_change_the_prediction_and_shown_ones_do(toy_reader: Any) -> None:
     method, (view,) = build().eval(), views(toy_reader)
     x, mask = view.pixels.clone(), view.masks
-    before = method._predict(x, mask)
+    before = method._predict(x, mask, view.hidden)
     patches = mask.view(-1, 4, 4).repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None]  # [N, 1, 16, 16]
-    assert torch.equal(before, method._predict(torch.where(patches, torch.randn_like(x), x), mask))
-    assert not torch.equal(before, method._predict(torch.where(patches, x, torch.randn_like(x)), mask))
+    assert torch.equal(
+        before, method._predict(torch.where(patches, torch.randn_like(x), x), mask, view.hidden)
+    )
+    assert not torch.equal(
+        before, method._predict(torch.where(patches, x, torch.randn_like(x)), mask, view.hidden)
+    )
 
 
 def test_every_sample_has_a_mask_of_its_own_with_three_quarters_hidden(toy_reader: Any) -> None:
@@ -60,7 +64,7 @@ def test_every_sample_has_a_mask_of_its_own_with_three_quarters_hidden(toy_reade
 def test_the_loss_is_the_papers_in_plain_loops(toy_reader: Any) -> None:
     method, (view,) = build(), views(toy_reader)
     with torch.no_grad():
-        prediction = method._predict(view.pixels, view.masks).double()
+        prediction = method._predict(view.pixels, view.masks, view.hidden).double()
         total, count = 0.0, 0
         for n in range(8):
             for patch in range(16):
