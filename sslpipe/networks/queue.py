@@ -29,15 +29,11 @@ class Queue(nn.Module):
         # Random directions until real vectors take their place, as in MoCo's official code.
         self.register_buffer("vectors", F.normalize(torch.randn(length, dim), dim=1))
         self._next = self._seen = 0
+        self.full = False  # whether all vectors are real ones
         self._waiting: list[Tensor] = []
 
     def __len__(self) -> int:
         return len(self.vectors)
-
-    @property
-    def full(self) -> bool:
-        """Whether all vectors are real ones."""
-        return self._seen >= len(self)
 
     def add(self, vectors: Tensor) -> None:
         """Let this rank's vectors [N, D] wait for `advance`; they carry no gradient."""
@@ -58,6 +54,7 @@ class Queue(nn.Module):
         end = self._next + len(vectors)
         self.vectors[self._next : end] = vectors.to(self.vectors.dtype)
         self._next, self._seen = end % len(self), min(self._seen + len(vectors), len(self))
+        self.full = self._seen == len(self)
 
     def get_extra_state(self) -> Tensor:
         """Where the ring stands: the place of the oldest, and how many are real."""
@@ -66,6 +63,7 @@ class Queue(nn.Module):
     def set_extra_state(self, state: Tensor) -> None:
         """Take up where another ring stood."""
         self._next, self._seen = state.tolist()
+        self.full = self._seen == len(self)
 
 
 def check_length(length: int, batch: int) -> None:

@@ -30,6 +30,10 @@ class Config(Base):
     )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on GPUs that have it")
+    compile: Literal["auto", "never", "always", "graphs"] = Field(
+        "auto",
+        description="torch.compile the step; auto: long runs on a GPU; graphs: as CUDA graphs too, for small models",
+    )
     deterministic: bool = Field(True, description="the same seed gives the same weights, bit for bit")
     checkpoint_seconds: float = Field(20.0, ge=0, description="time between resume checkpoints")
     log_every: int = Field(10, ge=1, description="steps between points of the training curves")

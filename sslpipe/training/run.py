@@ -21,6 +21,7 @@ from sslpipe.device import describe, make_deterministic, resolve
 from sslpipe.export import save_encoder
 from sslpipe.methods.base import Method, MethodConfig, Preparation
 from sslpipe.training.build import build_method, check_batch, check_views, memory_format
+from sslpipe.training.compiling import compiled
 from sslpipe.training.config import Config
 from sslpipe.training.history import History
 from sslpipe.training.loop import OnLog, OnResume, train
@@ -115,6 +116,8 @@ def run(
             reader, batch_size=config.batch_size, seed=seed, shuffle_shards=loading.shuffle_shards
         )
         method = build_method(config, method_config, views.size, seed).to(device)
+        layout = memory_format(method.backbone, device)
+        method.to(memory_format=layout)
         check_views(method, recipe)
         for warning in check_batch(method, config, len(reader)):
             print(f"pretrain: {warning}", flush=True)
@@ -123,9 +126,10 @@ def run(
             seed=seed,
             device=device,
             renderer=views.renderer,
-            memory_format=memory_format(method.backbone, device),
+            memory_format=layout,
         )
         method.prepare(_preparation(reader, recipe, device, seed, views.renderer, parts))
+        compiled(method, config, device, config.epochs * loader.steps)
         history = train(
             method,
             loader,
