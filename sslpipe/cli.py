@@ -58,6 +58,20 @@ def _parser() -> argparse.ArgumentParser:
     methods.add_argument("name", nargs="?", metavar="NAME", help="a method, to see its settings")
     methods.set_defaults(run=_methods)
 
+    profile = commands.add_parser(
+        "profile",
+        help="measure where a training step's time goes, and what to change",
+        description=(
+            "Train a few steps by params.yaml on the shards that are there (`dvc repro views` makes them), phase by "
+            "phase and then as training does, and print a table, what to change, and the path of a picture. Nothing "
+            "is kept of the training."
+        ),
+    )
+    profile.add_argument("--params", default="params.yaml", metavar="FILE", help="default: params.yaml")
+    profile.add_argument("--steps", type=int, default=20, metavar="N", help="steps to measure, default: 20")
+    profile.add_argument("--out", metavar="FILE", help="the picture, an SVG; default: .sslpipe/profile.svg")
+    profile.set_defaults(run=_profile)
+
     sync = commands.add_parser(
         "sync",
         help="bring MLflow up to date from the files every stage leaves",
@@ -88,6 +102,24 @@ def _methods(options: argparse.Namespace) -> int:
     from sslpipe.check import describe_method, list_methods
 
     print(describe_method(options.name) if options.name else list_methods())
+    return 0
+
+
+def _profile(options: argparse.Namespace) -> int:
+    from sslpipe.settings import load
+    from sslpipe.training import run
+
+    settings = load(options.params, sections=("seed", "pretrain", "method", "views", "loader"))
+    for line in run.profile(
+        settings.pretrain,
+        settings.method,
+        seed=settings.seed,
+        views=settings.views,
+        loading=settings.loader,
+        steps=options.steps,
+        out=options.out,
+    ):
+        print(line)
     return 0
 
 

@@ -33,12 +33,18 @@ def describe(device: torch.device) -> str:
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """bfloat16 autocast where asked for, or where `auto` finds a GPU that has it."""
-    bf16 = precision == "bf16" or (
+    if not is_half(device, precision):
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def is_half(device: torch.device, precision: str) -> bool:
+    """Whether `precision` means bfloat16 on this device."""
+    return precision == "bf16" or (
         precision == "auto"
         and device.type == "cuda"
         and torch.cuda.is_bf16_supported(including_emulation=False)
     )
-    return torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else contextlib.nullcontext()
 
 
 def make_deterministic(wanted: bool) -> None:

@@ -26,9 +26,9 @@ def backward(method: Method, views: Sequence[View], clock: Clock, config: Config
     """
     device = views[0].pixels.device
     if config.gradient_cache:
-        return _cached(method, _parts(views, config.accumulate), clock, device, config.precision)
+        return _cached(method, parts(views, config.accumulate), clock, device, config.precision)
     steps = []
-    for part in _parts(views, config.accumulate):
+    for part in parts(views, config.accumulate):
         with autocast(device, config.precision):
             outcome = method.step(part, clock)
         (outcome.loss / config.accumulate).backward()
@@ -54,11 +54,12 @@ def check(method: Method, config: Config) -> None:
         )
 
 
-def _parts(views: Sequence[View], parts: int) -> list[list[View]]:
-    if parts == 1:
+def parts(views: Sequence[View], count: int) -> list[list[View]]:
+    """A batch's views cut into so many equal parts."""
+    if count == 1:
         return [list(views)]
-    size = len(views[0].index) // parts
-    return [[view[k * size : (k + 1) * size] for view in views] for k in range(parts)]
+    size = len(views[0].index) // count
+    return [[view[k * size : (k + 1) * size] for view in views] for k in range(count)]
 
 
 def _average(steps: Sequence[Step]) -> Step:

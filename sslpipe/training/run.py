@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from sslpipe.data import manifest as manifests
 from sslpipe.data.loader import Config as LoaderConfig
 from sslpipe.data.loader import Loader, Reader, open_split
 from sslpipe.device import describe, make_deterministic, resolve
+from sslpipe.errors import UserError
 from sslpipe.export import save_encoder
 from sslpipe.methods.base import Method, MethodConfig, Preparation
 from sslpipe.training.build import build_method, check_batch, check_views, memory_format
@@ -111,24 +113,8 @@ def run(
         make_deterministic(config.deterministic)
         device = resolve(config.device)
         recipe = Recipe.from_json(RECIPE.read_bytes())
-        reader = open_split(SHARDS, "train", loading.reader, device)
-        loader = Loader(
-            reader, batch_size=config.batch_size, seed=seed, shuffle_shards=loading.shuffle_shards
-        )
-        method = build_method(config, method_config, views.size, seed).to(device)
-        layout = memory_format(method.backbone, device)
-        method.to(memory_format=layout)
-        check_views(method, recipe)
-        for warning in check_batch(method, config, len(reader)):
-            print(f"pretrain: {warning}", flush=True)
-        engine = ViewEngine(
-            recipe,
-            seed=seed,
-            device=device,
-            renderer=views.renderer,
-            memory_format=layout,
-        )
-        method.prepare(_preparation(reader, recipe, device, seed, views.renderer, parts))
+        method, loader, engine = _assemble(config, method_config, seed, views, loading, recipe)
+        method.prepare(_preparation(loader.reader, recipe, device, seed, views.renderer, parts))
         compiled(method, config, device, config.epochs * loader.steps)
         history = train(
             method,
@@ -147,6 +133,78 @@ def run(
         scratch.write_json("metrics/pretrain.json", metrics)
         checkpoints.clear()
     return Result(metrics, data)
+
+
+def profile(
+    config: Config,
+    method_config: MethodConfig,
+    *,
+    seed: int,
+    views: ViewsConfig,
+    loading: LoaderConfig,
+    steps: int,
+    out: str | None = None,
+) -> list[str]:
+    """Measure a few steps of training by these settings on data/; lines that say what was found and what to change.
+
+    Args:
+        config: the `pretrain` settings.
+        method_config: the method's.
+        seed: of the run.
+        views: the `views` settings.
+        loading: the `loader` settings.
+        steps: to measure.
+        out: where the picture goes.
+
+    Raises:
+        UserError: there are no shards or no resolved recipe yet.
+    """
+    from sslpipe.training import profile as profiling
+
+    for path in (SHARDS / manifests.NAME, RECIPE):
+        if not path.is_file():
+            raise UserError(f"there is no {path} yet: run `dvc repro views` first")
+    if steps < 1:
+        raise UserError("--steps should be 1 or more")
+    device = resolve(config.device)
+    make_deterministic(config.deterministic)
+    recipe = Recipe.from_json(RECIPE.read_bytes())
+    method, loader, engine = _assemble(config, method_config, seed, views, loading, recipe)
+    with tempfile.TemporaryDirectory() as folder:
+        method.prepare(
+            Preparation(
+                loader.reader, recipe, device, seed, lambda key: Path(folder) / key, views.renderer, {}
+            )
+        )
+        compiled(method, config, device, config.epochs * loader.steps)
+        found = profiling.profile(method, loader, engine, config, steps=steps, seed=seed)
+    path = Path(out) if out else scratch.folder() / "profile.svg"
+    scratch.atomic_write(path, profiling.picture(found))
+    streaming = type(loader.reader).__name__ == "Streaming"
+    advice = profiling.advise(found, config, device, streaming)
+    return [profiling.table(found), "", *(f"- {line}" for line in advice), "", f"picture: {path}"]
+
+
+def _assemble(
+    config: Config,
+    method_config: MethodConfig,
+    seed: int,
+    views: ViewsConfig,
+    loading: LoaderConfig,
+    recipe: Recipe,
+) -> tuple[Method, Loader, ViewEngine]:
+    """The method on its device, the batches of the training split, and what makes their views."""
+    device = resolve(config.device)
+    reader = open_split(SHARDS, "train", loading.reader, device)
+    loader = Loader(reader, batch_size=config.batch_size, seed=seed, shuffle_shards=loading.shuffle_shards)
+    method = build_method(config, method_config, views.size, seed).to(device)
+    layout = memory_format(method.backbone, device)
+    method.to(memory_format=layout)
+    check_views(method, recipe)
+    for warning in check_batch(method, config, len(reader)):
+        print(f"pretrain: {warning}", flush=True)
+    engine = ViewEngine(recipe, seed=seed, device=device, renderer=views.renderer, memory_format=layout)
+    return method, loader, engine
 
 
 def _preparation(

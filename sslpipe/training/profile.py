@@ -1,0 +1,272 @@
+"""Where a training step's time goes, and what to change: `sslpipe profile`."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+
+from sslpipe.data.loader import Loader
+from sslpipe.device import autocast, describe, is_half
+from sslpipe.methods.base import Clock, Method
+from sslpipe.progress import Progress, progress
+from sslpipe.training import accumulation, guards, optim
+from sslpipe.training.config import Config
+from sslpipe.views.engine import View, ViewEngine
+
+WARM_UP = 2  # steps that are not counted
+
+#: What a step goes through, in order, and what each is.
+PHASES = {
+    "decode": "images from memory or shards",
+    "upload": "canvases to the device",
+    "views": "crops, colours, blur",
+    "forward": "networks and loss",
+    "backward": "gradients",
+    "optimiser": "clipping, update, momentum networks, queues",
+}
+
+Watch = Callable[[str], AbstractContextManager[object]]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What was measured; milliseconds.
+
+    Attributes:
+        phases: each phase by itself, the device waited for after it; medians over steps.
+        step: a step as it is trained, where phases overlap; the mean.
+        waiting: how much of it the loop waited for views; the mean.
+        images: of a batch.
+        steps: measured.
+        device: in words.
+    """
+
+    phases: dict[str, float]
+    step: float
+    waiting: float
+    images: int
+    steps: int
+    device: str
+
+    @property
+    def alone(self) -> float:
+        """All phases one after another."""
+        return sum(self.phases.values())
+
+    def share(self, *names: str) -> float:
+        """The share that phases have of all."""
+        return sum(self.phases[name] for name in names) / self.alone
+
+
+def profile(
+    method: Method, loader: Loader, engine: ViewEngine, config: Config, *, steps: int, seed: int
+) -> Profile:
+    """Train a few steps phase by phase, then as many as the loop does; this changes the weights.
+
+    Args:
+        method: on its device, as it is trained.
+        loader: batches of the training split.
+        engine: batches to views, on that device.
+        config: the `pretrain` settings.
+        steps: to measure of each kind, after a few to warm up.
+        seed: of the run.
+    """
+    method.train()
+    learn = _Learner(method, config, engine.device, loader.steps, seed)
+    with progress("profile", 2 * (steps + WARM_UP), "steps") as bar:
+        phases = _phases(learn, loader, engine, steps, bar)
+        step, waiting = _loop(learn, loader, engine, steps, bar)
+    return Profile(phases, step, waiting, loader.batch_size, steps, describe(engine.device))
+
+
+class _Learner:
+    """A step from its views on, watched."""
+
+    def __init__(self, method: Method, config: Config, device: torch.device, epoch: int, seed: int) -> None:
+        self.method, self.config, self.device, self.epoch, self.seed = method, config, device, epoch, seed
+        self.optimizer = optim.build(method.parameter_groups(), method.optimizer, config.batch_size)
+        self.fine = torch.zeros((), device=device)
+
+    def __call__(self, views: list[View], step: int, watch: Watch) -> None:
+        method, config = self.method, self.config
+        total = config.epochs * self.epoch
+        clock = Clock(step, step // self.epoch, step / total, torch.Generator().manual_seed(step))
+        optim.set_rates(self.optimizer, method.optimizer, clock, (step + 1) / self.epoch, config.epochs)
+        self.optimizer.zero_grad(set_to_none=True)
+        if config.gradient_cache:  # goes forward twice, for one gradient
+            with watch("backward"):
+                accumulation.backward(method, views, clock, config)
+            views = []
+        for part in accumulation.parts(views, config.accumulate) if views else []:
+            with watch("forward"), autocast(self.device, config.precision):
+                loss = method.step(part, clock).loss / config.accumulate
+            with watch("backward"):
+                loss.backward()
+        with watch("optimiser"):
+            method.before_update(clock)
+            optim.clip(self.optimizer, method.optimizer.clip, guards.gradient_norm(method))
+            optim.step(self.optimizer, self.fine if self.device.type == "cuda" else None)
+            method.after_update(clock)
+
+
+def _phases(
+    learn: _Learner, loader: Loader, engine: ViewEngine, steps: int, bar: Progress
+) -> dict[str, float]:
+    order, size, kept = loader.order(0), loader.batch_size, defaultdict[str, list[float]](list)
+    for step in range(WARM_UP + steps):
+        spent: dict[str, float] = defaultdict(float)
+
+        @contextmanager
+        def watch(name: str, spent: dict[str, float] = spent) -> Iterator[None]:
+            start = time.perf_counter()
+            yield
+            _wait(engine.device)
+            spent[name] += 1000 * (time.perf_counter() - start)
+
+        first = step % loader.steps * size
+        with watch("decode"):
+            batch = loader.reader.gather(order[first : first + size])
+        with watch("upload"):
+            batch = replace(batch, pixels=batch.pixels.to(engine.device))
+        with watch("views"):
+            views = engine(batch, 0)
+        learn(views, step, watch)
+        if step >= WARM_UP:
+            for name in PHASES:
+                kept[name].append(spent[name])
+        bar.update()
+    return {name: statistics.median(values) for name, values in kept.items()}
+
+
+def _loop(
+    learn: _Learner, loader: Loader, engine: ViewEngine, steps: int, bar: Progress
+) -> tuple[float, float]:
+    batches, waiting, start = _endless(loader, engine), 0.0, 0.0
+    with contextlib.closing(batches):
+        for step in range(WARM_UP + steps):
+            if step == WARM_UP:
+                _wait(engine.device)
+                waiting, start = 0.0, time.perf_counter()
+            asked = time.perf_counter()
+            views = next(batches)
+            waiting += time.perf_counter() - asked
+            learn(views, step, lambda name: contextlib.nullcontext())
+            bar.update()
+        _wait(engine.device)
+    return 1000 * (time.perf_counter() - start) / steps, 1000 * waiting / steps
+
+
+def _endless(loader: Loader, engine: ViewEngine) -> Generator[list[View]]:
+    epoch = 0
+    while True:
+        for _, views in engine.ahead(loader.epoch(epoch), epoch):
+            yield views
+        epoch += 1
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def advise(found: Profile, config: Config, device: torch.device, streaming: bool) -> list[str]:
+    """What to change, the largest gain first; a sentence each.
+
+    Args:
+        found: from `profile`.
+        config: the `pretrain` settings.
+        device: where it was measured.
+        streaming: whether images were decoded when needed.
+    """
+    gpu, advice = device.type == "cuda", []
+    half = is_half(device, config.precision)
+    networks = found.share("forward", "backward")
+    # On a CPU the views are made by the same cores, in the loop's own time: they are no waiting.
+    idle = found.waiting - (0 if gpu else found.phases["views"])
+    if idle > 0.1 * found.step:
+        cure = (
+            "set loader.reader to resident if the images fit in memory, shard.format to ffcv with shard.pixels raw, or "
+            "give the process more cores"
+            if streaming
+            else "give the process more cores"
+        )
+        advice.append(f"the loop waits for images {100 * idle / found.step:.0f} % of the time: {cure}")
+    if gpu and not half and networks > 0.5:
+        advice.append("training is in float32: pretrain.precision bf16 is about twice as fast on this GPU")
+    if gpu and config.compile in ("auto", "never") and networks > 0.5:
+        advice.append(
+            "pretrain.compile: always saves memory traffic of norms, activations and loss (1–2 minutes to compile); "
+            "graphs for small models, whose launches cost more than their work"
+        )
+    if not gpu and found.share("views") > 0.3:
+        advice.append(
+            f"views take {100 * found.share('views'):.0f} %: without blur or with a smaller views.size they cost less; "
+            "views.renderer should be cpu"
+        )
+    if found.share("optimiser") > 0.15:
+        advice.append(
+            f"the optimiser takes {100 * found.share('optimiser'):.0f} %: a larger batch asks for fewer updates"
+        )
+    if config.accumulate > 1:
+        advice.append(
+            f"a batch goes through in {config.accumulate} parts: fewer fill the device better, if memory allows"
+        )
+    if not advice:
+        advice.append(
+            f"the networks take {100 * networks:.0f} % of a step and nothing else stands out: a smaller backbone or a "
+            "faster device is what would help"
+        )
+    return advice
+
+
+def table(found: Profile) -> str:
+    """The profile as lines of text."""
+    rows = [
+        (name, f"{value:.1f}", f"{100 * value / found.alone:.0f} %", PHASES[name])
+        for name, value in found.phases.items()
+    ]
+    lines = ["phase          ms   share"]
+    lines += [f"{name:<10} {value:>7} {share:>6}   {says}" for name, value, share, says in rows]
+    rate = 1000 * found.images / found.step
+    lines += [
+        "",
+        f"a step of {found.images} images as it is trained: {found.step:.1f} ms, {rate:.0f} images/s; "
+        f"of it waiting for views {found.waiting:.1f} ms",
+        f"phases one after another: {found.alone:.1f} ms; {found.steps} steps each, {found.device}",
+    ]
+    return "\n".join(lines)
+
+
+def picture(found: Profile) -> str:
+    """The profile as an SVG: the phases in a row, each as wide as it takes long; below, a step as it is trained."""
+    colours = ("#8da0cb", "#66c2a5", "#a6d854", "#fc8d62", "#e78ac3", "#ffd92f")
+    width, height, longest = 760, 24, max(found.alone, found.step)
+    scale, x, bars, labels = (width - 20) / longest, 10.0, [], []
+    for number, (colour, (name, value)) in enumerate(zip(colours, found.phases.items(), strict=True)):
+        bars.append(
+            f'<rect x="{x:.1f}" y="30" width="{value * scale:.1f}" height="{height}" fill="{colour}">'
+            f"<title>{name} {value:.1f} ms</title></rect>"
+        )
+        labels.append(
+            f'<rect x="{10 + 125 * number}" y="112" width="10" height="10" fill="{colour}"/>'
+            f'<text x="{24 + 125 * number}" y="121">{name} {value:.1f} ms</text>'
+        )
+        x += value * scale
+    trained, waiting = found.step * scale, found.waiting * scale
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="135" viewBox="0 0 {width} 135" '
+        f'font-family="sans-serif" font-size="11"><rect width="{width}" height="135" fill="white"/>'
+        f'<text x="10" y="20">phases one after another: {found.alone:.1f} ms</text>{"".join(bars)}'
+        f'<text x="10" y="70">as it is trained: {found.step:.1f} ms '
+        f"(dark: waiting for views, {found.waiting:.1f} ms)</text>"
+        f'<rect x="10" y="78" width="{waiting:.1f}" height="{height}" fill="#555"/>'
+        f'<rect x="{10 + waiting:.1f}" y="78" width="{max(trained - waiting, 0):.1f}" height="{height}" fill="#bbb"/>'
+        f"{''.join(labels)}</svg>\n"
+    )
