@@ -1,0 +1,384 @@
+"""The training loop: beside a loop written by hand, beside lightly under Lightning, and on a GPU beside its ceiling.
+
+    python benchmarks/training.py                   on a CPU: about six minutes on two cores
+    python benchmarks/training.py --device cuda     on a GPU: ResNet-50 SimCLR and ViT-B MAE too; under eight minutes
+
+`overhead`: SimCLR on views that are made beforehand, so that only loops differ. By hand is what a script would do: the
+same networks, NT-Xent in four lines, AdamW, one cosine; no progress, checks, curves or checkpoints. The two take
+turns, in an order drawn for each pair; the figure is the mean ratio of their times with its 95 % interval.
+
+`lightly`: SimCLR from images to weights: ours beside lightly's dataset, transform, head and loss under Lightning's
+Trainer with as many loader processes as cores, same backbone, batch and optimiser. Images a second after a first epoch.
+
+`ceiling` (GPU): images a second of training at 224 pixels from canvases of 256, beside what the same networks do in
+forward and backward alone, on one batch that never changes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import stats
+from torch import Tensor, nn
+
+from sslpipe import methods, networks
+from sslpipe.checkpoint import Checkpoints
+from sslpipe.data.batch import Batch
+from sslpipe.data.bundled import open_mnist5k
+from sslpipe.data.loader import Loader
+from sslpipe.device import autocast, describe, make_deterministic, resolve
+from sslpipe.methods.base import Method, OptimizerConfig
+from sslpipe.training.build import memory_format
+from sslpipe.training.compiling import compiled
+from sslpipe.training.config import Config
+from sslpipe.training.loop import train
+from sslpipe.views.engine import View, ViewEngine
+
+BATCH, CACHED = 128, 8
+ADAMW = OptimizerConfig(name="adamw", rate=2e-3, rule="absolute", weight_decay=0.05, warmup_epochs=2)
+SIMCLR = {"temperature": 0.1, "projector_hidden": 256, "projector_out": 128}
+PARTS = ("overhead", "lightly", "ceiling")
+
+
+class Canvases:
+    """Images in memory as a reader has them."""
+
+    def __init__(self, pixels: np.ndarray, device: torch.device) -> None:
+        self.pixels = torch.from_numpy(pixels).to(device)  # [N, R, R, 3]
+        self.resolution = pixels.shape[1]
+        self.labels, self.keys = torch.full((len(pixels),), -1), [str(n) for n in range(len(pixels))]
+        self.blocks = np.array([0, len(pixels)])
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def gather(self, index: np.ndarray | Tensor) -> Batch:
+        """These images."""
+        place = torch.as_tensor(index)
+        size = torch.full((len(place), 2), self.resolution, dtype=torch.int32)
+        return Batch(
+            pixels=self.pixels[place.to(self.pixels.device)], size=size, index=place, label=self.labels[place]
+        )
+
+
+class CachedEpoch:
+    """A loader and a view engine in one that give the same few batches again and again."""
+
+    def __init__(self, made: list[tuple[Batch, list[View]]], steps: int) -> None:
+        self.made, self.steps, self.device = made, steps, made[0][1][0].pixels.device
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[int]:
+        """The numbers of the batches."""
+        yield from range(start, self.steps)
+
+    def ahead(self, numbers: Iterator[int], epoch: int) -> Iterator[tuple[Batch, list[View]]]:
+        """Each batch with its views."""
+        for number in numbers:
+            yield self.made[number % len(self.made)]
+
+
+def digits(device: torch.device) -> Canvases:
+    """The bundled training digits."""
+    items = open_mnist5k(0.2, 0).splits["train"]
+    pixels = np.stack([item.pixels for item in items])  # type: ignore[union-attr]
+    return Canvases(np.repeat(pixels[..., None], 3, axis=3), device)
+
+
+def simclr(device: torch.device, seed: int = 0) -> Method:
+    """The method on the small backbone."""
+    torch.manual_seed(seed)
+    config = methods.configure("simclr", SIMCLR | {"optimizer": ADAMW.model_dump()})
+    return methods.build("simclr", networks.backbone("small_resnet", image_size=28), config).to(device)
+
+
+def overhead(device: torch.device, pairs: int, steps: int) -> str:
+    """Our loop's time over that of one written by hand."""
+    loader = Loader(digits(device), batch_size=BATCH, seed=0)
+    engine = ViewEngine(methods.recipe("simclr", 28), seed=0, device=device)
+    made = [(batch, engine(batch, 0)) for batch, _ in zip(loader.epoch(0), range(CACHED), strict=False)]
+    cached = CachedEpoch(made, steps)
+    config = Config(epochs=1, batch_size=BATCH)
+
+    def ours() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            train(
+                simclr(device),
+                cached,
+                cached,
+                config,
+                ADAMW,
+                seed=0,
+                checkpoints=Checkpoints(Path(folder)),  # type: ignore[arg-type]
+            )
+
+    def bare() -> None:
+        by_hand(
+            simclr(device), [[view.pixels for view in views] for _, views in made], steps, config.precision
+        )
+
+    seconds: dict[Callable[[], None], list[float]] = {ours: [], bare: []}
+    order = [ours, bare]
+    for pair in range(pairs + 1):
+        random.Random(pair).shuffle(order)
+        for loop in order:
+            taken = timed(loop, device)
+            if pair:  # the first warms up
+                seconds[loop].append(taken)
+    logs = [math.log(a / b) for a, b in zip(seconds[ours], seconds[bare], strict=True)]
+    middle, error = statistics.mean(logs), statistics.stdev(logs) / math.sqrt(pairs)
+    reach = float(stats.t.ppf(0.975, pairs - 1)) * error
+    low, mean, high = (100 * (math.exp(value) - 1) for value in (middle - reach, middle, middle + reach))
+    rates = [steps * BATCH / statistics.median(seconds[loop]) for loop in (ours, bare)]
+    return (
+        "| | images/s | over by hand | 95 % interval |\n|---|---:|---:|---:|\n"
+        f"| ours | {rates[0]:.0f} | {mean:+.1f} % | {low:+.1f} to {high:+.1f} % |\n"
+        f"| by hand | {rates[1]:.0f} | | |\n\n{pairs} pairs of {steps} steps, "
+        f"SimCLR, small ResNet, 28 px, batch {BATCH}"
+    )
+
+
+def by_hand(method: Method, batches: list[list[Tensor]], steps: int, precision: str) -> None:
+    """What a script would do."""
+    backbone, projector = method.backbone, method.projector
+    assert isinstance(projector, nn.Module)
+    device = batches[0][0].device
+    parameters = [*backbone.parameters(), *projector.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=ADAMW.rate, weight_decay=ADAMW.weight_decay, fused=True)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    method.train()
+    for step in range(steps):
+        x_i, x_j = batches[step % len(batches)]
+        with autocast(device, precision):
+            z = F.normalize(projector(backbone(torch.cat([x_i, x_j]))).float(), dim=1)
+            logits = (z @ z.T / SIMCLR["temperature"]).fill_diagonal_(float("-inf"))
+            target = torch.arange(len(z), device=device).roll(len(x_i))
+            loss = F.cross_entropy(logits, target)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    float(loss)
+
+
+def beside_lightly(device: torch.device, rounds: int, epochs: int) -> str:
+    """Images a second from images to weights."""
+    rates: dict[str, list[float]] = {"ours": [], "lightly under Lightning": []}
+    for _ in range(rounds):
+        rates["ours"].append(_our_rate(device, epochs))
+        rates["lightly under Lightning"].append(_lightly_rate(device, epochs))
+    lines = [f"| | images/s, n = {rounds} | range | |", "|---|---:|---:|---:|"]
+    base = statistics.median(rates["lightly under Lightning"])
+    for name, values in rates.items():
+        middle = statistics.median(values)
+        lines.append(
+            f"| {name} | {middle:.0f} | {min(values):.0f}–{max(values):.0f} | {middle / base:.1f} × |"
+        )
+    return "\n".join(lines)
+
+
+def _our_rate(device: torch.device, epochs: int) -> float:
+    reader = digits(device)
+    loader = Loader(reader, batch_size=BATCH, seed=0)
+    engine = ViewEngine(methods.recipe("simclr", 28), seed=0, device=device)
+    marks: list[float] = []
+
+    def mark(row: dict[str, float]) -> None:
+        marks.append(time.perf_counter())
+
+    config = Config(epochs=epochs, batch_size=BATCH, log_every=loader.steps)
+    with tempfile.TemporaryDirectory() as folder:
+        train(
+            simclr(device),
+            loader,
+            engine,
+            config,
+            ADAMW,
+            seed=0,
+            checkpoints=Checkpoints(Path(folder)),
+            on_log=mark,
+        )
+    return (epochs - 1) * loader.steps * BATCH / (marks[-1] - marks[0])
+
+
+def _lightly_rate(device: torch.device, epochs: int) -> float:
+    import logging
+    import os
+    import warnings
+
+    import pytorch_lightning
+    from lightly.loss import NTXentLoss
+    from lightly.models.modules import SimCLRProjectionHead
+    from lightly.transforms import SimCLRTransform
+    from PIL import Image
+    from torch.utils.data import DataLoader, Dataset
+
+    warnings.simplefilter("ignore")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    pixels, transform, marks = digits(torch.device("cpu")).pixels.numpy(), SimCLRTransform(input_size=28), []
+
+    class Digits(Dataset[Any]):
+        def __len__(self) -> int:
+            return len(pixels)
+
+        def __getitem__(self, place: int) -> Any:
+            return transform(Image.fromarray(pixels[place]))
+
+    class Module(pytorch_lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = networks.backbone("small_resnet", image_size=28)
+            self.head = SimCLRProjectionHead(
+                self.backbone.dim, SIMCLR["projector_hidden"], SIMCLR["projector_out"]
+            )
+            self.loss = NTXentLoss(temperature=SIMCLR["temperature"])
+
+        def training_step(self, batch: Any, place: int) -> Tensor:
+            z_i, z_j = (self.head(self.backbone(view)) for view in batch)
+            loss: Tensor = self.loss(z_i, z_j)
+            self.log("loss", loss)
+            return loss
+
+        def on_train_epoch_end(self) -> None:
+            marks.append(time.perf_counter())
+
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.AdamW(self.parameters(), lr=ADAMW.rate, weight_decay=ADAMW.weight_decay)
+            return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)]
+
+    workers = os.cpu_count() or 1
+    loader = DataLoader(
+        Digits(), BATCH, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=True
+    )
+    trainer = pytorch_lightning.Trainer(
+        max_epochs=epochs,
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        precision="bf16-mixed" if device.type == "cuda" else "32-true",
+    )
+    trainer.fit(Module(), loader)
+    return (epochs - 1) * len(loader) * BATCH / (marks[-1] - marks[0])
+
+
+def beside_ceiling(device: torch.device, seconds: float) -> str:
+    """Training of large networks beside their forward and backward pass alone."""
+    lines = ["| | compile | images/s | forward and backward alone | share |", "|---|---|---:|---:|---:|"]
+    noise = np.random.default_rng(0).integers(0, 256, (4096, 256, 256, 3), np.uint8)
+    for name, backbone, batch in (
+        ("simclr", "timm:resnet50", 256),
+        ("mae", "timm:vit_base_patch16_224", 256),
+    ):
+        for compile_ in ("never", "always"):
+            ours, alone = _rate_and_ceiling(device, noise, name, backbone, batch, compile_, seconds)
+            lines.append(
+                f"| {name}, {backbone} | {compile_} | {ours:.0f} | {alone:.0f} | {100 * ours / alone:.0f} % |"
+            )
+    return "\n".join(lines)
+
+
+def _rate_and_ceiling(
+    device: torch.device,
+    noise: np.ndarray,
+    name: str,
+    backbone: str,
+    batch: int,
+    compile_: str,
+    seconds: float,
+) -> tuple[float, float]:
+    network = networks.backbone(backbone, image_size=224)
+    config = Config(epochs=100, batch_size=batch, compile=compile_, log_every=1)  # type: ignore[arg-type]
+    method = methods.build(name, network).to(device)
+    layout = memory_format(network, device)
+    method.to(memory_format=layout)
+    loader = Loader(Canvases(noise, device), batch_size=batch, seed=0)
+    recipe = methods.recipe(name, 224, patch_size=network.patch_size)
+    engine = ViewEngine(recipe, seed=0, device=device, memory_format=layout)
+    compiled(method, config, device, 10**6)
+    views = engine(loader.reader.gather(np.arange(batch)), 0)
+    clock = _first_clock()
+
+    def forward_and_backward() -> None:
+        with autocast(device, "auto"):
+            loss = method.step(views, clock).loss
+        loss.backward()
+        method.zero_grad(set_to_none=True)
+
+    for _ in range(5):
+        forward_and_backward()
+    rounds = 20
+    alone = rounds * batch / timed(lambda: [forward_and_backward() for _ in range(rounds)], device)
+    marks: list[float] = []
+
+    class Enough(Exception):  # noqa: N818  (no error: it ends the run)
+        pass
+
+    def mark(row: dict[str, float]) -> None:
+        marks.append(time.perf_counter())
+        if len(marks) > 10 and marks[-1] - marks[10] > seconds:
+            raise Enough
+
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Enough):
+        checkpoints = Checkpoints(Path(folder))
+        train(method, loader, engine, config, method.optimizer, seed=0, checkpoints=checkpoints, on_log=mark)
+    return (len(marks) - 11) * batch / (marks[-1] - marks[10]), alone
+
+
+def _first_clock() -> Any:
+    from sslpipe.methods.base import Clock
+
+    return Clock(0, 0, 0.0, torch.Generator().manual_seed(0))
+
+
+def timed(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds, with all of the device's work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--pairs", type=int, default=12, help="of loops, default: 12")
+    parser.add_argument("--steps", type=int, default=60, help="a loop, default: 60")
+    parser.add_argument("--rounds", type=int, default=3, help="beside lightly, default: 3")
+    options = parser.parse_args()
+    device = resolve(options.device)
+    make_deterministic(False)
+    cpu = f"{torch.get_num_threads()} threads, torch {torch.__version__}"
+    print(f"{time.strftime('%F')}; {describe(device)}; {cpu}\n", flush=True)
+    if "overhead" in options.parts:
+        print(f"## Loop\n\n{overhead(device, options.pairs, options.steps)}\n", flush=True)
+    if "lightly" in options.parts:
+        print(
+            f"## Beside lightly under Lightning\n\n{beside_lightly(device, options.rounds, 4)}\n", flush=True
+        )
+    if "ceiling" in options.parts and device.type == "cuda":
+        print(f"## Beside the ceiling\n\n{beside_ceiling(device, 20)}\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()
