@@ -1,7 +1,7 @@
 # make repro   set up, run the pipeline, print the results      make test    all tests
 # make ui      MLflow on localhost                              make bench   benchmarks
 # make setup   only create .venv                                make lint    style and types
-# make gpu     tests and figures that want a GPU
+# make gpu     tests and figures that want a GPU         make crash   1 000 kills and faults
 
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -10,7 +10,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME CONDA_PREFIX
 
-.PHONY: help setup repro test ui bench gpu lint format clean
+.PHONY: help setup repro test ui bench crash gpu lint format clean
 help:
 	@sed -n 's/^# \?//p' Makefile | head -4
 
@@ -41,13 +41,18 @@ ui: setup
 	@sslpipe ui --port $(PORT)
 
 bench: setup
-	@for script in $$(grep -l __main__ benchmarks/*.py); do echo "== $$script"; python $$script || exit 1; done
+	@for name in views data training methods; do echo "== $$name"; python benchmarks/$$name.py || exit 1; done
 
-# Everything that wants a GPU, in a few minutes: the tests that skip without one, and the figures of views.
+# What `make test` does 150 times: whatever is killed, cut or refused, the next run ends with the same bytes.
+crash: setup
+	@SSLPIPE_CRASHES=1000 python -m pytest -q tests/crash
+
+# Everything that wants a GPU, in a few minutes: the tests that skip without one, and the figures of views and training.
 gpu: setup
 	@python -m pytest -q -m gpu tests
 	@python benchmarks/views.py --device cuda --batch 256 --sizes 224 96
 	@python benchmarks/views.py --device cuda --batch 4096 --sizes 32 --recipes simclr
+	@python benchmarks/training.py --device cuda
 
 lint: setup
 	@ruff check . && ruff format --check . && mypy

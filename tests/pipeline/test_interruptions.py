@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import time
@@ -95,6 +96,17 @@ def test_however_often_it_is_stopped_it_ends_with_the_same_weights(
     output, _ = running.communicate(timeout=60)
     assert "saved; `dvc repro` goes on from there" in output
     assert "Traceback" not in output
+
+    draw = random.Random(0)
+    for _ in range(6):  # and outright again, at whatever it is doing; half of the time with dvc
+        running, pid = start_and_wait()
+        time.sleep(draw.uniform(0, 0.5))
+        if draw.random() < 0.5:
+            os.kill(pid, signal.SIGKILL)
+        else:
+            os.killpg(running.pid, signal.SIGKILL)
+        running.communicate(timeout=60)
+        assert not (project.folder / "models/encoder.safetensors").exists()
 
     assert "continuing from the checkpoint at step" in project.repro("pretrain")
     assert project.bytes("models/encoder.safetensors") == undisturbed
