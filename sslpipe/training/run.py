@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -12,14 +13,16 @@ from typing import Any
 
 import torch
 
-from sslpipe import __version__, scratch
+from sslpipe import __version__, distributed, scratch
 from sslpipe.checkpoint import Checkpoints
 from sslpipe.data import manifest as manifests
 from sslpipe.data.loader import Config as LoaderConfig
 from sslpipe.data.loader import Loader, Reader, open_split
 from sslpipe.device import describe, make_deterministic, resolve
+from sslpipe.errors import UserError
 from sslpipe.export import save_encoder
 from sslpipe.methods.base import Method, MethodConfig, Preparation
+from sslpipe.training import launch, parallel, worker
 from sslpipe.training.build import build_method, check_batch, check_views, memory_format
 from sslpipe.training.config import Config
 from sslpipe.training.history import History
@@ -32,6 +35,8 @@ from sslpipe.views.recipe import Recipe, ViewSpec
 SHARDS = Path("data/shards")
 RECIPE = Path("data/views/recipe.json")
 PICTURED = 256  # images that a method may show in the report; most show a few
+#: Settings with which an unfinished run is continued whatever they are now: the batches and views stay the same.
+FREE = {"checkpoint_seconds", "device", "devices", "launch", "sharding", "cluster"}
 UNFINISHED_KEPT = 3  # older unfinished runs with other settings are deleted
 
 
@@ -56,7 +61,7 @@ def fingerprint_parts(
     loading: LoaderConfig,
     code: Mapping[str, str],
 ) -> dict[str, str]:
-    """Everything the weights depend on, bit for bit, by name.
+    """Everything the weights depend on, by name; bit for bit, but for the number of processes, which rounds otherwise.
 
     Args:
         config: the `pretrain` settings.
@@ -66,7 +71,7 @@ def fingerprint_parts(
         loading: the `loader` settings; the reader does not matter, all give the same images.
         code: digests of the stage's code.
     """
-    settings = config.model_dump(mode="json", exclude={"checkpoint_seconds", "device"})
+    settings = config.model_dump(mode="json", exclude=FREE)
     device = resolve(config.device)
     return {
         "settings": scratch.digest(
@@ -102,19 +107,38 @@ def run(
         parts: from `fingerprint_parts`.
         on_log: called with each new point of the curves.
         on_resume: called with the step when an interrupted run is continued.
+
+    Called by several processes that have joined each other, all train and the first one writes.
     """
-    folder = _folder(parts)
-    with scratch.locked(_lock(folder), "another run of the same pretraining"):
+    parts = _agreed(parts)
+    folder, leader, processes = _folder(parts), distributed.rank() == 0, distributed.world_size()
+    worker.tell("run", folder=str(folder.absolute()))
+    launch.check_shares(config, processes)
+    with contextlib.ExitStack() as stack:
+        with worker.first(everywhere=True):
+            if leader:
+                stack.enter_context(scratch.locked(_lock(folder), "another run of the same pretraining"))
+                _explain_fresh_start(folder, parts)
         checkpoints = Checkpoints(folder)
-        _explain_fresh_start(folder, parts)
         make_deterministic(config.deterministic)
-        device = resolve(config.device)
+        device = worker.own_device(config.device)
         recipe = Recipe.from_json(RECIPE.read_bytes())
-        reader = open_split(SHARDS, "train", loading.reader, device)
+        with worker.first():
+            reader = open_split(SHARDS, "train", loading.reader, device)
         loader = Loader(
-            reader, batch_size=config.batch_size, seed=seed, shuffle_shards=loading.shuffle_shards
+            reader,
+            batch_size=config.batch_size,
+            seed=seed,
+            shuffle_shards=loading.shuffle_shards,
+            rank=distributed.rank(),
+            world_size=processes,
+            parts=config.accumulate if processes > 1 else 1,
         )
-        method = build_method(config, method_config, views.size, seed).to(device)
+
+        def build() -> Method:
+            return build_method(config, method_config, views.size, seed).to(device)
+
+        method = build()
         check_views(method, recipe)
         for warning in check_batch(method, config, len(reader)):
             print(f"pretrain: {warning}", flush=True)
@@ -125,7 +149,8 @@ def run(
             renderer=views.renderer,
             memory_format=memory_format(method.backbone, device),
         )
-        method.prepare(_preparation(reader, recipe, device, seed, views.renderer, parts))
+        with worker.first():
+            method.prepare(_preparation(reader, recipe, device, seed, views.renderer, parts))
         history = train(
             method,
             loader,
@@ -137,12 +162,34 @@ def run(
             on_log=on_log,
             on_resume=on_resume,
         )
-        data = _export(method, recipe.views[0], views, {"method": config.method, "seed": seed})
-        _write_plots(method, history, engine, loader)
+        method = parallel.unsharded(method, build)
+        worker.leave()  # what is left is for one process, and may take as long as it likes
         metrics = _metrics(method, history, config, loader)
-        scratch.write_json("metrics/pretrain.json", metrics)
-        checkpoints.clear()
+        manifest = manifests.read(SHARDS)
+        data = {"name": manifest.source.name, "digest": manifest.digest}
+        if leader:
+            _export(method, recipe.views[0], views, {"method": config.method, "seed": seed, "data": data})
+            _write_plots(method, history, engine, loader)
+            scratch.write_json("metrics/pretrain.json", metrics)
+            checkpoints.clear()
     return Result(metrics, data)
+
+
+def _agreed(parts: Mapping[str, str]) -> Mapping[str, str]:
+    """The first process's parts, if those of the others are the same but for the hardware.
+
+    Raises:
+        UserError: another machine has other code, data or settings.
+    """
+    everyones = parallel.gathered(dict(parts))
+    for rank, others in enumerate(everyones):
+        differing = [name for name in parts if name != "hardware" and others[name] != everyones[0][name]]
+        if differing:
+            raise UserError(
+                f"process {rank} has not the first one's {', '.join(differing)}: let all machines share the project's "
+                "folder, and start them when the stage before has ended"
+            )
+    return everyones[0]
 
 
 def _preparation(
@@ -187,9 +234,7 @@ def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     return ", ".join(f"{n} ({before.get(n)} → {now[n]})" if n in words else n for n in names)
 
 
-def _export(method: Method, spec: ViewSpec, views: ViewsConfig, info: Mapping[str, Any]) -> dict[str, str]:
-    manifest = manifests.read(SHARDS)
-    data = {"name": manifest.source.name, "digest": manifest.digest}
+def _export(method: Method, spec: ViewSpec, views: ViewsConfig, info: Mapping[str, Any]) -> None:
     preprocess = {
         "size": views.size,
         "crop": views.centre_crop,
@@ -197,9 +242,8 @@ def _export(method: Method, spec: ViewSpec, views: ViewsConfig, info: Mapping[st
         "mean": spec.mean,
         "std": spec.std,
     }
-    info = {"sslpipe": __version__, **info, "data": data}
+    info = {"sslpipe": __version__, **info}
     save_encoder(method.encoder, "models", preprocess=preprocess, info=info)
-    return data
 
 
 def _write_plots(method: Method, history: History, engine: ViewEngine, loader: Loader) -> None:
