@@ -133,7 +133,9 @@ def stop_with_parent() -> None:
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-    if os.environ.get("SSLPIPE_LAUNCHER", str(os.getppid())) != str(os.getppid()):
+    if os.environ.get("SSLPIPE_LAUNCHER", str(os.getppid())) != str(
+        os.getppid()
+    ):  # sslpipe/training/messages.py
         os.kill(os.getpid(), signal.SIGTERM)
 
 

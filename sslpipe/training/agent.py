@@ -37,9 +37,9 @@ from sslpipe.errors import UserError
 from sslpipe.training import launch
 from sslpipe.training.config import Config
 from sslpipe.training.guards import Signals
-from sslpipe.training.worker import ATTEMPT, LAUNCHED, told
+from sslpipe.training.messages import LAUNCHED, LAUNCHER, told
+from sslpipe.training.worker import ATTEMPT
 
-LAUNCHER = "SSLPIPE_LAUNCHER"  # the process that started this one: without it, it stops
 PATIENCE = (
     5.0  # seconds after a signal in which further ones change nothing; a later one ends the processes at once
 )

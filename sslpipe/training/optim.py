@@ -36,7 +36,9 @@ def build(groups: Sequence[ParamGroup], config: OptimizerConfig, batch_size: int
     if config.name == "adamw":
         return torch.optim.AdamW(settings, lr=peak, betas=config.betas, fused=True)
     if config.name == "sgd":
-        return torch.optim.SGD(settings, lr=peak, momentum=config.momentum, fused=True)
+        # torch's fused SGD does not take tensors of which each process has a share; its fused AdamW does.
+        sharded = any(parallel.is_sharded(parameter) for group in groups for parameter in group.parameters)
+        return torch.optim.SGD(settings, lr=peak, momentum=config.momentum, fused=None if sharded else True)
     from timm.optim import Lars  # here, because importing timm takes seconds
 
     for setting, group in zip(settings, groups, strict=True):

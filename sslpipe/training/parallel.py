@@ -10,18 +10,20 @@ import contextlib
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from sslpipe import distributed
-from sslpipe.checkpoint import Checkpoints
 from sslpipe.errors import UserError
 from sslpipe.methods.base import Clock, Method, Step
 from sslpipe.training.config import Config
 from sslpipe.views.engine import View
+
+if TYPE_CHECKING:  # the stage that only tries a method has no use for it
+    from sslpipe.checkpoint import Checkpoints
 
 LARGE = 250_000_000  # parameters of a backbone from which `auto` shards: ViT-L has 303 million, ViT-B 86
 

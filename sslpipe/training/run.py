@@ -22,7 +22,7 @@ from sslpipe.device import describe, make_deterministic, resolve
 from sslpipe.errors import UserError
 from sslpipe.export import save_encoder
 from sslpipe.methods.base import Method, MethodConfig, Preparation
-from sslpipe.training import launch, parallel, worker
+from sslpipe.training import launch, messages, parallel, worker
 from sslpipe.training.build import build_method, check_batch, check_views, memory_format
 from sslpipe.training.config import Config
 from sslpipe.training.history import History
@@ -112,7 +112,7 @@ def run(
     """
     parts = _agreed(parts)
     folder, leader, processes = _folder(parts), distributed.rank() == 0, distributed.world_size()
-    worker.tell("run", folder=str(folder.absolute()))
+    messages.tell("run", folder=str(folder.absolute()))
     launch.check_shares(config, processes)
     with contextlib.ExitStack() as stack:
         with worker.first(everywhere=True):

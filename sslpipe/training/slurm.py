@@ -20,8 +20,7 @@ from sslpipe import scratch
 from sslpipe.errors import UserError
 from sslpipe.training import launch
 from sslpipe.training.config import Config
-from sslpipe.training.guards import Signals
-from sslpipe.training.worker import LAUNCHED, told
+from sslpipe.training.messages import LAUNCHED, LAUNCHER, told
 
 SIGNAL_SECONDS = 120  # Slurm says so long before a job's time is up that it will be
 DEAF = 120.0  # seconds without a sign of life from here after which a job stops
@@ -79,11 +78,11 @@ def parameters(config: Config) -> dict[str, Any]:
         "cpus_per_task": cluster.cpus,
         "mem_gb": cluster.memory_gb,
         "timeout_min": int(cluster.hours * 60),
-        "partition": cluster.partition,
-        "account": cluster.account,
-        "signal_delay_s": SIGNAL_SECONDS,
-        "srun_args": ["--kill-on-bad-exit=1"],
-        "additional_parameters": cluster.sbatch or None,
+        "slurm_partition": cluster.partition,
+        "slurm_account": cluster.account,
+        "slurm_signal_delay_s": SIGNAL_SECONDS,
+        "slurm_srun_args": ["--kill-on-bad-exit=1"],
+        "slurm_additional_parameters": cluster.sbatch or None,
     }
     return {name: value for name, value in wanted.items() if value is not None}
 
@@ -96,7 +95,7 @@ def _slurm(folder: Path) -> Any:
             "pretrain.launch is slurm, which needs submitit: run `pip install 'sslpipe[slurm]'`, or set it to torchrun"
         ) from None
     try:
-        return submitit.SlurmExecutor(folder, max_num_timeout=1000)
+        return submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=1000)
     except RuntimeError:
         raise UserError(
             "pretrain.launch is slurm, and there is no `srun` here: start on a machine of the cluster, or set it to "
@@ -122,7 +121,7 @@ class Task:
         folder, leader = Path(self.folder), place.rank == 0
         if leader:  # of an earlier time in the queue
             (folder / "outcome.json").unlink(missing_ok=True)
-        environment = os.environ | {LAUNCHED: self.folder, "SSLPIPE_LAUNCHER": str(os.getpid())}
+        environment = os.environ | {LAUNCHED: self.folder, LAUNCHER: str(os.getpid())}
         with open(folder / ("output.log" if leader else f"output-{place.rank}.log"), "ab") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", self.module],
@@ -170,6 +169,10 @@ class _Follower:
 
     def follow(self) -> int:
         """Returns the number of the signal that came, or 0."""
+        from sslpipe.training.guards import (
+            Signals,
+        )  # not at the top: the job's tasks need no torch, which takes seconds
+
         before = {number: signal.signal(number, self._note) for number in Signals.NAMES}
         try:
             beats = 0

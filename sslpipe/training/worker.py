@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 import sys
 import time
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,9 +16,10 @@ import torch.distributed as dist
 from sslpipe import distributed
 from sslpipe.device import resolve
 from sslpipe.errors import UserError, explain_os_error
+from sslpipe.training import parallel
 from sslpipe.training.guards import Interrupted
+from sslpipe.training.messages import LAUNCHED, tell
 
-LAUNCHED = "SSLPIPE_LAUNCHED"  # a folder in which a process leaves word for the one that started it
 ATTEMPT = "SSLPIPE_ATTEMPT"  # of this start of the processes, the same for all: their keys in the store begin with it
 TIMEOUT = timedelta(minutes=30)  # after which a process that hears nothing of another gives up
 
@@ -71,7 +69,7 @@ def joined(device: str) -> Iterator[None]:
 def leave() -> None:
     """Part with the other processes: from here on this one is alone."""
     if dist.is_initialized():
-        dist.barrier()
+        parallel.gathered(None)
         dist.destroy_process_group()
 
 
@@ -108,24 +106,6 @@ def quiet() -> Iterator[None]:
         contextlib.redirect_stderr(nothing),
     ):
         yield
-
-
-def tell(name: str, **facts: Any) -> None:
-    """Leave word for the process that started this one, if one did; what is told first under a name stays."""
-    if folder := os.environ.get(LAUNCHED):
-        own = Path(folder, f".{name}.{os.getpid()}")
-        own.write_text(json.dumps(facts))
-        with contextlib.suppress(FileExistsError):
-            os.link(own, Path(folder, f"{name}.json"))
-
-
-def told(folder: Path, name: str) -> dict[str, Any] | None:
-    """What was told under this name."""
-    try:
-        facts: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
-    except FileNotFoundError:
-        return None
-    return facts
 
 
 @contextlib.contextmanager
