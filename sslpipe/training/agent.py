@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import logging
 import os
-import secrets
 import signal
 import socket
 import struct
@@ -38,7 +37,6 @@ from sslpipe.training import launch
 from sslpipe.training.config import Config
 from sslpipe.training.guards import Signals
 from sslpipe.training.messages import LAUNCHED, LAUNCHER, told
-from sslpipe.training.worker import ATTEMPT
 
 PATIENCE = (
     5.0  # seconds after a signal in which further ones change nothing; a later one ends the processes at once
@@ -129,16 +127,18 @@ class Agent(LocalElasticAgent):
     ) -> list[Any]:
         """As torch's, but the first ranks are of the machine where all meet: it runs dvc, and writes the results.
 
-        The store is a new one at each start. What it has drawn for this start keeps its processes' keys apart.
+        The store is another one at each start, so what is in it is of this start.
         """
         if self._place.host:
             store.set("sslpipe/host", str(group_rank))
-            store.set("sslpipe/attempt", secrets.token_hex(4))
-        os.environ[ATTEMPT] = store.get("sslpipe/attempt").decode()
+            store.set("sslpipe/first", f"{self._place.address}:{_free_port(self._place.address)}")
         moved = (group_rank - int(store.get("sslpipe/host"))) % group_world_size
         return super()._assign_worker_ranks(store, moved, group_world_size, spec)
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+        store: Any = worker_group.store
+        address, _, port = store.get("sslpipe/first").decode().rpartition(":")
+        worker_group.master_addr, worker_group.master_port = address, int(port)
         started = super()._start_workers(worker_group)
         self.started = True
         for number in Signals.NAMES:  # torch has just put its own in place, which end all processes
@@ -224,6 +224,8 @@ def _environment(place: _Place, folder: str, count: int) -> Iterator[None]:
         LAUNCHED: folder,
         LAUNCHER: str(os.getpid()),
         "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGQUIT",
+        # A store that agents keep through restarts is not found by a machine that comes back (torch 2.15).
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
     }
     wishes = {
         "OMP_NUM_THREADS": str(max(1, cores() // count)),
@@ -302,6 +304,12 @@ def _where(folder: Path) -> str:
     newest = max(Path(run["folder"]).glob("[0-9]*-*.safetensors"), default=None) if run else None
     step = f"it goes on from step {int(newest.name.partition('-')[0])}" if newest else "nothing was saved yet"
     return f"start again, {step}"
+
+
+def _free_port(address: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        return int(probe.getsockname()[1])
 
 
 def _send(pid: int, number: int) -> bool:

@@ -27,8 +27,9 @@ def cost_of_views(
 ) -> dict[str, Any]:
     """What metrics/views.json holds: how fast views are made, and which share of a training step that is.
 
-    The step is a forward and a backward pass of the untrained method on the first batch (where several processes
-    will train, on one's share of it), timed apart from the views. On a GPU the two overlap in training, so the share is what views would cost if they did not.
+    The step is a forward and a backward pass of the untrained method on the first batch (where several processes will
+    train, on one's share of it), timed apart from the views. On a GPU the two overlap in training, so the share is what
+    views would cost if they did not.
 
     Args:
         config: the `pretrain` settings.

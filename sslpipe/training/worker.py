@@ -20,7 +20,6 @@ from sslpipe.training import parallel
 from sslpipe.training.guards import Interrupted
 from sslpipe.training.messages import LAUNCHED, tell
 
-ATTEMPT = "SSLPIPE_ATTEMPT"  # of this start of the processes, the same for all: their keys in the store begin with it
 TIMEOUT = timedelta(minutes=30)  # after which a process that hears nothing of another gives up
 
 _store: dist.Store | None = None
@@ -57,13 +56,18 @@ def joined(device: str) -> Iterator[None]:
         if gpu:
             torch.cuda.set_device(_gpu())
         store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
-        attempt = os.environ.get(ATTEMPT) or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        _store = dist.PrefixStore(f"sslpipe/{attempt}", store)
+        _store = dist.PrefixStore(f"sslpipe/{_attempt()}", store)
         # Objects travel by gloo also where tensors travel by NCCL.
         backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
         dist.init_process_group(backend, store=_store, rank=rank, world_size=size, timeout=TIMEOUT)
         yield
         leave()
+
+
+def _attempt() -> str:
+    """Keeps the keys of each start apart, where torchrun keeps one store for all of them."""
+    kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if kept else "0"
 
 
 def leave() -> None:

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -316,50 +316,6 @@ def test_what_only_a_user_can_mend_is_one_sentence_and_is_not_tried_again(data: 
     (line,) = [line for line in output.splitlines() if line.strip()]
     assert line.startswith("pretrain failed: ")
     assert "train-000000.tar" in line
-
-
-@pytest.fixture
-def hosts() -> Iterator[tuple[list[str], list[str], str]]:
-    """What runs a command on each of two hosts, and the first one's address: network namespaces with a cable."""
-    if os.geteuid() != 0 or shutil.which("ip") is None:
-        pytest.skip("two hosts are network namespaces, which take root and iproute2")
-    names = [f"sslpipe-{os.getpid()}-{letter}" for letter in "ab"]
-    ends, addresses = [f"v{os.getpid()}{letter}" for letter in "ab"], ["10.213.7.1", "10.213.7.2"]
-
-    def ip(*words: str) -> None:
-        subprocess.run(["ip", *words], check=True, capture_output=True)
-
-    try:
-        try:
-            for name in names:
-                ip("netns", "add", name)
-            ip(
-                "link",
-                "add",
-                ends[0],
-                "netns",
-                names[0],
-                "type",
-                "veth",
-                "peer",
-                "name",
-                ends[1],
-                "netns",
-                names[1],
-            )
-            for name, end, address in zip(names, ends, addresses, strict=True):
-                ip("-n", name, "addr", "add", f"{address}/24", "dev", end)
-                ip("-n", name, "link", "set", end, "up")
-                ip("-n", name, "link", "set", "lo", "up")
-        except subprocess.CalledProcessError as error:
-            pytest.skip(
-                f"this machine does not let tests make network namespaces: {error.stderr.decode().strip()}"
-            )
-        first, second = (["ip", "netns", "exec", name] for name in names)
-        yield first, second, addresses[0]
-    finally:
-        for name in names:
-            subprocess.run(["ip", "netns", "del", name], capture_output=True)
 
 
 def test_two_hosts_give_what_one_gives_and_the_loss_of_one_is_borne(
