@@ -85,7 +85,7 @@ def _command_of(pid: int) -> str | None:
 
 
 def check_packages(settings: Settings) -> Iterator[str]:
-    """Python, the packages the pipeline stands on, and the devices that are asked for."""
+    """Python, the packages the pipeline stands on, and the devices and processes that are asked for."""
     missing = [name for name in PIPELINE_PACKAGES if not _version(name)]
     if missing:
         raise UserError(
@@ -94,6 +94,7 @@ def check_packages(settings: Settings) -> Iterator[str]:
     import torch
 
     from sslpipe.device import describe, resolve
+    from sslpipe.training import launch
     from sslpipe.views import renderers
 
     versions = ", ".join(f"{name} {_version(name)}" for name in ("torch", *PIPELINE_PACKAGES))
@@ -104,6 +105,7 @@ def check_packages(settings: Settings) -> Iterator[str]:
     renderer = renderers.describe(renderers.choose(settings.views.renderer, device)[0])
     gpu = "" if torch.cuda.is_available() else "; no GPU found, which is fine"
     yield f"device: {describe(device)}{gpu}; renderer of views: {renderer}"
+    yield from launch.check(settings.pretrain)
 
 
 def _version(package: str) -> str | None:
@@ -163,6 +165,7 @@ def check_networks(settings: Settings, source: Source) -> Iterator[str]:
     import torch
 
     from sslpipe import methods
+    from sslpipe.training import launch, parallel
     from sslpipe.training.build import backbone_name, build_method, build_recipe, check_batch, check_views
 
     pretrain, size = settings.pretrain, settings.views.size
@@ -171,6 +174,9 @@ def check_networks(settings: Settings, source: Source) -> Iterator[str]:
     parameters = sum(parameter.numel() for parameter in method.encoder.parameters())
     name = backbone_name(pretrain)
     yield f"method: {pretrain.method} trains {name}, {parameters / 1e6:.2f} M parameters, for {pretrain.epochs} epochs"
+    if launch.world_size(pretrain) > 1:
+        share = "has a share of it (fsdp)" if parallel.sharded(method, pretrain) else "has a copy of it (ddp)"
+        yield f"  each process {share}"
     for warning in check_batch(method, pretrain, len(source.items("train"))):
         yield f"  note: {warning}"
     patch = method.backbone.patch_size

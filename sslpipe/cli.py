@@ -107,10 +107,10 @@ def _methods(options: argparse.Namespace) -> int:
 
 def _profile(options: argparse.Namespace) -> int:
     from sslpipe.settings import load
-    from sslpipe.training import run
+    from sslpipe.training import profile
 
     settings = load(options.params, sections=("seed", "pretrain", "method", "views", "loader"))
-    for line in run.profile(
+    for line in profile.run(
         settings.pretrain,
         settings.method,
         seed=settings.seed,

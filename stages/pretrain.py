@@ -5,6 +5,7 @@ from __future__ import annotations
 from sslpipe import fingerprint, scratch
 from sslpipe.settings import Settings
 from sslpipe.tracking.record import Record
+from sslpipe.training import launch
 from sslpipe.training.run import fingerprint_parts, run
 from stages.runner import stage
 
@@ -16,12 +17,16 @@ def _parts(settings: Settings) -> dict[str, str]:
     )
 
 
-@stage("pretrain", "pretrain", "method", "views", "loader", fingerprint=lambda s: scratch.digest(_parts(s)))
+@stage(
+    "pretrain", "pretrain", "method", "views", "loader",
+    fingerprint=lambda s: scratch.digest(_parts(s)), role=lambda s: launch.role(s.pretrain, "stages.pretrain"),
+)  # fmt: skip
 def main(settings: Settings, record: Record) -> None:
     """Write models/, plots/pretrain/ and metrics/pretrain.json."""
     parts = _parts(settings)
     record.tag("device", parts["hardware"])
     record.tag("renderer", parts["renderer"])
+    record.tag("processes", launch.world_size(settings.pretrain))
     result = run(
         settings.pretrain,
         settings.method,

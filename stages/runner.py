@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, cast
 
 from sslpipe.errors import UserError, explain_os_error
 from sslpipe.scratch import write_json
@@ -17,10 +19,15 @@ from sslpipe.settings import Settings, load
 from sslpipe.tracking.record import Record, code_digest, experiment_key
 
 Body = Callable[[Settings, Record], None]
+#: What this process does of a stage: it `records` and writes, `helps` one that does, or has `launched` others for it.
+Roles = Callable[[Settings], AbstractContextManager[str]]
 
 
 def stage(
-    name: str, *sections: str, fingerprint: Callable[[Settings], str] | None = None
+    name: str,
+    *sections: str,
+    fingerprint: Callable[[Settings], str] | None = None,
+    role: Roles = lambda settings: nullcontext("records"),
 ) -> Callable[[Body], Callable[[], None]]:
     """Make a stage of a function.
 
@@ -28,6 +35,7 @@ def stage(
         name: the stage's name in dvc.yaml.
         sections: the sections of params.yaml it reads; they are validated first.
         fingerprint: what its result depends on, for stages that continue an interrupted run.
+        role: for a stage that several processes may run: what this one does.
     """
 
     def decorate(body: Body) -> Callable[[], None]:
@@ -39,17 +47,23 @@ def stage(
                     "seed",
                     *(f"methods.{settings.pretrain.method}" if s == "method" else s for s in sections),
                 )
-                mark = fingerprint(settings) if fingerprint else None
-                key = key_of(settings)
-                with Record(
-                    name,
-                    params=settings.flat(),
-                    own=own,
-                    key=key,
-                    tracking=settings.tracking,
-                    fingerprint=mark,
-                ) as record:
-                    body(settings, record)
+                with role(settings) as part:
+                    if part == "launched":
+                        return
+                    if part == "helps":
+                        body(settings, cast(Record, Unrecorded()))
+                        return
+                    mark = fingerprint(settings) if fingerprint else None
+                    key = key_of(settings)
+                    with Record(
+                        name,
+                        params=settings.flat(),
+                        own=own,
+                        key=key,
+                        tracking=settings.tracking,
+                        fingerprint=mark,
+                    ) as record:
+                        body(settings, record)
             except UserError as error:
                 fail(name, str(error))
             except OSError as error:
@@ -61,6 +75,15 @@ def stage(
         return main
 
     return decorate
+
+
+class Unrecorded:
+    """Takes what a `Record` takes, and keeps nothing of it."""
+
+    def _nothing(self, *args: object) -> None:
+        pass
+
+    metric = metrics = dataset = tag = artifact = resumed = _nothing
 
 
 def key_of(settings: Settings) -> str:
@@ -103,12 +126,17 @@ def _reason_to_skip(name: str, settings: Settings) -> str | None:
 def stop_with_parent() -> None:
     """Leave by SystemExit(143) on SIGTERM, and on Linux get SIGTERM when the parent process dies.
 
-    Killing dvc alone would otherwise leave its stage training on.
+    Killing dvc alone would otherwise leave its stage training on. A process that another stage started may have lost
+    it already.
     """
     signal.signal(signal.SIGTERM, _terminate)
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+    if os.environ.get("SSLPIPE_LAUNCHER", str(os.getppid())) != str(
+        os.getppid()
+    ):  # sslpipe/training/messages.py
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

@@ -3,8 +3,10 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,50 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return tmp_path
+
+
+@pytest.fixture
+def hosts() -> Iterator[tuple[list[str], list[str], str]]:
+    """What runs a command on each of two hosts, and the first one's address: network namespaces with a cable."""
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        pytest.skip("two hosts are network namespaces, which take root and iproute2")
+    names = [f"sslpipe-{os.getpid()}-{letter}" for letter in "ab"]
+    ends, addresses = [f"v{os.getpid()}{letter}" for letter in "ab"], ["10.213.7.1", "10.213.7.2"]
+
+    def ip(*words: str) -> None:
+        subprocess.run(["ip", *words], check=True, capture_output=True)
+
+    try:
+        try:
+            for name in names:
+                ip("netns", "add", name)
+            ip(
+                "link",
+                "add",
+                ends[0],
+                "netns",
+                names[0],
+                "type",
+                "veth",
+                "peer",
+                "name",
+                ends[1],
+                "netns",
+                names[1],
+            )
+            for name, end, address in zip(names, ends, addresses, strict=True):
+                ip("-n", name, "addr", "add", f"{address}/24", "dev", end)
+                ip("-n", name, "link", "set", end, "up")
+                ip("-n", name, "link", "set", "lo", "up")
+        except subprocess.CalledProcessError as error:
+            pytest.skip(
+                f"this machine does not let tests make network namespaces: {error.stderr.decode().strip()}"
+            )
+        first, second = (["ip", "netns", "exec", name] for name in names)
+        yield first, second, addresses[0]
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True)
 
 
 @pytest.fixture

@@ -50,6 +50,15 @@ def test_a_good_project_passes_and_shows_the_resolved_recipe(small_project: Path
     assert "2 classes" in said
 
 
+def test_how_many_processes_will_train(small_project: Path) -> None:
+    assert "processes: 1" in list(check())
+    set_params({"pretrain__devices": 5})
+    said = list(check())
+    assert "processes: 5, 6 images of each batch a process" in said
+    assert any(line.startswith("  note: 6 images at a time") for line in said)
+    assert "  each process has a copy of it (ddp)" in said
+
+
 def test_how_images_will_be_read(small_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def said() -> str:
         return next(line for line in check() if line.startswith("reading"))
@@ -98,6 +107,13 @@ def test_quiet_says_nothing(small_project: Path, capsys: pytest.CaptureFixture[s
         ({"data__root": "data/raw/nowhere"}, "nowhere"),
         ({"data__root": "data/raw/empty"}, "empty"),
         ({"pretrain__device": "cuda:7"}, "no GPU"),
+        ({"pretrain__devices": 4}, "4 processes cannot share evenly: set it to 28 or 32, or train in 3"),
+        ({"pretrain__devices": 0}, "pretrain.devices"),
+        ({"pretrain__devices": 2, "pretrain__accumulate": 2}, "15 images of a batch of 30"),
+        ({"pretrain__devices": 2, "pretrain__sharding": "fsdp"}, "small_resnet is none"),
+        ({"pretrain__cluster": {"nodes": 2}}, "pretrain.cluster.endpoint"),
+        ({"pretrain__cluster": {"endpoint": "host"}}, "pretrain.cluster.endpoint"),
+        ({"pretrain__launch": "slurm"}, "pretrain.devices is auto"),
     ],
 )
 def test_what_is_wrong_is_named_in_one_line(

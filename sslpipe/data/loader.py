@@ -129,6 +129,7 @@ class Loader:
             several ranks the last of them may have few or none of it.
         rank: this process, 0 to `world_size` - 1.
         world_size: processes that share each batch.
+        parts: equal parts that a batch is trained in, one after another: each is shared evenly.
 
     Raises:
         UserError: the split is smaller than one batch (with `drop_last`), or ranks cannot share it evenly.
@@ -145,10 +146,11 @@ class Loader:
         drop_last: bool = True,
         rank: int = 0,
         world_size: int = 1,
+        parts: int = 1,
     ) -> None:
         if batch_size < 1 or not 0 <= rank < world_size:
             raise ValueError(f"batch_size {batch_size}, rank {rank} of {world_size} make no sense")
-        if batch_size % world_size:
+        if batch_size % (world_size * parts):
             raise UserError(f"batch_size {batch_size} cannot be shared evenly by {world_size} processes")
         if drop_last and len(reader) < batch_size:
             raise UserError(
@@ -156,7 +158,8 @@ class Loader:
             )
         self.reader, self.batch_size, self.seed = reader, batch_size, seed
         self.shuffle_shards = shuffle_shards
-        self.shuffle, self.drop_last, self.rank, self.world_size = shuffle, drop_last, rank, world_size
+        self.shuffle, self.drop_last = shuffle, drop_last
+        self.rank, self.world_size, self.parts = rank, world_size, parts
 
     @property
     def steps(self) -> int:
@@ -191,8 +194,8 @@ class Loader:
         return ordered_map(self.reader.gather, self._places(epoch, start), threads=_AT_ONCE, ahead=_AHEAD)
 
     def _places(self, epoch: int, start: int) -> Iterator[np.ndarray]:
-        share, size = self.batch_size // self.world_size, self.batch_size
-        mine = slice(self.rank * share, (self.rank + 1) * share)
+        size = self.batch_size
+        mine = np.arange(size).reshape(self.parts, self.world_size, -1)[:, self.rank].ravel()
         skip, waiting = start * size, np.empty(0, np.int64)
         for count, draw in self._stretches(epoch):
             if count <= skip:
@@ -203,7 +206,7 @@ class Loader:
                 yield waiting[first : first + size][mine]
             waiting = waiting[len(waiting) // size * size :]
         if len(waiting) and not self.drop_last:
-            yield waiting[mine]
+            yield waiting[mine[mine < len(waiting)]]
 
 
 def _shuffled(values: np.ndarray, seed: int, epoch: int, stream: int) -> np.ndarray:

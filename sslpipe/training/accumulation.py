@@ -12,12 +12,16 @@ from torch import Tensor, nn
 from sslpipe.device import autocast
 from sslpipe.errors import UserError
 from sslpipe.methods.base import Clock, Method, Step
+from sslpipe.training import parallel
 from sslpipe.training.config import Config
+from sslpipe.training.parallel import Trained
 from sslpipe.views.engine import View
 
 
-def backward(method: Method, views: Sequence[View], clock: Clock, config: Config) -> Step:
+def backward(method: Trained, views: Sequence[View], clock: Clock, config: Config) -> Step:
     """Add a batch's gradient to the parameters', in `config.accumulate` parts; returns its loss and numbers.
+
+    Several processes average their gradients while the last part's are computed.
 
     Plain accumulation averages the parts' losses: batch norm, and the negatives of a contrastive loss, are those of
     a part. With `gradient_cache` the loss is that of the whole batch: all parts are embedded without a graph, the loss
@@ -27,11 +31,12 @@ def backward(method: Method, views: Sequence[View], clock: Clock, config: Config
     device = views[0].pixels.device
     if config.gradient_cache:
         return _cached(method, parts(views, config.accumulate), clock, device, config.precision)
-    steps = []
+    steps: list[Step] = []
     for part in parts(views, config.accumulate):
-        with autocast(device, config.precision):
-            outcome = method.step(part, clock)
-        (outcome.loss / config.accumulate).backward()
+        with parallel.held(method, more=len(steps) + 1 < config.accumulate):
+            with autocast(device, config.precision):
+                outcome = method.step(part, clock)
+            (outcome.loss / config.accumulate).backward()
         steps.append(outcome)
     return _average(steps)
 
@@ -73,11 +78,12 @@ def _average(steps: Sequence[Step]) -> Step:
 
 
 def _cached(
-    method: Method, parts: Sequence[list[View]], clock: Clock, device: torch.device, precision: str
+    method: Trained, parts: Sequence[list[View]], clock: Clock, device: torch.device, precision: str
 ) -> Step:
     seeds = torch.randint(2**62, (len(parts),)).tolist()  # so that dropout is the same both times
     embedded: list[tuple[Tensor, ...]] = []
-    with torch.no_grad(), _unnoticed(method):
+    plain = method.method if isinstance(method, parallel.Parallel) else method
+    with torch.no_grad(), _unnoticed(plain):
         for part, seed in zip(parts, seeds, strict=True):
             torch.manual_seed(seed)
             with autocast(device, precision):
@@ -90,14 +96,15 @@ def _cached(
     gradients = [None if leaf.grad is None else leaf.grad.chunk(len(parts)) for leaf in leaves]
     for k, (part, seed) in enumerate(zip(parts, seeds, strict=True)):
         torch.manual_seed(seed)
-        with autocast(device, precision):
-            again = method.embed(part)
-        shares = [
-            (z, gradient[k].to(z.dtype))
-            for z, gradient in zip(again, gradients, strict=True)
-            if gradient is not None
-        ]
-        torch.autograd.backward([z for z, _ in shares], [share for _, share in shares])
+        with parallel.held(method, more=k + 1 < len(parts)):
+            with autocast(device, precision):
+                again = method.embed(part)
+            shares = [
+                (z, gradient[k].to(z.dtype))
+                for z, gradient in zip(again, gradients, strict=True)
+                if gradient is not None
+            ]
+            torch.autograd.backward([z for z, _ in shares], [share for _, share in shares])
     return replace(outcome, loss=outcome.loss.detach())
 
 

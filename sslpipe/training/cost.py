@@ -11,6 +11,7 @@ import torch
 from sslpipe.data.loader import Reader
 from sslpipe.device import autocast, resolve
 from sslpipe.methods.base import Clock, Method, MethodConfig
+from sslpipe.training import launch
 from sslpipe.training.build import build_method, check_views, memory_format
 from sslpipe.training.config import Config
 from sslpipe.views.config import Config as ViewsConfig
@@ -26,8 +27,9 @@ def cost_of_views(
 ) -> dict[str, Any]:
     """What metrics/views.json holds: how fast views are made, and which share of a training step that is.
 
-    The step is a forward and a backward pass of the untrained method on the first batch, timed apart from the
-    views. On a GPU the two overlap in training, so the share is what views would cost if they did not.
+    The step is a forward and a backward pass of the untrained method on the first batch (where several processes will
+    train, on one's share of it), timed apart from the views. On a GPU the two overlap in training, so the share is what
+    views would cost if they did not.
 
     Args:
         config: the `pretrain` settings.
@@ -42,7 +44,7 @@ def cost_of_views(
     check_views(method, recipe)
     layout = memory_format(method.backbone, device)
     engine = ViewEngine(recipe, seed=seed, device=device, renderer=views.renderer, memory_format=layout)
-    batch = reader.gather(torch.arange(min(config.batch_size, len(reader))))
+    batch = reader.gather(torch.arange(min(config.batch_size // launch.world_size(config), len(reader))))
     metrics = measure(engine, batch)
     seconds = _step_seconds(method, engine(batch, epoch=0), config.precision)
     making = metrics["milliseconds_per_batch"] / 1000

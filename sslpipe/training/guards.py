@@ -75,4 +75,7 @@ def non_finite(values: Mapping[str, float], *, step: int, index: Tensor, folder:
 def gradient_norm(module: nn.Module) -> Tensor:
     """The 2-norm of all gradients together."""
     gradients = [p.grad for p in module.parameters() if p.grad is not None]
-    return torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
+    if not gradients:
+        return torch.zeros(())
+    norm = torch.nn.utils.get_total_norm(gradients)
+    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # each process has a share of the sum

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable
 
 import torch
 
+from sslpipe import distributed
 from sslpipe.checkpoint import Checkpoints
 from sslpipe.data.loader import Loader
 from sslpipe.device import mixed
 from sslpipe.methods.base import Clock, Method, OptimizerConfig
 from sslpipe.progress import progress
-from sslpipe.training import accumulation, guards, optim
+from sslpipe.training import accumulation, guards, optim, parallel
 from sslpipe.training.config import Config
 from sslpipe.training.history import History
 from sslpipe.training.ledger import Ledger, Row
@@ -48,12 +49,15 @@ def train(
         on_log: called with each new point of the curves.
         on_resume: called with the step when an earlier run is continued.
 
+    Several processes train it together, each with its part of the loader's batches; the first one saves.
+
     Raises:
         NonFiniteError: the loss or a gradient is not finite; the weights are as before that step.
         Interrupted: a signal came; everything is saved.
     """
     method.train()
     device = next(method.parameters()).device
+    trained = parallel.wrap(method, config)
     optimizer = optim.build(method.parameter_groups(), optimizer_config, config.batch_size)
     history = History()
     step = _resume(checkpoints, method, optimizer, history)
@@ -82,8 +86,12 @@ def train(
             "method": method.state_dict(),
             "optimizer": optimizer.state_dict(),
             "history": history.state(),
+            "processes": distributed.world_size(),
         }
-        checkpoints.save(step, state)
+        state = parallel.whole(state)
+        if distributed.rank() == 0:
+            checkpoints.save(step, state)
+        parallel.agreed(step)  # none ends before it is written
 
     with guards.Signals() as signals, progress("pretrain", total, "steps", done=step) as bar:
         while step < total:
@@ -92,7 +100,7 @@ def train(
                 clock = _clock(step, epoch, total, seed)
                 optim.set_rates(optimizer, optimizer_config, clock, (step + 1) / loader.steps, config.epochs)
                 optimizer.zero_grad(set_to_none=True)
-                outcome = accumulation.backward(method, views, clock, config)
+                outcome = accumulation.backward(trained, views, clock, config)
                 method.before_update(clock)
                 norm = guards.gradient_norm(method)
                 ledger.note(
@@ -125,21 +133,26 @@ def train(
 
 
 def _clock(step: int, epoch: int, total: int, seed: int) -> Clock:
-    """The clock of a step. Dropout and the generator are seeded by it, so a resume needs no random state."""
-    step_seed = mixed(seed, step)
-    torch.manual_seed(step_seed)
+    """The clock of a step. Dropout and the generator are seeded by it, so a resume needs no random state.
+
+    The generator is equal on all ranks; what is dropped is not, as each has other images.
+    """
+    step_seed, rank = mixed(seed, step), distributed.rank()
+    torch.manual_seed(mixed(step_seed, rank) if rank else step_seed)
     return Clock(step, epoch, step / total, torch.Generator().manual_seed(step_seed))
 
 
 def _resume(
     checkpoints: Checkpoints, method: Method, optimizer: torch.optim.Optimizer, history: History
 ) -> int:
-    found = checkpoints.load()
+    found = parallel.newest(checkpoints)
     if found is None:
         return 0
     step, state = found
-    method.load_state_dict(state["method"])
+    parallel.load(method, state["method"])
     optim.restore(optimizer, state["optimizer"])
     history.restore(state["history"])
-    print(f"pretrain: continuing from the checkpoint at step {step}", flush=True)
+    before, now = state["processes"], distributed.world_size()
+    changed = "" if now == before else f" of {before} in {now} processes: sums are rounded in another order"
+    print(f"pretrain: continuing from the checkpoint at step {step}{changed}", flush=True)
     return step

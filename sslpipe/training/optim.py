@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sslpipe.methods.base import Clock, OptimizerConfig, ParamGroup
+from sslpipe.training import parallel
 from sslpipe.training.schedules import rate_factor, weight_decay
 
 
@@ -35,7 +36,9 @@ def build(groups: Sequence[ParamGroup], config: OptimizerConfig, batch_size: int
     if config.name == "adamw":
         return torch.optim.AdamW(settings, lr=peak, betas=config.betas, fused=True)
     if config.name == "sgd":
-        return torch.optim.SGD(settings, lr=peak, momentum=config.momentum, fused=True)
+        # torch's fused SGD does not take tensors of which each process has a share; its fused AdamW does.
+        sharded = any(parallel.is_sharded(parameter) for group in groups for parameter in group.parameters)
+        return torch.optim.SGD(settings, lr=peak, momentum=config.momentum, fused=None if sharded else True)
     from timm.optim import Lars  # here, because importing timm takes seconds
 
     for setting, group in zip(settings, groups, strict=True):
@@ -47,14 +50,14 @@ def build(groups: Sequence[ParamGroup], config: OptimizerConfig, batch_size: int
 def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """`load_state_dict`, with the state laid out in memory as the parameters are.
 
-    A checkpoint is contiguous; fused optimisers walk parameter and state side by side, and go wrong where the one is
-    channels-last and the other is not.
+    A checkpoint is contiguous and whole; fused optimisers walk parameter and state side by side, and go wrong where the
+    one is channels-last, or sharded, and the other is not.
     """
     optimizer.load_state_dict(state)
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
-                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+                values[name] = parallel.alike(value, parameter)
 
 
 @torch.no_grad()
@@ -75,9 +78,10 @@ def step(optimizer: torch.optim.Optimizer, bad: Tensor | None = None) -> None:
     held = _parameters(optimizer) + [
         value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)
     ]
-    before = [value.clone() for value in held]
+    shares = [parallel.local(value.detach()) for value in held]
+    before = [value.clone() for value in shares]
     optimizer.step()
-    for value, old in zip(held, before, strict=True):
+    for value, old in zip(shares, before, strict=True):
         torch.where(bad > 0, old, value, out=value)
 
 

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import statistics
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
+from sslpipe import scratch
+from sslpipe.data import manifest
+from sslpipe.data.loader import Config as LoaderConfig
 from sslpipe.data.loader import Loader
-from sslpipe.device import autocast, describe, is_half
-from sslpipe.methods.base import Clock, Method
+from sslpipe.data.streaming import Streaming
+from sslpipe.device import autocast, describe, is_half, make_deterministic, resolve
+from sslpipe.errors import UserError
+from sslpipe.methods.base import Clock, Method, MethodConfig, Preparation
 from sslpipe.progress import Progress, progress
-from sslpipe.training import accumulation, guards, optim
+from sslpipe.training import accumulation, assembly, guards, optim
+from sslpipe.training.compiling import compiled
 from sslpipe.training.config import Config
+from sslpipe.views.config import Config as ViewsConfig
 from sslpipe.views.engine import View, ViewEngine
 
 WARM_UP = 2  # steps that are not counted
@@ -84,6 +93,51 @@ def profile(
         phases = _phases(learn, loader, engine, steps, bar)
         step, waiting = _loop(learn, loader, engine, steps, bar)
     return Profile(phases, step, waiting, loader.batch_size, steps, describe(engine.device))
+
+
+def run(
+    config: Config,
+    method_config: MethodConfig,
+    *,
+    seed: int,
+    views: ViewsConfig,
+    loading: LoaderConfig,
+    steps: int,
+    out: str | None = None,
+) -> list[str]:
+    """Measure a few steps of training by these settings on data/; lines that say what was found and what to change.
+
+    Args:
+        config: the `pretrain` settings.
+        method_config: the method's.
+        seed: of the run.
+        views: the `views` settings.
+        loading: the `loader` settings.
+        steps: to measure.
+        out: where the picture goes; None: into scratch.
+
+    Raises:
+        UserError: there are no shards or no resolved recipe yet.
+    """
+    for path in (assembly.SHARDS / manifest.NAME, assembly.RECIPE):
+        if not path.is_file():
+            raise UserError(f"there is no {path} yet: run `dvc repro views` first")
+    if steps < 1:
+        raise UserError("--steps should be 1 or more")
+    device = resolve(config.device)
+    make_deterministic(config.deterministic)
+    made = assembly.assemble(config, method_config, seed=seed, views=views, loading=loading, device=device)
+    reader = made.loader.reader
+    with tempfile.TemporaryDirectory() as folder:
+        made.method.prepare(
+            Preparation(reader, made.recipe, device, seed, lambda key: Path(folder) / key, views.renderer)
+        )
+    compiled(made.method, config, device, config.epochs * made.loader.steps)
+    found = profile(made.method, made.loader, made.engine, config, steps=steps, seed=seed)
+    path = Path(out) if out else scratch.folder() / "profile.svg"
+    scratch.atomic_write(path, picture(found))
+    advice = advise(found, config, device, isinstance(reader, Streaming))
+    return [table(found), "", *(f"- {line}" for line in advice), "", f"picture: {path}"]
 
 
 class _Learner:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +13,17 @@ from typing import Any
 
 import torch
 
-from sslpipe import __version__, scratch
+from sslpipe import __version__, distributed, scratch
 from sslpipe.checkpoint import Checkpoints
 from sslpipe.data import manifest as manifests
 from sslpipe.data.loader import Config as LoaderConfig
-from sslpipe.data.loader import Loader, Reader, open_split
+from sslpipe.data.loader import Loader
 from sslpipe.device import describe, make_deterministic, resolve
 from sslpipe.errors import UserError
 from sslpipe.export import save_encoder
 from sslpipe.methods.base import Method, MethodConfig, Preparation
-from sslpipe.training.build import build_method, check_batch, check_views, memory_format
+from sslpipe.training import launch, messages, parallel, worker
+from sslpipe.training.assembly import RECIPE, SHARDS, Assembly, assemble, build_on
 from sslpipe.training.compiling import compiled
 from sslpipe.training.config import Config
 from sslpipe.training.history import History
@@ -30,11 +31,11 @@ from sslpipe.training.loop import OnLog, OnResume, train
 from sslpipe.views import renderers
 from sslpipe.views.config import Config as ViewsConfig
 from sslpipe.views.engine import ViewEngine
-from sslpipe.views.recipe import Recipe, ViewSpec
+from sslpipe.views.recipe import ViewSpec
 
-SHARDS = Path("data/shards")
-RECIPE = Path("data/views/recipe.json")
 PICTURED = 256  # images that a method may show in the report; most show a few
+#: Settings with which an unfinished run is continued whatever they are now: the batches and views stay the same.
+FREE = {"checkpoint_seconds", "device", "devices", "launch", "sharding", "cluster"}
 UNFINISHED_KEPT = 3  # older unfinished runs with other settings are deleted
 
 
@@ -59,7 +60,7 @@ def fingerprint_parts(
     loading: LoaderConfig,
     code: Mapping[str, str],
 ) -> dict[str, str]:
-    """Everything the weights depend on, bit for bit, by name.
+    """Everything the weights depend on, by name; bit for bit, but for the number of processes, which rounds otherwise.
 
     Args:
         config: the `pretrain` settings.
@@ -69,7 +70,7 @@ def fingerprint_parts(
         loading: the `loader` settings; the reader does not matter, all give the same images.
         code: digests of the stage's code.
     """
-    settings = config.model_dump(mode="json", exclude={"checkpoint_seconds", "device"})
+    settings = config.model_dump(mode="json", exclude=FREE)
     device = resolve(config.device)
     return {
         "settings": scratch.digest(
@@ -105,21 +106,30 @@ def run(
         parts: from `fingerprint_parts`.
         on_log: called with each new point of the curves.
         on_resume: called with the step when an interrupted run is continued.
+
+    Called by several processes that have joined each other, all train and the first one writes.
     """
-    folder = _folder(parts)
-    with scratch.locked(_lock(folder), "another run of the same pretraining"):
+    parts = _agreed(parts)
+    folder, leader, processes = _folder(parts), distributed.rank() == 0, distributed.world_size()
+    messages.tell("run", folder=str(folder.absolute()))
+    launch.check_shares(config, processes)
+    with contextlib.ExitStack() as stack:
+        with worker.first(everywhere=True):
+            if leader:
+                stack.enter_context(scratch.locked(_lock(folder), "another run of the same pretraining"))
+                _explain_fresh_start(folder, parts)
         checkpoints = Checkpoints(folder)
-        _explain_fresh_start(folder, parts)
         make_deterministic(config.deterministic)
-        device = resolve(config.device)
-        recipe = Recipe.from_json(RECIPE.read_bytes())
-        method, loader, engine = _assemble(config, method_config, seed, views, loading, recipe)
-        method.prepare(_preparation(loader.reader, recipe, device, seed, views.renderer, parts))
+        device = worker.own_device(config.device)
+        made = assemble(config, method_config, seed=seed, views=views, loading=loading, device=device)
+        method, loader = made.method, made.loader
+        with worker.first():
+            method.prepare(_preparation(made, seed, views.renderer, parts))
         compiled(method, config, device, config.epochs * loader.steps)
         history = train(
             method,
             loader,
-            engine,
+            made.engine,
             config,
             method.optimizer,
             seed=seed,
@@ -127,93 +137,49 @@ def run(
             on_log=on_log,
             on_resume=on_resume,
         )
-        data = _export(method, recipe.views[0], views, {"method": config.method, "seed": seed})
-        _write_plots(method, history, engine, loader)
+        method = parallel.unsharded(method, lambda: build_on(device, config, method_config, views.size, seed))
+        worker.leave()  # what is left is for one process, and may take as long as it likes
         metrics = _metrics(method, history, config, loader)
-        scratch.write_json("metrics/pretrain.json", metrics)
-        checkpoints.clear()
+        manifest = manifests.read(SHARDS)
+        data = {"name": manifest.source.name, "digest": manifest.digest}
+        if leader:
+            _export(
+                method, made.recipe.views[0], views, {"method": config.method, "seed": seed, "data": data}
+            )
+            _write_plots(method, history, made.engine, loader)
+            scratch.write_json("metrics/pretrain.json", metrics)
+            checkpoints.clear()
     return Result(metrics, data)
 
 
-def profile(
-    config: Config,
-    method_config: MethodConfig,
-    *,
-    seed: int,
-    views: ViewsConfig,
-    loading: LoaderConfig,
-    steps: int,
-    out: str | None = None,
-) -> list[str]:
-    """Measure a few steps of training by these settings on data/; lines that say what was found and what to change.
-
-    Args:
-        config: the `pretrain` settings.
-        method_config: the method's.
-        seed: of the run.
-        views: the `views` settings.
-        loading: the `loader` settings.
-        steps: to measure.
-        out: where the picture goes.
+def _agreed(parts: Mapping[str, str]) -> Mapping[str, str]:
+    """The first process's parts, if those of the others are the same but for the hardware.
 
     Raises:
-        UserError: there are no shards or no resolved recipe yet.
+        UserError: another machine has other code, data or settings.
     """
-    from sslpipe.training import profile as profiling
-
-    for path in (SHARDS / manifests.NAME, RECIPE):
-        if not path.is_file():
-            raise UserError(f"there is no {path} yet: run `dvc repro views` first")
-    if steps < 1:
-        raise UserError("--steps should be 1 or more")
-    device = resolve(config.device)
-    make_deterministic(config.deterministic)
-    recipe = Recipe.from_json(RECIPE.read_bytes())
-    method, loader, engine = _assemble(config, method_config, seed, views, loading, recipe)
-    with tempfile.TemporaryDirectory() as folder:
-        method.prepare(
-            Preparation(
-                loader.reader, recipe, device, seed, lambda key: Path(folder) / key, views.renderer, {}
+    everyones = parallel.gathered(dict(parts))
+    for rank, others in enumerate(everyones):
+        differing = [name for name in parts if name != "hardware" and others[name] != everyones[0][name]]
+        if differing:
+            raise UserError(
+                f"process {rank} has not the first one's {', '.join(differing)}: let all machines share the project's "
+                "folder, and start them when the stage before has ended"
             )
-        )
-        compiled(method, config, device, config.epochs * loader.steps)
-        found = profiling.profile(method, loader, engine, config, steps=steps, seed=seed)
-    path = Path(out) if out else scratch.folder() / "profile.svg"
-    scratch.atomic_write(path, profiling.picture(found))
-    streaming = type(loader.reader).__name__ == "Streaming"
-    advice = profiling.advise(found, config, device, streaming)
-    return [profiling.table(found), "", *(f"- {line}" for line in advice), "", f"picture: {path}"]
+    return everyones[0]
 
 
-def _assemble(
-    config: Config,
-    method_config: MethodConfig,
-    seed: int,
-    views: ViewsConfig,
-    loading: LoaderConfig,
-    recipe: Recipe,
-) -> tuple[Method, Loader, ViewEngine]:
-    """The method on its device, the batches of the training split, and what makes their views."""
-    device = resolve(config.device)
-    reader = open_split(SHARDS, "train", loading.reader, device)
-    loader = Loader(reader, batch_size=config.batch_size, seed=seed, shuffle_shards=loading.shuffle_shards)
-    method = build_method(config, method_config, views.size, seed).to(device)
-    layout = memory_format(method.backbone, device)
-    method.to(memory_format=layout)
-    check_views(method, recipe)
-    for warning in check_batch(method, config, len(reader)):
-        print(f"pretrain: {warning}", flush=True)
-    engine = ViewEngine(recipe, seed=seed, device=device, renderer=views.renderer, memory_format=layout)
-    return method, loader, engine
-
-
-def _preparation(
-    reader: Reader, recipe: Recipe, device: torch.device, seed: int, renderer: str, parts: Mapping[str, str]
-) -> Preparation:
+def _preparation(made: Assembly, seed: int, renderer: str, parts: Mapping[str, str]) -> Preparation:
     known = {name: parts[name] for name in ("code", "torch", "hardware", "renderer")}
     known["data"] = manifests.read(SHARDS).digest
     return Preparation(
-        reader, recipe, device, seed, lambda key: scratch.folder("prepared", key), renderer, known
+        made.loader.reader,
+        made.recipe,
+        made.device,
+        seed,
+        lambda key: scratch.folder("prepared", key),
+        renderer,
+        known,
     )
 
 
@@ -249,9 +215,7 @@ def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     return ", ".join(f"{n} ({before.get(n)} → {now[n]})" if n in words else n for n in names)
 
 
-def _export(method: Method, spec: ViewSpec, views: ViewsConfig, info: Mapping[str, Any]) -> dict[str, str]:
-    manifest = manifests.read(SHARDS)
-    data = {"name": manifest.source.name, "digest": manifest.digest}
+def _export(method: Method, spec: ViewSpec, views: ViewsConfig, info: Mapping[str, Any]) -> None:
     preprocess = {
         "size": views.size,
         "crop": views.centre_crop,
@@ -259,9 +223,8 @@ def _export(method: Method, spec: ViewSpec, views: ViewsConfig, info: Mapping[st
         "mean": spec.mean,
         "std": spec.std,
     }
-    info = {"sslpipe": __version__, **info, "data": data}
+    info = {"sslpipe": __version__, **info}
     save_encoder(method.encoder, "models", preprocess=preprocess, info=info)
-    return data
 
 
 def _write_plots(method: Method, history: History, engine: ViewEngine, loader: Loader) -> None:
