@@ -138,12 +138,10 @@ class Agent(LocalElasticAgent):
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         store: Any = worker_group.store
         address, _, port = store.get("sslpipe/first").decode().rpartition(":")
-        worker_group.master_addr, worker_group.master_port = address, int(port)  # type: ignore[assignment]
-        started = super()._start_workers(worker_group)
+        group: Any = worker_group  # torch says that these are None
+        group.master_addr, group.master_port = address, int(port)
         self.started = True
-        for number in Signals.NAMES:  # torch has just put its own in place, which end all processes
-            signal.signal(number, self._pass_on)
-        return started
+        return super()._start_workers(worker_group)
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         result = super()._monitor_workers(worker_group)
@@ -223,7 +221,7 @@ def _environment(place: _Place, folder: str, count: int) -> Iterator[None]:
     settings = {
         LAUNCHED: folder,
         LAUNCHER: str(os.getpid()),
-        "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGQUIT",
+        "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGQUIT",  # the others are for the processes
         # A store that agents keep through restarts is not found by a machine that comes back (torch 2.15).
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
     }

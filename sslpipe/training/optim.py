@@ -78,10 +78,9 @@ def step(optimizer: torch.optim.Optimizer, bad: Tensor | None = None) -> None:
     held = _parameters(optimizer) + [
         value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)
     ]
-    shares = [parallel.local(value.detach()) for value in held]
-    before = [value.clone() for value in shares]
+    before = [value.clone() for value in held]
     optimizer.step()
-    for value, old in zip(shares, before, strict=True):
+    for value, old in zip(held, before, strict=True):
         torch.where(bad > 0, old, value, out=value)
 
 

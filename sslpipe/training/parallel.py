@@ -168,11 +168,6 @@ def is_sharded(value: object) -> bool:
     return isinstance(value, DTensor)
 
 
-def local(tensor: Tensor) -> Tensor:
-    """This process's share of a tensor, in the same memory; all of one that is not sharded."""
-    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
-
-
 def whole(state: Any) -> Any:
     """A nested state in which no tensor is sharded, so that a checkpoint does not depend on it; call it on all ranks.
 

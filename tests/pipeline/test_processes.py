@@ -332,7 +332,7 @@ def test_two_hosts_give_what_one_gives_and_the_loss_of_one_is_borne(
     code, output = one.end()
     assert time.monotonic() - began < 15 + 40
     assert code == 1, output
-    saved = work.newest
+    saved, lost = work.newest, output
     assert "lost another of the 2 machines, it did not come back within 15 seconds" in output
     assert f"start again, it goes on from step {saved}" in output
     assert "Traceback" not in output
@@ -340,8 +340,8 @@ def test_two_hosts_give_what_one_gives_and_the_loss_of_one_is_borne(
 
     one, other = work.start(*first), work.start(*second)
     (code, output), (other_code, other_output) = one.end(), other.end()
-    if log := os.environ.get("SSLPIPE_TEST_LOG"):
-        Path(log).write_text(f"{output}\n--- the other\n{other_output}")
+    if log := os.environ.get("SSLPIPE_TEST_LOG"):  # for the guide
+        Path(log).write_text("\n---\n".join([lost, output, other_output]))
     assert code == other_code == 0, output + other_output
     assert f"continuing from the checkpoint at step {saved}" in output  # the first process is where all meet
     assert "steps" not in other_output

@@ -25,7 +25,7 @@ with open(f"started{rank}", "a+") as file:
 words = open(f"todo{rank}").read().split()
 word = words[min(start, len(words)) - 1]
 tell("run", folder=".")
-print("rank", rank, word, os.environ["MASTER_PORT"], flush=True)
+print(f"rank {rank} {word} {os.environ['MASTER_PORT']}\\n", end="", flush=True)
 if word == "die":
     os.kill(os.getpid(), signal.SIGKILL)
 if word == "crash":
@@ -35,7 +35,7 @@ if word == "fail":
     open("failed", "w").close()
     sys.exit(1)
 def stop(number, frame):
-    print("rank", rank, "got", signal.Signals(number).name, flush=True)
+    print(f"rank {rank} got {signal.Signals(number).name}\\n", end="", flush=True)
     tell("outcome", stopped=int(number))
     sys.exit(0)
 if word == "lose":

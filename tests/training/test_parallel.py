@@ -72,7 +72,11 @@ def found(method: Method, history: Any) -> dict[str, Tensor]:
     state = {k: v for k, v in parallel.whole(method.state_dict()).items() if isinstance(v, Tensor)}
     if distributed.rank() > 0 and any(map(parallel.is_sharded, method.parameters())):
         state = {}  # what was sharded is whole on the first rank only
-    return {"losses": torch.tensor([row["loss"] for row in history.rows])} | state
+    sharded = any(map(parallel.is_sharded, method.parameters()))
+    return {
+        "losses": torch.tensor([row["loss"] for row in history.rows]),
+        "sharded": torch.tensor(sharded),
+    } | state
 
 
 def trained(
@@ -271,6 +275,7 @@ def test_two_processes_end_with_the_weights_of_one(both: ranks.Found, work: str)
     moved = torch.stack([(alone[k] - v).norm() for k, v in start.items() if v.is_floating_point()]).norm()
     apart = []
     for rank, found in enumerate(both[work]):
+        assert bool(found["sharded"]) == (work in SHARDED and work != "fsdp-to-ddp")
         if rank == 1 and work in SHARDED and work != "fsdp-to-ddp":
             continue
         assert found.keys() == alone.keys()
