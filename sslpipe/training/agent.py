@@ -38,9 +38,8 @@ from sslpipe.training.config import Config
 from sslpipe.training.guards import Signals
 from sslpipe.training.messages import LAUNCHED, LAUNCHER, told
 
-PATIENCE = (
-    5.0  # seconds after a signal in which further ones change nothing; a later one ends the processes at once
-)
+PATIENCE = 5.0  # seconds after a first signal in which others change nothing; a later one ends all at once
+_CUT_OFF = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")  # gloo's words
 
 
 def run(config: Config, module: str) -> None:
@@ -264,6 +263,8 @@ def _describe(result: RunResult, *, trace: bool = False) -> str:
         hint = " (is there enough memory?)" if name == "SIGKILL" else ""
         return f"process {rank} was killed by {name}{hint}"
     text, stack = _error(failure)
+    if any(words in text for words in _CUT_OFF):
+        return f"process {rank} lost its connection to another"
     if trace and stack:
         print(stack, file=sys.stderr, flush=True)
     return f"process {rank} failed: {text}"

@@ -333,6 +333,7 @@ def test_two_hosts_give_what_one_gives_and_the_loss_of_one_is_borne(
     assert time.monotonic() - began < 15 + 40
     assert code == 1, output
     saved, lost = work.newest, output
+    assert "process 0 lost its connection to another; all start again" in output
     assert "lost another of the 2 machines, it did not come back within 15 seconds" in output
     assert f"start again, it goes on from step {saved}" in output
     assert "Traceback" not in output
