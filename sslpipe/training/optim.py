@@ -38,7 +38,15 @@ def build(groups: Sequence[ParamGroup], config: OptimizerConfig, batch_size: int
     if config.name == "sgd":
         # torch's fused SGD does not take tensors of which each process has a share; its fused AdamW does.
         sharded = any(parallel.is_sharded(parameter) for group in groups for parameter in group.parameters)
-        return torch.optim.SGD(settings, lr=peak, momentum=config.momentum, fused=None if sharded else True)
+        optimizer = torch.optim.SGD(
+            settings, lr=peak, momentum=config.momentum, fused=None if sharded else True
+        )
+        if config.momentum:
+            # All from the start: fused, it does not take some with and some without, as frozen prototypes would be.
+            for group in groups:
+                for parameter in group.parameters:
+                    optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return optimizer
     from timm.optim import Lars  # here, because importing timm takes seconds
 
     for setting, group in zip(settings, groups, strict=True):

@@ -128,3 +128,20 @@ def test_a_restored_state_lies_in_memory_as_its_parameter_does() -> None:
         return value.detach()
 
     assert torch.equal(stepped(True), stepped(False))
+
+
+def test_sgd_takes_parameters_that_are_frozen_at_first_and_is_torchs_else() -> None:
+    values, theirs = [parameter(3, 4), parameter(5)], [parameter(3, 4), parameter(5)]
+    config = OptimizerConfig(name="sgd", rate=0.1, rule="absolute", weight_decay=0.1, momentum=0.9)
+    optimizer = optim.build([ParamGroup([values[0]]), ParamGroup([values[1]])], config, 8)
+    reference = torch.optim.SGD(theirs, lr=0.1, momentum=0.9, weight_decay=0.1, foreach=False)
+    for step in range(4):
+        for own, other in zip(values, theirs, strict=True):
+            gradient = torch.randn(own.shape, generator=torch.Generator().manual_seed(step))
+            own.grad, other.grad = gradient, gradient.clone()
+        if step < 2:  # SwAV's prototypes
+            values[1].grad = theirs[1].grad = None
+        optimizer.step()
+        reference.step()
+    for own, other in zip(values, theirs, strict=True):
+        torch.testing.assert_close(own, other)
