@@ -22,6 +22,7 @@ from sslpipe.views.engine import ViewEngine
 
 OnLog = Callable[[dict[str, float]], None]
 OnResume = Callable[[int], None]
+AfterEpoch = Callable[[int, int, list[dict[str, float]], Callable[[], None]], None]
 
 
 @dataclass
@@ -31,17 +32,19 @@ class History:
     Attributes:
         rows: one point each `log_every` steps: step, epoch, rate, and means over those steps.
         pending: the numbers of the steps since the last point.
+        looks: what was seen of the features between epochs (sslpipe/training/watch.py).
         seconds: time spent training, over all processes that worked on this run.
     """
 
     rows: list[dict[str, float]] = field(default_factory=list)
     pending: list[dict[str, float | Tensor]] = field(default_factory=list)
+    looks: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
 
     def state(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""
         self.pending = [{name: float(value) for name, value in numbers.items()} for numbers in self.pending]
-        return {"rows": self.rows, "pending": self.pending, "seconds": self.seconds}
+        return {"rows": self.rows, "pending": self.pending, "looks": self.looks, "seconds": self.seconds}
 
     def point(self, step: int, epoch: float, rate: float) -> dict[str, float]:
         """Close the interval since the last point into a new one."""
@@ -64,6 +67,7 @@ def train(
     checkpoints: Checkpoints,
     on_log: OnLog = lambda row: None,
     on_resume: OnResume = lambda step: None,
+    after_epoch: AfterEpoch = lambda epoch, step, looks, save: None,
 ) -> History:
     """Train a method from the newest checkpoint, or from the start, to the end.
 
@@ -77,6 +81,8 @@ def train(
         checkpoints: where to save and resume.
         on_log: called with each new point of the curves.
         on_resume: called with the step when an earlier run is continued.
+        after_epoch: called between epochs, before the first one and after the last one too, and again when a run is
+            continued there: with epochs and steps done, `history.looks`, and what makes a checkpoint.
 
     Raises:
         NonFiniteError: the loss or a gradient is not finite; the weights are as before that step.
@@ -104,6 +110,8 @@ def train(
     with guards.Signals() as signals, progress("pretrain", total, "steps", done=step) as bar:
         while step < total:
             epoch, first = divmod(step, loader.steps)
+            if first == 0:
+                after_epoch(epoch, step, history.looks, save)
             for batch, views in engine.ahead(loader.epoch(epoch, start=first), epoch):
                 clock = _clock(step, epoch, total, seed)
                 optim.set_rates(optimizer, optimizer_config, clock, (step + 1) / loader.steps, config.epochs)
@@ -130,6 +138,7 @@ def train(
                     raise guards.Interrupted(signals.received)
                 if time.monotonic() - saved >= config.checkpoint_seconds:
                     save()
+        after_epoch(config.epochs, step, history.looks, save)
     history.seconds += time.monotonic() - started
     return history
 
@@ -176,6 +185,6 @@ def _resume(
     method.load_state_dict(state["method"])
     optimizer.load_state_dict(state["optimizer"])
     history.rows, history.pending = state["history"]["rows"], state["history"]["pending"]
-    history.seconds = state["history"]["seconds"]
+    history.looks, history.seconds = state["history"]["looks"], state["history"]["seconds"]
     print(f"pretrain: continuing from the checkpoint at step {step}", flush=True)
     return step

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from sslpipe.methods.base import Method, MethodConfig, Preparation
 from sslpipe.training.build import build_method, check_batch, check_views, memory_format
 from sslpipe.training.config import Config
 from sslpipe.training.loop import History, OnLog, OnResume, train
+from sslpipe.training.watch import COLUMNS, Watch
 from sslpipe.views import renderers
 from sslpipe.views.config import Config as ViewsConfig
 from sslpipe.views.engine import ViewEngine
@@ -31,6 +32,7 @@ from sslpipe.views.recipe import Recipe, ViewSpec
 SHARDS = Path("data/shards")
 RECIPE = Path("data/views/recipe.json")
 PICTURED = 256  # images that a method may show in the report; most show a few
+WATCHING = ("watch_epochs", "stop_on_collapse")  # settings that the weights do not depend on
 UNFINISHED_KEPT = 3  # older unfinished runs with other settings are deleted
 
 
@@ -65,7 +67,7 @@ def fingerprint_parts(
         loading: the `loader` settings; the reader does not matter, all give the same images.
         code: digests of the stage's code.
     """
-    settings = config.model_dump(mode="json", exclude={"checkpoint_seconds", "device"})
+    settings = config.model_dump(mode="json", exclude={"checkpoint_seconds", "device", *WATCHING})
     device = resolve(config.device)
     return {
         "settings": scratch.digest(
@@ -125,6 +127,8 @@ def run(
             memory_format=memory_format(method.backbone, device),
         )
         method.prepare(_preparation(reader, recipe, device, seed, views.renderer, parts))
+        preprocess = _preprocess(recipe.views[0], views)
+        watch = Watch(method, reader, preprocess, config, seed=seed, on_log=on_log)
         history = train(
             method,
             loader,
@@ -135,10 +139,11 @@ def run(
             checkpoints=checkpoints,
             on_log=on_log,
             on_resume=on_resume,
+            after_epoch=watch.after_epoch,
         )
-        data = _export(method, recipe.views[0], views, {"method": config.method, "seed": seed})
+        data = _export(method, preprocess, {"method": config.method, "seed": seed})
         _write_plots(method, history, engine, loader)
-        metrics = _metrics(method, history, config, loader)
+        metrics = _metrics(method, history, config, loader, watch)
         scratch.write_json("metrics/pretrain.json", metrics)
         checkpoints.clear()
     return Result(metrics, data)
@@ -186,27 +191,29 @@ def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     return ", ".join(f"{n} ({before.get(n)} → {now[n]})" if n in words else n for n in names)
 
 
-def _export(method: Method, spec: ViewSpec, views: ViewsConfig, info: Mapping[str, Any]) -> dict[str, str]:
-    manifest = manifests.read(SHARDS)
-    data = {"name": manifest.source.name, "digest": manifest.digest}
-    preprocess = {
+def _preprocess(spec: ViewSpec, views: ViewsConfig) -> dict[str, Any]:
+    """How images become what the encoder is evaluated on."""
+    return {
         "size": views.size,
         "crop": views.centre_crop,
         "interpolation": spec.interpolation,
         "mean": spec.mean,
         "std": spec.std,
     }
+
+
+def _export(method: Method, preprocess: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, str]:
+    manifest = manifests.read(SHARDS)
+    data = {"name": manifest.source.name, "digest": manifest.digest}
     info = {"sslpipe": __version__, **info, "data": data}
     save_encoder(method.encoder, "models", preprocess=preprocess, info=info)
     return data
 
 
 def _write_plots(method: Method, history: History, engine: ViewEngine, loader: Loader) -> None:
-    table = io.StringIO()
-    writer = csv.DictWriter(table, fieldnames=list(history.rows[-1]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in history.rows)
-    scratch.atomic_write("plots/pretrain/curves.csv", table.getvalue())
+    _write_table("plots/pretrain/curves.csv", list(history.rows[-1]), history.rows)
+    seen = dict.fromkeys([*COLUMNS, *(name for look in history.looks for name in look)])
+    _write_table("plots/pretrain/watch.csv", list(seen), history.looks)
     method.eval()
     batch = loader.reader.gather(torch.arange(min(PICTURED, len(loader.reader))))
     for name, picture in method.pictures(engine(batch.to(next(method.parameters()).device), 0)):
@@ -217,7 +224,18 @@ def _write_plots(method: Method, history: History, engine: ViewEngine, loader: L
         scratch.atomic_write(f"plots/pretrain/{name}.png", buffer.getvalue())
 
 
-def _metrics(method: Method, history: History, config: Config, loader: Loader) -> dict[str, float]:
+def _write_table(path: str, names: Sequence[str], rows: Sequence[Mapping[str, float]]) -> None:
+    """Rows as a CSV file; what a row has not is left blank."""
+    table = io.StringIO()
+    writer = csv.DictWriter(table, fieldnames=names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in rows)
+    scratch.atomic_write(path, table.getvalue())
+
+
+def _metrics(
+    method: Method, history: History, config: Config, loader: Loader, watch: Watch
+) -> dict[str, float]:
     last = [row for row in history.rows if row["epoch"] > config.epochs - 1]
     images = config.epochs * loader.steps * config.batch_size
     return {
@@ -227,4 +245,5 @@ def _metrics(method: Method, history: History, config: Config, loader: Loader) -
         "seconds": round(history.seconds, 2),
         "images_per_second": round(images / history.seconds, 1),
         "encoder_parameters": sum(p.numel() for p in method.encoder.parameters()),
+        **watch.last(history.looks),
     }
