@@ -18,6 +18,26 @@ The pipeline itself runs by `dvc repro` (or `make repro`), switched by params.ya
   sslpipe ui                                        all runs in MLflow's pages
 """
 
+RECIPE = """\
+Translate the settings of a method's paper to another scale, and say what may go wrong there.
+
+What is printed is YAML for params.yaml: `pretrain` and `methods.METHOD`, each value with the paper's and the rule
+that it was translated by. What the paper has at every scale, or the defaults already scale, is left out. Rules:
+  rate           the paper's own: times batch / 256, times the root of the batch, or absolute
+  warm-up        the same share of a shorter run, a fifth at most
+  momentum       the half-life is the same share of the run: m^(B'/B) for another batch (Busbridge et al. 2023);
+                 MoCo's m^(B'/B) alone, with a half-life of a tenth of the run at most
+  queue          whole batches, a quarter of the images at most
+  prototypes     and words of BEiT's tokenizer: by the square root of the images; frozen for the paper's epochs
+Where a paper has several runs (BYOL's 40 to 1000 epochs, SwAV's small batch), the nearest one is translated.
+It is a start, not an optimum: what params.yaml has for small data was found by trying.
+"""
+RECIPE_EXAMPLES = """\
+examples:
+  sslpipe recipe byol --batch 256 --epochs 200 --images 50000
+  sslpipe recipe mocov3 --batch 1024 --epochs 300 --images 1281167 --backbone timm:vit_small_patch16_224
+"""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
@@ -71,6 +91,26 @@ def _parser() -> argparse.ArgumentParser:
     profile.add_argument("--steps", type=int, default=20, metavar="N", help="steps to measure, default: 20")
     profile.add_argument("--out", metavar="FILE", help="the picture, an SVG; default: .sslpipe/profile.svg")
     profile.set_defaults(run=_profile)
+    recipe = commands.add_parser(
+        "recipe",
+        help="a paper's settings translated to your batch, epochs and images",
+        description=RECIPE,
+        epilog=RECIPE_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    recipe.add_argument("name", metavar="METHOD", help="one of `sslpipe methods`")
+    recipe.add_argument(
+        "--batch", type=int, required=True, metavar="B", help="images an optimiser step, over all devices"
+    )
+    recipe.add_argument("--epochs", type=int, required=True, metavar="E", help="of the whole run")
+    recipe.add_argument("--images", type=int, required=True, metavar="N", help="of the training split")
+    recipe.add_argument(
+        "--backbone",
+        default="auto",
+        metavar="NAME",
+        help="as pretrain.backbone; MoCo v3's settings depend on its kind (default: auto)",
+    )
+    recipe.set_defaults(run=_recipe)
 
     sync = commands.add_parser(
         "sync",
@@ -120,6 +160,15 @@ def _profile(options: argparse.Namespace) -> int:
         out=options.out,
     ):
         print(line)
+    return 0
+
+
+def _recipe(options: argparse.Namespace) -> int:
+    from sslpipe.advice import advise, render
+    from sslpipe.methods._scale import Scale
+
+    here = Scale(batch=options.batch, epochs=options.epochs, images=options.images)
+    print(render(advise(options.name, here, options.backbone)))
     return 0
 
 

@@ -27,7 +27,8 @@ TINY: dict[str, Any] = {
     "views": {"size": 16, "renderer": "auto", "recipe": {"hflip": 0.0, "rotation": 10.0}, "centre_crop": 1.0,
               "sheet_images": 4},
     "pretrain": {"method": "simclr", "backbone": "auto", "backbone_options": {}, "epochs": 2, "batch_size": 30,
-                 "device": "cpu", "precision": "auto", "checkpoint_seconds": 0, "log_every": 2},
+                 "device": "cpu", "precision": "auto", "checkpoint_seconds": 0, "log_every": 2,
+                 "watch_epochs": 1},
     "methods": {
         "simclr": {"projector_hidden": 32, "projector_out": 16},
         "byol": {"projector_hidden": 32, "projector_out": 16, "predictor_hidden": 32},

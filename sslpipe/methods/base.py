@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -18,6 +18,9 @@ from sslpipe.errors import UserError
 from sslpipe.networks.backbones import Backbone
 from sslpipe.views.engine import View
 from sslpipe.views.recipe import Recipe
+
+if TYPE_CHECKING:
+    from sslpipe.methods._scale import Rule, Scale
 
 
 class OptimizerConfig(Config):
@@ -143,6 +146,11 @@ class Method(nn.Module, ABC):
     takes: ClassVar[tuple[str, ...]] = ("resnet", "cnn", "vit")
     needs: ClassVar[str] = ""  # what it asks of data or batches beside images, in a few words
     default_backbone: ClassVar[str] = "small_resnet"
+    suspects: ClassVar[str] = "check the rate and the views"  # what to look at where features have collapsed
+    scales: ClassVar[
+        tuple[Scale, ...]
+    ]  # the runs that the paper's settings are of, the first with all defaults
+    rules: ClassVar[Mapping[str, Rule]] = {}  # settings that change with the scale, and how
 
     def __init__(self, backbone: Backbone, config: MethodConfig) -> None:
         super().__init__()
@@ -208,6 +216,11 @@ class Method(nn.Module, ABC):
                 group.parameters.append(parameter)
         return [group for group in (weights, plain) if group.parameters]
 
+    @classmethod
+    def negatives(cls, config: MethodConfig, batch_size: int) -> int | None:
+        """How many negatives an anchor sees in a batch of this size; None where there are none."""
+        return None
+
     def check_batch(self, batch_size: int, images: int) -> list[str]:
         """Refuse a batch that this method cannot learn from, before any work; returns what is worth a warning.
 
@@ -232,6 +245,22 @@ class Method(nn.Module, ABC):
 
     def prepare(self, preparation: Preparation) -> None:
         """Called once before training, for what must be trained or gathered first (a tokenizer)."""
+
+    def watch(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        """Numbers worth watching between epochs, of images as an encoder is evaluated on them; in eval mode.
+
+        Args:
+            batches: images [n, 3, S, S] and the encoder's features of them [n, D], a sample of the training split.
+        """
+        return {}
+
+    def collapsed(self, looks: Sequence[Mapping[str, float]]) -> str | None:
+        """What has collapsed in this method alone, in a few words, or None; projections are looked at in any case.
+
+        Args:
+            looks: what `watch` gave until now, the last at last, among numbers of the features.
+        """
+        return None
 
     @torch.no_grad()
     def pictures(self, views: list[View]) -> Iterator[tuple[str, Tensor]]:

@@ -12,6 +12,7 @@ and short budgets the official head gives far weaker features (docs/methods/byol
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -19,12 +20,19 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslpipe.losses import negative_cosine
-from sslpipe.methods._watch import spread
+from sslpipe.methods._scale import Rule, Scale, momentum
+from sslpipe.methods._watch import spread, student_and_teacher
 from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig, Step
 from sslpipe.networks.backbones import Backbone
 from sslpipe.networks.heads import mlp
 from sslpipe.networks.momentum import Momentum, cosine_momentum
 from sslpipe.views.engine import View
+
+_PRESETS = "the official code's presets by epochs, byol/configs/byol.py"
+
+
+def _preset(momentum: float, rate: float, weight_decay: float = 1e-6) -> dict[str, object]:
+    return {"momentum": momentum, "optimizer": {"rate": rate, "weight_decay": weight_decay}}
 
 
 class BYOL(Method):
@@ -46,6 +54,16 @@ class BYOL(Method):
 
     paper: ClassVar[str] = "Grill et al., NeurIPS 2020, arXiv:2006.07733"
     needs: ClassVar[str] = "a long run, or projector_norm: plain"
+    suspects: ClassVar[str] = (
+        "check the batch norm in the heads (projector_norm: plain), the momentum and the rate"
+    )
+    scales: ClassVar[tuple[Scale, ...]] = (
+        Scale(batch=4096, epochs=300, source=_PRESETS),
+        Scale(batch=4096, epochs=40, settings=_preset(0.97, 0.45), source=_PRESETS),
+        Scale(batch=4096, epochs=100, settings=_preset(0.99, 0.45), source=_PRESETS),
+        Scale(batch=4096, epochs=1000, settings=_preset(0.996, 0.2, 1.5e-6), source=_PRESETS),
+    )
+    rules: ClassVar[Mapping[str, Rule]] = {"momentum": momentum}
 
     def __init__(self, backbone: Backbone, config: Config) -> None:
         super().__init__(backbone, config)
@@ -71,6 +89,10 @@ class BYOL(Method):
         """ξ ← τ ξ + (1 − τ) θ, with τ = 1 − (1 − τ_base)(cos(π k/K) + 1)/2."""
         tau = cosine_momentum(self.momentum, clock.progress)
         self.target.update(nn.Sequential(self.backbone, self.projector), tau)
+
+    def watch(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        """How far projections spread, and how far the target's are from them."""
+        return student_and_teacher((self.projector(h), self.target(x)) for x, h in batches)
 
     def _predict(self, x: Tensor) -> Tensor:
         return self.predictor(self.projector(self.backbone(x)))

@@ -33,6 +33,7 @@ from torch import Tensor
 from sslpipe.data.loader import Reader
 from sslpipe.losses import rebalanced_cross_entropy
 from sslpipe.methods._pictures import IMAGES, plain, sheet
+from sslpipe.methods._scale import Scale
 from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig, Preparation, Step
 from sslpipe.networks.backbones import Backbone
 from sslpipe.networks.decoders import MapDecoder
@@ -80,6 +81,9 @@ class Colorization(Method):
 
     paper: ClassVar[str] = "Zhang et al., ECCV 2016, arXiv:1603.08511"
     needs: ClassVar[str] = "coloured images"
+    scales: ClassVar[tuple[Scale, ...]] = (
+        Scale(batch=40, epochs=16, source="500 000 iterations of 40 images, train/solver.prototxt"),
+    )
 
     colours: Tensor
     number: Tensor

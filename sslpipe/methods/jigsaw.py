@@ -38,6 +38,7 @@ from sslpipe.distributed import rank, world_size
 from sslpipe.errors import UserError
 from sslpipe.losses import label_cross_entropy
 from sslpipe.methods._pictures import GREY, IMAGES, plain, sheet
+from sslpipe.methods._scale import Scale
 from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig, Preparation, Step
 from sslpipe.networks.backbones import Backbone, ConvBackbone, probe
 from sslpipe.networks.heads import mlp
@@ -87,6 +88,9 @@ class Jigsaw(Method):
     # No transformer: its positions are those of the whole image.
     takes: ClassVar[tuple[str, ...]] = ("resnet", "cnn")
     needs: ClassVar[str] = "images larger than the puzzle"
+    scales: ClassVar[tuple[Scale, ...]] = (
+        Scale(batch=256, epochs=70, source="350 000 iterations of 256 images, solver_cfn_jps.prototxt"),
+    )
 
     permutations: Tensor
 

@@ -18,7 +18,7 @@ biases and norms are not decayed; keys enter the queue after the backward pass, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -30,6 +30,8 @@ from sslpipe.config import merge
 from sslpipe.distributed import gather, rank, unsynchronise, world_size
 from sslpipe.losses import info_nce
 from sslpipe.losses.precision import full_precision
+from sslpipe.methods._scale import Rule, Scale, power, queue
+from sslpipe.methods._watch import student_and_teacher
 from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig, Step
 from sslpipe.networks.backbones import Backbone
 from sslpipe.networks.heads import mlp
@@ -43,6 +45,20 @@ _VERSION_1: dict[str, Any] = {
     "projector_hidden": 0,
     "optimizer": _SGD.model_copy(update={"schedule": "steps", "milestones": (0.6, 0.8)}),
 }
+
+
+def _slow(m: float, paper: Scale, here: Scale) -> tuple[float, str]:
+    """m for keys that are to be of much the same encoder: slow, and yet not too slow for the run.
+
+    m^(B'/B) keeps the half-life in images (Busbridge et al., NeurIPS 2023, arXiv:2307.13813). In a short run it is a
+    tenth of the run at most, else keys stay near those of random weights. It is never below .99, where the paper's
+    accuracy begins to fall (Sec. 4.1: .9999 58.9, .999 59.0, .99 57.8, .9 55.2, none 0: training fails).
+    """
+    by_batch = power(m, here.batch / paper.batch)
+    by_run = max(0.99, power(0.5, 10 / here.steps))
+    if by_batch <= by_run:
+        return by_batch, f"{m:g} at batch {paper.batch}: m^(B'/B)"
+    return by_run, f"{m:g}, but a half-life of a tenth of the run at most, and no less than 0.99"
 
 
 class MoCo(Method):
@@ -83,6 +99,11 @@ class MoCo(Method):
 
     paper: ClassVar[str] = "He et al., CVPR 2020, arXiv:1911.05722; Chen et al., arXiv:2003.04297"
     needs: ClassVar[str] = "a queue that the batch divides"
+    suspects: ClassVar[str] = "check that the temperature is not too high, the rate, and the momentum"
+    scales: ClassVar[tuple[Scale, ...]] = (
+        Scale(batch=256, epochs=200, source="the official code's defaults, main_moco.py"),
+    )
+    rules: ClassVar[Mapping[str, Rule]] = {"momentum": _slow, "queue": queue}
 
     def __init__(self, backbone: Backbone, config: Config) -> None:
         super().__init__(backbone, config)
@@ -98,6 +119,11 @@ class MoCo(Method):
     def variant(cls, config: Config, patch_size: int | None) -> str:  # type: ignore[override]
         """Version 2 has the stronger augmentation."""
         return f"v{config.version}"
+
+    @classmethod
+    def negatives(cls, config: Config, batch_size: int) -> int:  # type: ignore[override]
+        """The queue."""
+        return config.queue
 
     def check_batch(self, batch_size: int, images: int) -> list[str]:
         """Refuse a queue that does not fit; warn where images meet their own old keys."""
@@ -128,6 +154,10 @@ class MoCo(Method):
         """θ_k ← m θ_k + (1 − m) θ_q  (eq. 2); the batch's keys, of all ranks, take the place of the oldest."""
         self.key_encoder.update(nn.Sequential(self.backbone, self.projector), self.momentum)
         self.queue.advance()
+
+    def watch(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        """How far queries spread, and how far keys of the same images are from them."""
+        return student_and_teacher((self.projector(h), self.key_encoder(x)) for x, h in batches)
 
     @torch.no_grad()
     def _keys(self, x: Tensor, clock: Clock) -> Tensor:

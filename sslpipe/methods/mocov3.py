@@ -20,6 +20,7 @@ earlier. Where this differs from the official code: AdamW does not decay biases,
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 import torch
@@ -30,6 +31,8 @@ from torch.nn.functional import normalize
 from sslpipe.distributed import gather, rank
 from sslpipe.losses import batch_info_nce
 from sslpipe.losses.precision import full_precision
+from sslpipe.methods._scale import Rule, Scale, momentum
+from sslpipe.methods._watch import student_and_teacher
 from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig, Step
 from sslpipe.networks.backbones import Backbone
 from sslpipe.networks.heads import mlp
@@ -38,6 +41,8 @@ from sslpipe.views.engine import View
 
 _LARS = OptimizerConfig(name="lars", rate=0.6, rule="linear", weight_decay=1e-6, warmup_epochs=10)
 _ADAMW = OptimizerConfig(name="adamw", rate=1.5e-4, rule="linear", weight_decay=0.1, warmup_epochs=40)
+
+_CNN, _COMMANDS = ("resnet", "cnn"), "the official commands, CONFIG.md"
 
 
 class MoCoV3(Method):
@@ -59,6 +64,20 @@ class MoCoV3(Method):
 
     paper: ClassVar[str] = "Chen et al., ICCV 2021, arXiv:2104.02057"
     needs: ClassVar[str] = "large batches: they are the negatives"
+    suspects: ClassVar[str] = "check that the temperature is not too high, the rate, and the momentum"
+    scales: ClassVar[tuple[Scale, ...]] = (
+        Scale(batch=4096, epochs=100, kinds=_CNN, source=_COMMANDS),
+        Scale(batch=4096, epochs=300, kinds=_CNN, settings={"optimizer": {"rate": 0.3}}, source=_COMMANDS),
+        Scale(
+            batch=4096,
+            epochs=1000,
+            kinds=_CNN,
+            settings={"momentum": 0.996, "optimizer": {"rate": 0.3, "weight_decay": 1.5e-6}},
+            source=_COMMANDS,
+        ),
+        Scale(batch=4096, epochs=300, kinds=("vit",), source=_COMMANDS),
+    )
+    rules: ClassVar[Mapping[str, Rule]] = {"momentum": momentum}
 
     def __init__(self, backbone: Backbone, config: Config) -> None:
         super().__init__(backbone, config)
@@ -83,6 +102,11 @@ class MoCoV3(Method):
         """ResNets and ViTs have crops of other sizes."""
         return "resnet" if patch_size is None else "vit"
 
+    @classmethod
+    def negatives(cls, config: Config, batch_size: int) -> int:  # type: ignore[override]
+        """The keys of all other images."""
+        return batch_size - 1
+
     def step(self, views: list[View], clock: Clock) -> Step:
         """One batch."""
         return self.loss(self.embed(views), clock)
@@ -105,6 +129,10 @@ class MoCoV3(Method):
         """θ_k ← m θ_k + (1 − m) θ_q, with m = 1 − (1 − m₀)(cos(π t/T) + 1)/2."""
         m = cosine_momentum(self.momentum, clock.progress)
         self.key_encoder.update(nn.Sequential(self.backbone, self.projector), m)
+
+    def watch(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        """How far projections spread, and how far the momentum network's are from them."""
+        return student_and_teacher((self.projector(h), self.key_encoder(x)) for x, h in batches)
 
     def _query(self, x: Tensor) -> Tensor:
         return self.predictor(self.projector(self.backbone(x)))

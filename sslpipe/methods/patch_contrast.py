@@ -20,7 +20,7 @@ with .3 · batch / 256 and weight decay 1e-6. Units, anchors and `ignore_overlap
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import ClassVar, Literal
 
 import torch
@@ -32,7 +32,8 @@ from sslpipe.distributed import gather
 from sslpipe.errors import UserError
 from sslpipe.losses import nt_xent, patch_info_nce
 from sslpipe.methods._pictures import enlarged, frame, heat, plain, sheet
-from sslpipe.methods._watch import mean_cosine
+from sslpipe.methods._scale import Scale
+from sslpipe.methods._watch import mean_cosine, projections
 from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig, Step
 from sslpipe.networks.backbones import Backbone, ConvBackbone, probe
 from sslpipe.networks.heads import mlp
@@ -88,6 +89,12 @@ class PatchContrast(Method):
 
     paper: ClassVar[str] = "sslpipe's own, after DenseCL (Wang et al., CVPR 2021, arXiv:2011.09157)"
     needs: ClassVar[str] = "several patches a view"
+    suspects: ClassVar[str] = (
+        "check that the temperatures are not too high, the rate, and that the batch has negatives"
+    )
+    scales: ClassVar[tuple[Scale, ...]] = (
+        Scale(batch=4096, epochs=100, source="SimCLR's default setting, whose optimiser it has"),
+    )
 
     def __init__(self, backbone: Backbone, config: Config) -> None:
         super().__init__(backbone, config)
@@ -109,6 +116,11 @@ class PatchContrast(Method):
         elif not config.lambda_img:
             for parameter in _unused_by_maps(backbone):
                 parameter.requires_grad_(False)
+
+    @classmethod
+    def negatives(cls, config: Config, batch_size: int) -> int | None:  # type: ignore[override]
+        """At the image level; patches have plenty."""
+        return 2 * (batch_size - 1) if config.lambda_img else None
 
     def check_batch(self, batch_size: int, images: int) -> list[str]:
         """Warn where a view is a single patch."""
@@ -156,6 +168,10 @@ class PatchContrast(Method):
             terms.append(self.config.lambda_patch * (there + back) / 2)
             numbers |= _found(p_1, p_2, m_12)
         return Step(torch.stack(terms).sum(), numbers)
+
+    def watch(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        """How far projections of images spread."""
+        return {} if self.projector is None else projections(self.projector(h) for _, h in batches)
 
     def _encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Images and their patches: [M, 3, S, S] → [M, D], [M, D, h, w]; batch norm sees both views together."""

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from sslpipe.errors import UserError
 from sslpipe.losses import label_cross_entropy
 from sslpipe.methods._pictures import IMAGES, plain, sheet
+from sslpipe.methods._scale import Scale
 from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig, Preparation, Step
 from sslpipe.networks.backbones import Backbone
 from sslpipe.views.engine import View
@@ -49,6 +50,9 @@ class Rotation(Method):
 
     paper: ClassVar[str] = "Gidaris et al., ICLR 2018, arXiv:1803.07728"
     needs: ClassVar[str] = "images with a right way up"
+    scales: ClassVar[tuple[Scale, ...]] = (
+        Scale(batch=192, epochs=50, source="config/ImageNet_RotNet_AlexNet.py of the official code"),
+    )
 
     def __init__(self, backbone: Backbone, config: Config) -> None:
         super().__init__(backbone, config)

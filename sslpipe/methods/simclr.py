@@ -11,6 +11,7 @@ T .5, strength .5, no blur, rate 1.0.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar, Literal
 
 import torch
@@ -19,7 +20,8 @@ from torch import Tensor
 
 from sslpipe.distributed import gather
 from sslpipe.losses import nt_xent
-from sslpipe.methods._watch import mean_cosine
+from sslpipe.methods._scale import Scale
+from sslpipe.methods._watch import mean_cosine, projections
 from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig, Step
 from sslpipe.networks.backbones import Backbone
 from sslpipe.networks.heads import mlp
@@ -47,6 +49,18 @@ class SimCLR(Method):
 
     paper: ClassVar[str] = "Chen et al., ICML 2020, arXiv:2002.05709"
     needs: ClassVar[str] = "large batches: they are the negatives"
+    suspects: ClassVar[str] = (
+        "check that the temperature is not too high, the rate, and that the batch has negatives"
+    )
+    scales: ClassVar[tuple[Scale, ...]] = (
+        Scale(batch=4096, epochs=100, source="Sec. 2.3, the default setting"),
+        Scale(
+            batch=256,
+            epochs=100,
+            settings={"optimizer": {"rate": 0.075, "rule": "sqrt"}},
+            source="App. B.1, better for small batches and few epochs",
+        ),
+    )
 
     def __init__(self, backbone: Backbone, config: Config) -> None:
         super().__init__(backbone, config)
@@ -65,6 +79,11 @@ class SimCLR(Method):
         jitter = jitter.model_copy(update=strengths)
         return Recipe(views=(view.model_copy(update={"jitter": jitter}),))
 
+    @classmethod
+    def negatives(cls, config: Config, batch_size: int) -> int:  # type: ignore[override]
+        """Both views of all other images."""
+        return 2 * (batch_size - 1)
+
     def step(self, views: list[View], clock: Clock) -> Step:
         """One batch."""
         return self.loss(self.embed(views), clock)
@@ -81,3 +100,7 @@ class SimCLR(Method):
         z_i, z_j = (gather(z) for z in embeddings)
         loss = nt_xent(z_i, z_j, self.temperature)
         return Step(loss, {"positive_similarity": mean_cosine(z_i, z_j)})
+
+    def watch(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        """How far projections spread."""
+        return projections(self.projector(h) for _, h in batches)

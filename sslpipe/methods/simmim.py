@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from sslpipe.losses import masked_l1
 from sslpipe.methods._pictures import IMAGES, hide, paste, plain, sheet
+from sslpipe.methods._scale import Scale
 from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig, Step
 from sslpipe.networks.backbones import Backbone
 from sslpipe.networks.patches import patchify, unpatchify
@@ -49,6 +50,14 @@ class SimMIM(Method):
     paper: ClassVar[str] = "Xie et al., CVPR 2022, arXiv:2111.09886"
     takes: ClassVar[tuple[str, ...]] = ("vit",)
     default_backbone: ClassVar[str] = "small_vit"
+    scales: ClassVar[tuple[Scale, ...]] = (
+        Scale(
+            batch=2048,
+            epochs=800,
+            source="README.md and configs/vit_base__800ep of the official code",
+            shorter="Swin-B fine-tunes to 83.5 after 100 epochs, to 84.0 after 800 (the official table)",
+        ),
+    )
 
     def __init__(self, backbone: Backbone, config: Config) -> None:
         super().__init__(backbone, config)

@@ -15,14 +15,16 @@ here. Biases and norms are not decayed here, there they are.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import ClassVar
 
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from sslpipe.losses import negative_cosine
-from sslpipe.methods._watch import spread
+from sslpipe.methods._scale import Scale
+from sslpipe.methods._watch import projections, spread
 from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig, ParamGroup, Step
 from sslpipe.networks.backbones import Backbone
 from sslpipe.networks.heads import mlp
@@ -43,6 +45,12 @@ class SimSiam(Method):
         )
 
     paper: ClassVar[str] = "Chen & He, CVPR 2021, arXiv:2011.10566"
+    suspects: ClassVar[str] = (
+        "check the stop-gradient, that the predictor keeps its rate, and the rate itself"
+    )
+    scales: ClassVar[tuple[Scale, ...]] = (
+        Scale(batch=512, epochs=100, source="the official code's defaults, main_simsiam.py"),
+    )
 
     def __init__(self, backbone: Backbone, config: Config) -> None:
         super().__init__(backbone, config)
@@ -61,6 +69,10 @@ class SimSiam(Method):
         p1, p2 = self.predictor(z1), self.predictor(z2)  # [N, d]
         loss = negative_cosine(p1, z2) / 2 + negative_cosine(p2, z1) / 2  # D stops the gradient of z
         return Step(loss, {"cosine": -loss.detach(), "output_std": spread(z1)})
+
+    def watch(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        """How far z spreads."""
+        return projections(self.projector(h) for _, h in batches)
 
 
 def keep_rate(groups: list[ParamGroup], module: nn.Module) -> list[ParamGroup]:

@@ -19,7 +19,7 @@ as directions uniform on the sphere; and scores are never in half precision here
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import ClassVar
@@ -33,7 +33,10 @@ from sslpipe.distributed import gather, rank, world_size
 from sslpipe.errors import UserError
 from sslpipe.losses import sinkhorn, swapped_prediction
 from sslpipe.losses.precision import full_precision
+from sslpipe.methods import _scale
 from sslpipe.methods._pictures import plain
+from sslpipe.methods._scale import Rule, Scale
+from sslpipe.methods._watch import collect, entropy_share, spread_of
 from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig, ParamGroup, Step
 from sslpipe.networks.backbones import Backbone
 from sslpipe.networks.heads import mlp
@@ -42,7 +45,15 @@ from sslpipe.views.engine import View
 from sslpipe.views.recipe import Recipe
 
 _ASSIGNED = 2  # crops that are assigned to prototypes, the first two (--crops_for_assign 0 1)
+_ONE, _ALL = 0.1, 0.999  # entropies below and above which SwAV has collapsed
 _ROWS, _COLUMNS = 8, 8  # clusters, and images of each, on the cluster sheet
+
+
+def _shared_out(K: int, paper: Scale, here: Scale) -> tuple[int, str]:
+    """Fewer prototypes for fewer images, and never more than the images that they are shared out among."""
+    length = paper.settings.get("queue", 0)
+    value, why = _scale.root_of_images(K, paper, here)
+    return min(value, here.batch + _scale.queue(length, paper, here)[0]), why
 
 
 class SwAV(Method):
@@ -72,6 +83,28 @@ class SwAV(Method):
 
     paper: ClassVar[str] = "Caron et al., NeurIPS 2020, arXiv:2006.09882"
     needs: ClassVar[str] = "no fewer images in batch and queue than prototypes"
+    suspects: ClassVar[str] = (
+        "lower epsilon, and check that Sinkhorn shares out more images (batch and queue) than there are prototypes"
+    )
+    scales: ClassVar[tuple[Scale, ...]] = (
+        Scale(batch=4096, epochs=800, source="scripts/swav_800ep_pretrain.sh of the official code"),
+        Scale(
+            batch=256,
+            epochs=200,
+            settings={
+                "queue": 3840,
+                "freeze_prototypes": 5005,
+                "optimizer": {"rate": 0.6, "warmup_epochs": 0},
+            },
+            source="scripts/swav_200ep_bs256_pretrain.sh of the official code",
+        ),
+    )
+    rules: ClassVar[Mapping[str, Rule]] = {
+        "queue": _scale.queue,
+        "queue_epoch": _scale.share_of_epochs,
+        "freeze_prototypes": _scale.first_epochs,
+        "prototypes": _shared_out,
+    }
 
     def __init__(self, backbone: Backbone, config: Config) -> None:
         super().__init__(backbone, config)
@@ -132,6 +165,34 @@ class SwAV(Method):
         """The batch's features take the place of the oldest."""
         if self.queue is not None:
             self.queue.advance()
+
+    def watch(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        """How far z spreads, and how evenly prototypes are used.
+
+        prototype_entropy: of the nearest prototypes over the images, 0 when it is the same one for all.
+        prediction_entropy: of an image's softmax over the prototypes, 1 when it tells none from another.
+        """
+        (z,) = collect((_unit(self.projector(h)),) for _, h in batches)  # [M, D]
+        scores, K = _similarity(z, _unit(self.prototypes)), len(self.prototypes)  # [M, K]
+        p = (scores / self.temperature).softmax(dim=1)
+        return spread_of(z) | {
+            "prototype_entropy": entropy_share(scores.argmax(dim=1), K),
+            "prediction_entropy": torch.special.entr(p).sum(dim=1).mean() / math.log(K),
+        }
+
+    def collapsed(self, looks: Sequence[Mapping[str, float]]) -> str | None:
+        """One prototype for all, or all prototypes for each, at two looks one after the other.
+
+        At two, since random weights have one nearest prototype for most images, and leave that in the first epochs.
+        """
+        last = [look for look in looks if look["epoch"] > 0][-2:]
+        if len(last) < 2:
+            return None
+        if all(look["prototype_entropy"] < _ONE for look in last):
+            return "most images are nearest to the same prototype"
+        if all(look["prediction_entropy"] > _ALL for look in last):
+            return "every prototype is predicted for every image, and the loss stays at log K"
+        return None
 
     def _embed(self, views: list[View]) -> Tensor:
         """z of all crops, [V · N, D]: one pass of the backbone a resolution, one of the projector for all."""

@@ -98,19 +98,49 @@ def training(run: Run) -> str:
             title="Training loss",
         )
 
-    small = "".join(
-        _small_curve(name, x, values, x_axis)
-        for name, values in curves.items()
-        if name not in ("step", "epoch", "loss") and np.isfinite(values).sum() > 1
-    )
+    small = _small_curves(curves, x, x_axis, ("step", "epoch", "loss"))
     note = "<p>The method\u2019s own loss; it cannot be compared between methods."
     note += " The strong line is a moving mean of the thin one.</p>" if window > 1 else "</p>"
     return section(
         "training",
         "Pretraining loss",
         note,
-        both(draw) + (f'<div class="smalls">{small}</div>' if small else ""),
+        both(draw) + small + _watched(run),
     )
+
+
+def _watched(run: Run) -> str:
+    """What looks at the features between epochs saw."""
+    looks = run.watched
+    x = looks.get("epoch", np.empty(0))
+    if len(x) < 2 or not np.isfinite(x).all():
+        return ""
+    x_axis = plots.Axis(low=float(x[0]), high=float(x[-1]), ticks=_clock_ticks(x))
+    small = _small_curves(looks, x, x_axis, ("step", "epoch"))
+    if not small:
+        return ""
+    alarm = ""
+    if run.metrics.get("pretrain", {}).get("collapsed"):
+        alarm = (
+            "<p>In the end the features had collapsed: the log of the stage pretrain says what to check.</p>"
+        )
+    note = (
+        "<p>Looks at a sample of the training images between epochs: k-NN with the labels of one half for the other, "
+        "the features\u2019 effective rank and spread, and what the method has of its own.</p>"
+    )
+    return f"<h3>What the features say</h3>{alarm}{note}{small}"
+
+
+def _small_curves(
+    table: Mapping[str, np.ndarray], x: np.ndarray, x_axis: plots.Axis, left_out: Sequence[str]
+) -> str:
+    """A small chart for each column that has more than one number."""
+    charts = "".join(
+        _small_curve(name, x, values, x_axis)
+        for name, values in table.items()
+        if name not in left_out and np.isfinite(values).sum() > 1
+    )
+    return f'<div class="smalls">{charts}</div>' if charts else ""
 
 
 def _clock(curves: Mapping[str, np.ndarray]) -> tuple[np.ndarray, str]:

@@ -58,6 +58,7 @@ class Run:
     curves: dict[str, np.ndarray] = field(
         default_factory=dict
     )  # column -> [rows], NaN where empty or not finite
+    watched: dict[str, np.ndarray] = field(default_factory=dict)  # the same of looks between epochs
     efficiency: list[Efficiency] = field(default_factory=list)
     confusion: Counter[tuple[str, str]] = field(default_factory=Counter)  # (actual, predicted) -> images
     neighbours: list[Neighbours] = field(default_factory=list)
@@ -128,6 +129,7 @@ def read(directory: str | Path, params: Mapping[str, Any]) -> Run:
         (stage for stage in found if stage.get("stage", "report") != "report"), key=_pipeline_order
     )
     run.curves = attempt("plots/pretrain/curves.csv", _curves, {})
+    run.watched = attempt("plots/pretrain/watch.csv", _curves, {})
     run.efficiency = attempt("plots/linear/label_efficiency.csv", _efficiency, [])
     run.confusion = attempt("plots/knn/confusion.csv", _confusion, Counter())
     run.neighbours = attempt("plots/knn/neighbours.json", _neighbours, [])

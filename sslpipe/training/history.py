@@ -13,20 +13,23 @@ class History:
     Attributes:
         rows: one point each `log_every` steps: step, epoch, rate, and means over those steps.
         pending: the numbers of the steps since the last point.
+        looks: what was seen of the features between epochs (sslpipe/training/watch.py).
         seconds: time spent training, over all processes that worked on this run.
     """
 
     rows: list[dict[str, float]] = field(default_factory=list)
     pending: list[dict[str, float]] = field(default_factory=list)
+    looks: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
 
     def state(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""
-        return {"rows": self.rows, "pending": self.pending, "seconds": self.seconds}
+        return {"rows": self.rows, "pending": self.pending, "looks": self.looks, "seconds": self.seconds}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take what `state` gave."""
-        self.rows, self.pending, self.seconds = state["rows"], state["pending"], state["seconds"]
+        self.rows, self.pending = state["rows"], state["pending"]
+        self.looks, self.seconds = state["looks"], state["seconds"]
 
     def point(self, step: int, epoch: float, rate: float) -> dict[str, float]:
         """Close the interval since the last point into a new one."""

@@ -6,7 +6,7 @@ import contextlib
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from sslpipe.training.compiling import compiled
 from sslpipe.training.config import Config
 from sslpipe.training.history import History
 from sslpipe.training.loop import OnLog, OnResume, train
+from sslpipe.training.watch import COLUMNS, Watch
 from sslpipe.views import renderers
 from sslpipe.views.config import Config as ViewsConfig
 from sslpipe.views.engine import ViewEngine
@@ -35,7 +36,16 @@ from sslpipe.views.recipe import ViewSpec
 
 PICTURED = 256  # images that a method may show in the report; most show a few
 #: Settings with which an unfinished run is continued whatever they are now: the batches and views stay the same.
-FREE = {"checkpoint_seconds", "device", "devices", "launch", "sharding", "cluster"}
+FREE = {
+    "checkpoint_seconds",
+    "device",
+    "devices",
+    "launch",
+    "sharding",
+    "cluster",
+    "watch_epochs",
+    "stop_on_collapse",
+}
 UNFINISHED_KEPT = 3  # older unfinished runs with other settings are deleted
 
 
@@ -126,6 +136,8 @@ def run(
         with worker.first():
             method.prepare(_preparation(made, seed, views.renderer, parts))
         compiled(method, config, device, config.epochs * loader.steps)
+        preprocess = _preprocess(made.recipe.views[0], views)
+        watch = Watch(method, loader.reader, preprocess, config, seed=seed, on_log=on_log)
         history = train(
             method,
             loader,
@@ -136,16 +148,15 @@ def run(
             checkpoints=checkpoints,
             on_log=on_log,
             on_resume=on_resume,
+            after_epoch=watch.after_epoch,
         )
         method = parallel.unsharded(method, lambda: build_on(device, config, method_config, views.size, seed))
         worker.leave()  # what is left is for one process, and may take as long as it likes
-        metrics = _metrics(method, history, config, loader)
+        metrics = _metrics(method, history, config, loader, watch)
         manifest = manifests.read(SHARDS)
         data = {"name": manifest.source.name, "digest": manifest.digest}
         if leader:
-            _export(
-                method, made.recipe.views[0], views, {"method": config.method, "seed": seed, "data": data}
-            )
+            _export(method, preprocess, {"method": config.method, "seed": seed, "data": data})
             _write_plots(method, history, made.engine, loader)
             scratch.write_json("metrics/pretrain.json", metrics)
             checkpoints.clear()
@@ -215,24 +226,26 @@ def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     return ", ".join(f"{n} ({before.get(n)} → {now[n]})" if n in words else n for n in names)
 
 
-def _export(method: Method, spec: ViewSpec, views: ViewsConfig, info: Mapping[str, Any]) -> None:
-    preprocess = {
+def _preprocess(spec: ViewSpec, views: ViewsConfig) -> dict[str, Any]:
+    """How images become what the encoder is evaluated on."""
+    return {
         "size": views.size,
         "crop": views.centre_crop,
         "interpolation": spec.interpolation,
         "mean": spec.mean,
         "std": spec.std,
     }
+
+
+def _export(method: Method, preprocess: Mapping[str, Any], info: Mapping[str, Any]) -> None:
     info = {"sslpipe": __version__, **info}
     save_encoder(method.encoder, "models", preprocess=preprocess, info=info)
 
 
 def _write_plots(method: Method, history: History, engine: ViewEngine, loader: Loader) -> None:
-    table = io.StringIO()
-    writer = csv.DictWriter(table, fieldnames=list(history.rows[-1]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in history.rows)
-    scratch.atomic_write("plots/pretrain/curves.csv", table.getvalue())
+    _write_table("plots/pretrain/curves.csv", list(history.rows[-1]), history.rows)
+    seen = dict.fromkeys([*COLUMNS, *(name for look in history.looks for name in look)])
+    _write_table("plots/pretrain/watch.csv", list(seen), history.looks)
     method.eval()
     batch = loader.reader.gather(torch.arange(min(PICTURED, len(loader.reader))))
     for name, picture in method.pictures(engine(batch.to(next(method.parameters()).device), 0)):
@@ -243,7 +256,18 @@ def _write_plots(method: Method, history: History, engine: ViewEngine, loader: L
         scratch.atomic_write(f"plots/pretrain/{name}.png", buffer.getvalue())
 
 
-def _metrics(method: Method, history: History, config: Config, loader: Loader) -> dict[str, float]:
+def _write_table(path: str, names: Sequence[str], rows: Sequence[Mapping[str, float]]) -> None:
+    """Rows as a CSV file; what a row has not is left blank."""
+    table = io.StringIO()
+    writer = csv.DictWriter(table, fieldnames=names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in rows)
+    scratch.atomic_write(path, table.getvalue())
+
+
+def _metrics(
+    method: Method, history: History, config: Config, loader: Loader, watch: Watch
+) -> dict[str, float]:
     last = [row for row in history.rows if row["epoch"] > config.epochs - 1]
     images = config.epochs * loader.steps * config.batch_size
     return {
@@ -253,4 +277,5 @@ def _metrics(method: Method, history: History, config: Config, loader: Loader) -
         "seconds": round(history.seconds, 2),
         "images_per_second": round(images / history.seconds, 1),
         "encoder_parameters": sum(p.numel() for p in method.encoder.parameters()),
+        **watch.last(history.looks),
     }

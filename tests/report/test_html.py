@@ -241,6 +241,32 @@ def test_a_loss_that_is_not_finite_draws_what_is(finished: Path) -> None:
     )
 
 
+def training_of(result: Page) -> str:
+    return result.source.split('id="training"')[1].split("</section>")[0]
+
+
+def test_looks_between_epochs_are_drawn_and_a_collapse_is_said(finished: Path) -> None:
+    shown = training_of(page(finished))
+    assert "What the features say" in shown
+    for caption in ("knn top1<span>0.9<", "rankme<span>13.5<", "feature std<span>0.3<"):
+        assert caption in shown
+    assert "teacher gap" not in shown  # nothing but blanks
+    assert "collapsed" not in shown
+    pretrain = json.loads((finished / "metrics/pretrain.json").read_text())
+    write(finished / "metrics/pretrain.json", pretrain | {"collapsed": 1.0})
+    assert "the features had collapsed" in training_of(page(finished))
+
+
+@pytest.mark.parametrize("looks", ["", "step,epoch,rankme\n", "step,epoch,rankme\n0,0,5\n"])
+def test_without_looks_the_loss_is_shown_alone(finished: Path, looks: str) -> None:
+    write(finished / "plots/pretrain/watch.csv", looks)
+    result = page(finished)
+    assert "training" in result.sections
+    assert "What the features say" not in result.text
+    (finished / "plots/pretrain/watch.csv").unlink()
+    assert "Not shown" not in page(finished).text
+
+
 def test_neighbours_of_another_class_are_marked(finished: Path) -> None:
     test, train = (open_split(finished / "data/shards", split).labels for split in ("test", "train"))
     agree = [bool(train[place] == test[0]) for place in (0, 1, 7)]
