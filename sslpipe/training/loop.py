@@ -22,7 +22,7 @@ from sslpipe.views.engine import ViewEngine
 
 OnLog = Callable[[dict[str, float]], None]
 OnResume = Callable[[int], None]
-AfterEpoch = Callable[[int, int, list[dict[str, float]], Callable[[], None]], None]
+AfterEpoch = Callable[[parallel.Trained, int, int, list[dict[str, float]], Callable[[], None]], None]
 
 
 def train(
@@ -36,7 +36,7 @@ def train(
     checkpoints: Checkpoints,
     on_log: OnLog = lambda row: None,
     on_resume: OnResume = lambda step: None,
-    after_epoch: AfterEpoch = lambda epoch, step, looks, save: None,
+    after_epoch: AfterEpoch = lambda trained, epoch, step, looks, save: None,
 ) -> History:
     """Train a method from the newest checkpoint, or from the start, to the end.
 
@@ -51,7 +51,8 @@ def train(
         on_log: called with each new point of the curves.
         on_resume: called with the step when an earlier run is continued.
         after_epoch: called between epochs, before the first one and after the last one too, and again when a run is
-            continued there: with epochs and steps done, `history.looks`, and what makes a checkpoint.
+            continued there: with the method as it is trained, epochs and steps done, `history.looks`, and what makes
+            a checkpoint.
 
     Several processes train it together, each with its part of the loader's batches; the first one saves.
 
@@ -101,7 +102,7 @@ def train(
         while step < total:
             epoch, first = divmod(step, loader.steps)
             if first == 0:
-                after_epoch(epoch, step, history.looks, save)
+                after_epoch(trained, epoch, step, history.looks, save)
             for batch, views in engine.ahead(loader.epoch(epoch, start=first), epoch):
                 clock = _clock(step, epoch, total, seed)
                 optim.set_rates(optimizer, optimizer_config, clock, (step + 1) / loader.steps, config.epochs)
@@ -134,7 +135,7 @@ def train(
                 if row is not None and row.save:
                     save()
         log(ledger.drain())
-        after_epoch(config.epochs, step, history.looks, save)
+        after_epoch(trained, config.epochs, step, history.looks, save)
     history.seconds += time.monotonic() - started
     return history
 

@@ -42,12 +42,17 @@ class Parallel:
         method: of this process.
         module: torch's wrapper; it calls the method by the name of what is wanted.
         hold: a context in which gradients stay with this process, for all parts of a batch but the last.
+        give_back: after work without a backward pass, keep this process's shares alone; None where it has copies.
     """
 
     def __init__(
-        self, method: Method, module: nn.Module, hold: Callable[[], AbstractContextManager[object]]
+        self,
+        method: Method,
+        module: nn.Module,
+        hold: Callable[[], AbstractContextManager[object]],
+        give_back: Callable[[], None] | None = None,
     ) -> None:
-        self.method, self.module, self.hold = method, module, hold
+        self.method, self.module, self.hold, self.give_back = method, module, hold, give_back
 
     def step(self, views: list[View], clock: Clock) -> Step:
         """See `Method.step`."""
@@ -62,6 +67,12 @@ class Parallel:
         """See `Method.loss`: of embeddings alone, no parameter takes part."""
         return self.method.loss(embeddings, clock)
 
+    def together(self, work: Callable[[], object]) -> None:
+        """Work that goes forward through the method's networks, on all ranks at once: for those that share tensors."""
+        assert self.give_back is not None
+        self.module("together", work)
+        self.give_back()
+
 
 Trained = Method | Parallel
 
@@ -74,6 +85,9 @@ class _Calls(nn.Module):
         self.method = method
 
     def forward(self, name: str, *args: Any) -> Any:
+        if name == "together":
+            args[0]()
+            return None
         if name != "step":
             return getattr(self.method, name)(*args)
         outcome = self.method.step(*args)
@@ -156,7 +170,7 @@ def _fsdp(method: Method) -> Parallel:
         finally:
             root.set_requires_gradient_sync(True)
 
-    return Parallel(method, root, hold)
+    return Parallel(method, root, hold, root.reshard)
 
 
 def is_sharded(value: object) -> bool:

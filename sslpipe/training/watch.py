@@ -63,10 +63,13 @@ class Watch:
         self.on_log = on_log
         self.places = sample(len(reader), seed)
 
-    def after_epoch(self, epoch: int, step: int, looks: list[Row], save: Callable[[], None]) -> None:
+    def after_epoch(
+        self, trained: parallel.Trained, epoch: int, step: int, looks: list[Row], save: Callable[[], None]
+    ) -> None:
         """Look if it is time to; of several processes only the first one does, unless they share tensors out.
 
         Args:
+            trained: the method, or what lets several processes train it together.
             epoch: epochs done; at 0 the weights are random.
             step: steps done.
             looks: what was seen until now, part of every checkpoint; what is seen is added. A look that is there
@@ -79,9 +82,16 @@ class Watch:
         every = self.config.watch_epochs
         if every == 0 or (epoch % every and epoch < self.config.epochs):
             return
-        # Where each process has a share of every tensor, none can look without the others.
-        sharded = any(parallel.is_sharded(parameter) for parameter in self.method.parameters())
-        reason = self._first_look(epoch, step, looks) if rank() == 0 or sharded else None
+        reasons: list[str | None] = []
+
+        def look() -> None:
+            reasons.append(self._first_look(epoch, step, looks))
+
+        if isinstance(trained, parallel.Parallel) and trained.give_back is not None:
+            trained.together(look)
+        elif rank() == 0:
+            look()
+        reason = reasons[0] if reasons else None
         if self.config.stop_on_collapse and _on_any_rank(reason is not None, self.method):
             save()
             raise CollapseError(

@@ -276,10 +276,10 @@ def test_of_several_processes_the_first_one_looks_and_all_stop(
     monkeypatch.setattr(watching, "world_size", lambda: 2)
     monkeypatch.setattr(watching, "mean", lambda flag: (flag + 0.0) / 2)  # the first one saw nothing
     looks: list[dict[str, float]] = []
-    watch.after_epoch(0, 0, looks, lambda: None)
+    watch.after_epoch(watch.method, 0, 0, looks, lambda: None)
     assert looks == []
     monkeypatch.setattr(watching, "mean", lambda flag: (flag + 1.0) / 2)  # the first one saw a collapse
     saved: list[bool] = []
     with pytest.raises(CollapseError):
-        watch.after_epoch(0, 0, looks, lambda: saved.append(True))
+        watch.after_epoch(watch.method, 0, 0, looks, lambda: saved.append(True))
     assert saved == [True]
