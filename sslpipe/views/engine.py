@@ -52,7 +52,7 @@ class View:
 
     def __post_init__(self) -> None:
         """Count what is hidden where whoever made the view did not say."""
-        if self.masks is not None and self.masks.ndim == 2 and self.hidden is None:
+        if self.masks is not None and self.masks.ndim == 2 and len(self.masks) and self.hidden is None:
             object.__setattr__(self, "hidden", int(self.masks.sum(dim=1).max()))
 
     def __getitem__(self, part: slice) -> View:
@@ -189,7 +189,7 @@ class ViewEngine:
                 std=spec.std,
                 name=spec.name,
                 table=table[k * n : (k + 1) * n],
-                hidden=None if mask is None or mask.ndim != 2 else int(mask.sum(axis=1).max()),
+                hidden=None if mask is None or mask.ndim != 2 else int(mask.sum(axis=1).max(initial=0)),
             )
             for k, mask in enumerate(masks)
         ]

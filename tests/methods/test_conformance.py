@@ -99,7 +99,7 @@ def test_saved_and_restored_it_continues_bit_for_bit(name: str, toy_reader: Any)
     again.load_state_dict(saved["method"])
     config = OptimizerConfig(rate=3e-3, rule="absolute", warmup_epochs=0)
     restored = optim.build(again.parameter_groups(), config, 16)
-    restored.load_state_dict(saved["optimizer"])
+    optim.restore(restored, saved["optimizer"])
     train(again, small_engine(name), toy_reader, 3, first=3, optimizer=restored)
 
     for (key, expected), actual in zip(whole.state_dict().items(), again.state_dict().values(), strict=True):
