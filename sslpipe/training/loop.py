@@ -11,7 +11,7 @@ import torch
 from sslpipe import distributed
 from sslpipe.checkpoint import Checkpoints
 from sslpipe.data.loader import Loader
-from sslpipe.device import mixed
+from sslpipe.device import keep_freed_memory, mixed
 from sslpipe.methods.base import Clock, Method, OptimizerConfig
 from sslpipe.progress import progress
 from sslpipe.training import accumulation, guards, optim, parallel
@@ -62,6 +62,8 @@ def train(
     """
     method.train()
     device = next(method.parameters()).device
+    if device.type == "cpu":
+        keep_freed_memory()
     trained = parallel.wrap(method, config)
     optimizer = optim.build(method.parameter_groups(), optimizer_config, config.batch_size)
     history = History()
