@@ -39,7 +39,7 @@ from sslpipe.data.batch import Batch
 from sslpipe.data.bundled import open_mnist5k
 from sslpipe.data.loader import Loader
 from sslpipe.device import autocast, describe, make_deterministic, resolve
-from sslpipe.methods.base import Method, OptimizerConfig
+from sslpipe.methods.base import Clock, Method, OptimizerConfig
 from sslpipe.training.build import memory_format
 from sslpipe.training.compiling import compiled
 from sslpipe.training.config import Config
@@ -310,7 +310,7 @@ def _rate_and_ceiling(
     engine = ViewEngine(recipe, seed=0, device=device, memory_format=layout)
     compiled(method, config, device, 10**6)
     views = engine(loader.reader.gather(np.arange(batch)), 0)
-    clock = _first_clock()
+    clock = Clock(0, 0, 0.0, torch.Generator().manual_seed(0))
 
     def forward_and_backward() -> None:
         with autocast(device, "auto"):
@@ -336,12 +336,6 @@ def _rate_and_ceiling(
         checkpoints = Checkpoints(Path(folder))
         train(method, loader, engine, config, method.optimizer, seed=0, checkpoints=checkpoints, on_log=mark)
     return (len(marks) - 11) * batch / (marks[-1] - marks[10]), alone
-
-
-def _first_clock() -> Any:
-    from sslpipe.methods.base import Clock
-
-    return Clock(0, 0, 0.0, torch.Generator().manual_seed(0))
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:

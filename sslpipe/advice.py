@@ -203,9 +203,11 @@ def _optimizer(cls: type[Method], optimizer: OptimizerConfig, paper: Scale, here
 
 def warmup_epochs(epochs: float, paper: Scale, here: Scale) -> float:
     """The warm-up at the same share of a shorter run, and a fifth at most, to which training would cut it."""
+    from sslpipe.training.schedules import longest_warmup
+
     if here.epochs >= paper.epochs:
         return epochs
-    return float(f"{min(epochs * here.epochs / paper.epochs, here.epochs / 5):.3g}")
+    return float(f"{min(epochs * here.epochs / paper.epochs, longest_warmup(here.epochs)):.3g}")
 
 
 def _peak(optimizer: OptimizerConfig, paper: Scale, here: Scale) -> str:
@@ -288,13 +290,15 @@ def _of_length(paper: Scale, here: Scale) -> Iterator[str]:
 def _of_optimizer(
     optimizer: OptimizerConfig, papers: MethodConfig, paper: Scale, here: Scale
 ) -> Iterator[str]:
+    from sslpipe.training.schedules import longest_warmup
+
     if optimizer.name == "lars" and here.batch < SMALL_FOR_LARS:
         yield (
             f"LARS is made for batches of thousands, this one is {_n(here.batch)}: {{name: adamw, rate: 0.002, rule: "
             "absolute, weight_decay: 0.05}, as in params.yaml, is easier to begin with"
         )
     given = papers.optimizer.warmup_epochs if papers.optimizer is not None else optimizer.warmup_epochs
-    if given > here.epochs / 5:
+    if given > longest_warmup(here.epochs):
         yield (
             f"the paper's warm-up of {given:g} epochs is more than a fifth of {here.epochs:g}, to which training would "
             "cut it: above it is shorter"

@@ -91,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     profile.add_argument("--steps", type=int, default=20, metavar="N", help="steps to measure, default: 20")
     profile.add_argument("--out", metavar="FILE", help="the picture, an SVG; default: .sslpipe/profile.svg")
     profile.set_defaults(run=_profile)
+
     recipe = commands.add_parser(
         "recipe",
         help="a paper's settings translated to your batch, epochs and images",

@@ -133,9 +133,8 @@ def stop_with_parent() -> None:
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-    if os.environ.get("SSLPIPE_LAUNCHER", str(os.getppid())) != str(
-        os.getppid()
-    ):  # sslpipe/training/messages.py
+    launcher = os.environ.get("SSLPIPE_LAUNCHER")  # sslpipe/training/messages.py
+    if launcher not in (None, str(os.getppid())):
         os.kill(os.getpid(), signal.SIGTERM)
 
 

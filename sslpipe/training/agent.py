@@ -35,7 +35,7 @@ from sslpipe.data.threads import cores
 from sslpipe.errors import UserError
 from sslpipe.training import launch
 from sslpipe.training.config import Config
-from sslpipe.training.guards import Signals
+from sslpipe.training.guards import handled
 from sslpipe.training.messages import LAUNCHED, LAUNCHER, told
 
 PATIENCE = 5.0  # seconds after a first signal in which others change nothing; a later one ends all at once
@@ -114,12 +114,8 @@ class Agent(LocalElasticAgent):
 
     def run(self, role: str = "pretrain") -> RunResult:
         """Start the processes and wait for them; signals are theirs."""
-        before = {number: signal.signal(number, self._pass_on) for number in Signals.NAMES}
-        try:
+        with handled(self._pass_on):
             return super().run(role)
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _assign_worker_ranks(
         self, store: Any, group_rank: int, group_world_size: int, spec: WorkerSpec

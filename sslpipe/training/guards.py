@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
 
@@ -14,31 +15,42 @@ from torch import Tensor, nn
 from sslpipe import distributed
 from sslpipe.errors import UserError
 from sslpipe.scratch import write_json
+from sslpipe.training import parallel
 
 
 class NonFiniteError(UserError):
     """The loss or the gradient became infinite or not a number."""
 
 
-class Signals:
-    """Turns SIGTERM, SIGINT and SIGUSR1 into a flag that the loop reads between steps."""
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # that ask a training to save and stop
 
-    NAMES = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+@contextmanager
+def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Let a handler have `SIGNALS`; afterwards those before have them again."""
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
+
+
+class Signals:
+    """Turns `SIGNALS` into a flag that the loop reads between steps."""
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self._previous: dict[int, object] = {}
+        self._handled = handled(self._note)
 
     def __enter__(self) -> Signals:
-        for number in self.NAMES:
-            self._previous[number] = signal.signal(number, self._note)
+        self._handled.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._handled.__exit__(kind, error, trace)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number)
@@ -78,4 +90,4 @@ def gradient_norm(module: nn.Module) -> Tensor:
     if not gradients:
         return torch.zeros(())
     norm = torch.nn.utils.get_total_norm(gradients)
-    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # each process has a share of the sum
+    return norm.full_tensor() if parallel.is_sharded(norm) else norm  # type: ignore[attr-defined]

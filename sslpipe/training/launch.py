@@ -9,6 +9,11 @@ from collections.abc import Iterator
 from sslpipe.errors import UserError
 from sslpipe.training.config import Config
 
+NO_SUBMITIT = (
+    "pretrain.launch is slurm, which needs submitit: "
+    "run `pip install 'sslpipe[slurm]'`, or set it to torchrun"
+)
+
 
 @contextlib.contextmanager
 def role(config: Config, module: str) -> Iterator[str]:
@@ -114,10 +119,7 @@ def check(config: Config) -> Iterator[str]:
         from importlib.util import find_spec
 
         if find_spec("submitit") is None:
-            raise UserError(
-                "pretrain.launch is slurm, which needs submitit: run `pip install 'sslpipe[slurm]'`, or set it to "
-                "torchrun"
-            )
+            raise UserError(NO_SUBMITIT)
     elif machines > 1:
         endpoint(config)
     share = config.batch_size // count

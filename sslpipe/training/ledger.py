@@ -93,11 +93,10 @@ class Ledger:
             NonFiniteError: there is no lag, and the step is not finite on some rank.
         """
         device = self.bad.device
-        named = [_scalar(value, device) for value in numbers.values()]
-        finite = torch.isfinite(_scalar(numbers["loss"], device))
-        finite = finite & torch.isfinite(_scalar(numbers["gradient_norm"], device))
+        named = {name: _scalar(value, device) for name, value in numbers.items()}
+        finite = torch.isfinite(named["loss"]) & torch.isfinite(named["gradient_norm"])
         wishes = [_scalar(float(stop), device), _scalar(float(save), device)]
-        values = torch.stack([(~finite).double(), *wishes, *named])
+        values = torch.stack([(~finite).double(), *wishes, *named.values()])
         if distributed.world_size() > 1:
             dist.all_reduce(values)
         self.bad = torch.maximum(self.bad, (values[0] > 0).float())

@@ -154,20 +154,24 @@ class _Learner:
         clock = Clock(step, step // self.epoch, step / total, torch.Generator().manual_seed(step))
         optim.set_rates(self.optimizer, method.optimizer, clock, (step + 1) / self.epoch, config.epochs)
         self.optimizer.zero_grad(set_to_none=True)
-        if config.gradient_cache:  # goes forward twice, for one gradient
-            with watch("backward"):
-                accumulation.backward(method, views, clock, config)
-            views = []
-        for part in accumulation.parts(views, config.accumulate) if views else []:
-            with watch("forward"), autocast(self.device, config.precision):
-                loss = method.step(part, clock).loss / config.accumulate
-            with watch("backward"):
-                loss.backward()
+        self._gradient(views, clock, watch)
         with watch("optimiser"):
             method.before_update(clock)
             optim.clip(self.optimizer, method.optimizer.clip, guards.gradient_norm(method))
             optim.step(self.optimizer, self.fine if self.device.type == "cuda" else None)
             method.after_update(clock)
+
+    def _gradient(self, views: list[View], clock: Clock, watch: Watch) -> None:
+        config = self.config
+        if config.gradient_cache:  # goes forward twice, for one gradient
+            with watch("backward"):
+                accumulation.backward(self.method, views, clock, config)
+            return
+        for part in accumulation.parts(views, config.accumulate):
+            with watch("forward"), autocast(self.device, config.precision):
+                loss = self.method.step(part, clock).loss / config.accumulate
+            with watch("backward"):
+                loss.backward()
 
 
 def _phases(

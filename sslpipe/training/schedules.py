@@ -7,6 +7,11 @@ import math
 from sslpipe.methods.base import OptimizerConfig
 
 
+def longest_warmup(epochs: float) -> float:
+    """Epochs that a warm-up may take of so many: a fifth."""
+    return epochs / 5
+
+
 def rate_factor(config: OptimizerConfig, epoch: float, epochs: float) -> float:
     """The learning rate as a share of its peak.
 
@@ -15,7 +20,7 @@ def rate_factor(config: OptimizerConfig, epoch: float, epochs: float) -> float:
         epoch: epochs done, with fraction.
         epochs: epochs in all. A warm-up longer than a fifth of them is cut to that.
     """
-    warmup = min(config.warmup_epochs, epochs / 5)
+    warmup = min(config.warmup_epochs, longest_warmup(epochs))
     if epoch < warmup:
         return epoch / warmup
     if config.schedule == "constant":

@@ -91,9 +91,7 @@ def _slurm(folder: Path) -> Any:
     try:
         import submitit
     except ImportError:
-        raise UserError(
-            "pretrain.launch is slurm, which needs submitit: run `pip install 'sslpipe[slurm]'`, or set it to torchrun"
-        ) from None
+        raise UserError(launch.NO_SUBMITIT) from None
     try:
         return submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=1000)
     except RuntimeError:
@@ -169,12 +167,10 @@ class _Follower:
 
     def follow(self) -> int:
         """Returns the number of the signal that came, or 0."""
-        from sslpipe.training.guards import (
-            Signals,
-        )  # not at the top: the job's tasks need no torch, which takes seconds
+        # Not at the top: the job's tasks need no torch, which takes seconds.
+        from sslpipe.training.guards import handled
 
-        before = {number: signal.signal(number, self._note) for number in Signals.NAMES}
-        try:
+        with handled(self._note):
             beats = 0
             while not self.job.done():
                 beats += 1
@@ -184,9 +180,6 @@ class _Follower:
                     self.job.cancel(check=False)
                 time.sleep(0.5)
             self._show()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
         return self.received
 
     def _note(self, number: int, frame: FrameType | None) -> None:
