@@ -1,7 +1,8 @@
 """The same picture twice: exact copies by digest, near ones by perceptual hash, then by looking at both.
 
 A hash is a guess: different digits can share one. So pictures whose hashes are close are compared as small grey
-pictures, and only those that differ little are called near duplicates.
+pictures, and only those that differ little are called near duplicates. Their correlation decides, not the distance of
+their levels: the same scene under another exposure is a copy, and two dim scenes that are hardly to be seen are none.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from PIL import Image
 SIDE = 32  # of the small grey pictures, pixels
 _BITS = 8  # a hash has 8 × 8
 NEAR = 4  # bits in which the hashes of near duplicates may differ
-ALIKE = 6.0  # levels of 255 by which their small pictures may, root mean square
+ALIKE = 0.01  # of what makes a picture (its variance), what a near duplicate may not have in common with it
+FLAT = 2.0  # levels of 255: a picture whose standard deviation is below shows nothing that could be correlated
 LOOKED_AT = 20_000  # pairs of close hashes whose pictures are compared, the closest first
 _CHUNK = 1 << 22  # hashes compared at once
 
@@ -51,7 +53,7 @@ def small(image: Image.Image) -> np.ndarray:
 
 @dataclass(frozen=True, order=True)
 class Pair:
-    """Two pictures alike: how much they differ (levels of 255, root mean square), and where they are."""
+    """Two pictures alike: how much they differ (see `unlike`), and where they are."""
 
     difference: float
     split: str
@@ -187,5 +189,21 @@ def _look_at(links: list[tuple[int, str, int, int]], look: Look) -> Iterator[Pai
                     {(split, place): picture for place, picture in zip(places, looked, strict=True)}
                 )
         for _, split, place, other in some:
-            apart = pictures[split, place] - pictures["train", other]
-            yield Pair(float(np.sqrt(np.mean(apart**2))), split, place, other, False)
+            apart = unlike(pictures[split, place], pictures["train", other])
+            yield Pair(apart, split, place, other, False)
+
+
+def unlike(a: np.ndarray, b: np.ndarray) -> float:
+    """How much two small pictures differ, from 0: one minus their correlation.
+
+    Where one of them is flat, the distance of their levels, root mean square, as a share of 255.
+
+    Args:
+        a: float64 [32, 32], levels 0 … 255.
+        b: the same.
+    """
+    spread = min(a.std(), b.std())
+    if spread < FLAT:
+        return float(np.sqrt(np.mean((a - b) ** 2)) / 255)
+    covariance = np.mean((a - a.mean()) * (b - b.mean()))
+    return max(0.0, float(1 - covariance / (a.std() * b.std())))

@@ -95,8 +95,8 @@ class Rejects(Config):
 class Duplicate(Config):
     """An image that comes twice: its place and name, the train image it repeats, and how much the two differ.
 
-    The difference is a root mean square of 32 × 32 grey pixels, in levels of 255; the bytes of exact copies are
-    the same.
+    The difference is one minus the correlation of 32 × 32 grey pixels (`duplicates.unlike`); the bytes of exact copies
+    are the same.
     """
 
     split: Literal["train", "test"]

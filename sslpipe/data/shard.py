@@ -276,7 +276,7 @@ def _duplicates(
             key=keys[pair.split][pair.place],
             of=pair.other,
             of_key=keys["train"][pair.other],
-            difference=round(pair.difference, 3),
+            difference=round(pair.difference, 5),
             exact=pair.exact,
         )
         for pair in found.pairs[: manifest.LISTED]

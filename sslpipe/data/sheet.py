@@ -30,7 +30,7 @@ def duplicates_sheet(folder: Path, manifest: Manifest) -> bytes:
         x, y = number % across * cell[0], number // across * cell[1]
         sheet.paste(copy, (x, y + _LINE))
         sheet.paste(original, (x + _SIDE + 2, y + _LINE))
-        what = "exact" if pair.exact else f"differs by {pair.difference:.1f}"
+        what = "exact" if pair.exact else f"differs by {pair.difference:.1%}"
         draw.text((x, y), f"{pair.split} {pair.place} = train {pair.of}, {what}", fill="black")
     return _png(sheet)
 

@@ -100,10 +100,10 @@ def test_what_is_counted_and_listed() -> None:
     assert found.counts == {"train_exact": 2, "train_near": 1, "test_exact": 1, "test_near": 1}
     assert [(p.split, p.place, p.other, p.exact, p.difference) for p in found.pairs] == [
         ("test", 0, 1, True, 0.0),
-        ("test", 1, 0, False, 2.0),
+        ("test", 1, 0, False, 2 / 255),
         ("train", 2, 0, True, 0.0),
         ("train", 6, 0, True, 0.0),
-        ("train", 3, 1, False, 1.0),
+        ("train", 3, 1, False, 1 / 255),
     ]
     assert found.unseen == 0
 
@@ -115,6 +115,28 @@ def test_close_hashes_alone_are_no_duplicates() -> None:
         return np.stack([np.full((32, 32), 90.0 * place + 30 * (split == "test")) for place in places])
 
     assert not duplicates.find(columns, look).pairs
+
+
+def test_unlikeness_is_one_minus_the_correlation() -> None:
+    for seed in range(5):
+        a, b = (duplicates.small(photo(n)) for n in (seed, seed + 1))
+        assert duplicates.unlike(a, b) == pytest.approx(1 - np.corrcoef(a.ravel(), b.ravel())[0, 1])
+
+
+def test_exposure_does_not_hide_a_copy_and_dimness_makes_none() -> None:
+    one, other = (duplicates.small(photo(seed)) for seed in (0, 1))
+    assert duplicates.unlike(one, 40 + 0.4 * one) < 1e-9  # some thirty levels apart
+    dim = [100 + 0.1 * picture for picture in (one, other)]
+    assert np.sqrt(np.mean((dim[0] - dim[1]) ** 2)) < 6
+    assert duplicates.unlike(*dim) > 0.5
+
+
+def test_flat_pictures_are_compared_by_their_levels() -> None:
+    black, white = np.zeros((32, 32)), np.full((32, 32), 255.0)
+    noisy = black + np.random.default_rng(0).random((32, 32))
+    assert duplicates.unlike(black, white) == 1
+    assert duplicates.unlike(black, noisy) < duplicates.ALIKE
+    assert duplicates.unlike(black, duplicates.small(photo(0))) > duplicates.ALIKE
 
 
 def test_thousands_of_black_images_are_compared_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
