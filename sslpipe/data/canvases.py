@@ -48,31 +48,34 @@ class Canvases:
         """Where each shard's images begin, and N; int64 [shards + 1]."""
         return np.concatenate([[0], np.cumsum(np.bincount(self.rows["shard"]))]).astype(np.int64)
 
-    def fill(self, places: np.ndarray, pixels: np.ndarray, threads: Executor, at_once: int = 4) -> None:
+    def fill(self, places: np.ndarray, pixels: np.ndarray, threads: Executor, count: int) -> None:
         """Decode images into canvases.
 
         Args:
             places: of the images, int64 [n].
             pixels: uint8 [n, R, R, 3], written whole: what an image does not cover becomes 0.
             threads: that decode.
-            at_once: images a thread takes together.
+            count: of the threads.
 
         Raises:
             ShardError: a shard is missing, damaged or not what the manifest says.
         """
-        starts = range(0, len(places), at_once)
-        work = [
-            threads.submit(
-                self._decode_some, places[start : start + at_once], pixels[start : start + at_once]
-            )
-            for start in starts
-        ]
+        # Each thread takes the next few images until there are none: all are busy to the end, and wake only once.
+        # `next` of a range's iterator is atomic.
+        few = min(max(len(places) // (8 * count), 1), 64)
+        starts = iter(range(0, len(places), few))
+
+        def work() -> None:
+            for start in starts:
+                self._decode_some(places[start : start + few], pixels[start : start + few])
+
+        tasks = [threads.submit(work) for _ in range(count)]
         try:
-            for future in work:
-                future.result()
+            for task in tasks:
+                task.result()
         except BaseException:
-            for future in work:
-                future.cancel()
+            for _ in starts:  # nothing is left to take
+                pass
             raise
 
     def _decode_some(self, places: np.ndarray, pixels: np.ndarray) -> None:

@@ -53,7 +53,7 @@ class Resident(SplitReader):
 
     def _fill(self, pixels: np.ndarray) -> None:
         with ThreadPoolExecutor(cores(), thread_name_prefix="decode") as threads:
-            self._canvases.fill(np.arange(len(pixels)), pixels, threads, at_once=64)
+            self._canvases.fill(np.arange(len(pixels)), pixels, threads, cores())
 
     def _fill_shown(self, pixels: np.ndarray) -> None:
         """The same with progress: it may take a while."""
@@ -63,7 +63,7 @@ class Resident(SplitReader):
         ):
             for first in range(0, len(pixels), 4096):
                 places = np.arange(first, min(first + 4096, len(pixels)))
-                self._canvases.fill(places, pixels[places[0] : places[-1] + 1], threads, at_once=64)
+                self._canvases.fill(places, pixels[places[0] : places[-1] + 1], threads, cores())
                 bar.update(len(places))
 
     def _mapped(self, cache: Path, shape: tuple[int, ...]) -> np.ndarray:

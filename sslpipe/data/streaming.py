@@ -29,7 +29,8 @@ class Streaming(SplitReader):
 
     def __init__(self, folder: Path, split: str, threads: int | None = None) -> None:
         super().__init__(folder, split)
-        self._pool = ThreadPoolExecutor(threads or cores(), thread_name_prefix="decode")
+        self._threads = threads or cores()
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
         self._buffers = Buffers()
 
     def gather(self, index: np.ndarray | Tensor) -> Batch:
@@ -42,5 +43,5 @@ class Streaming(SplitReader):
         index, side = self._places(index), self.resolution
         places = index.numpy()
         pixels = self._buffers.take((len(places), side, side, 3), torch.uint8, torch.contiguous_format)
-        self._canvases.fill(places, pixels.numpy(), self._pool)
+        self._canvases.fill(places, pixels.numpy(), self._pool, self._threads)
         return Batch(pixels=pixels, size=self.sizes_of(places), index=index, label=self.labels[index])
