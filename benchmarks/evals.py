@@ -3,14 +3,16 @@
     python benchmarks/evals.py                  some minutes on two cores
     python benchmarks/evals.py --parts knn      only that part; --rounds 3: fewer rounds
 
-k-NN: features in clusters, some near each other, as an encoder gives them: a bank, queries, and 100 classes. Exact search by
-cosine and the same weighted vote: ours, faiss (`IndexFlatIP`), scikit-learn (`KNeighborsClassifier`, brute force).
+k-NN: features in clusters, some near each other, as an encoder gives them: a bank, queries, and 100 classes. Exact
+search by cosine and the same weighted vote: ours, faiss (`IndexFlatIP`), scikit-learn (`KNeighborsClassifier`, brute
+force).
 
-Linear probe: the pixels of the bundled digits. Six rates on five folds and on all labels are 36 classifiers: ours trains
-them side by side; one at a time is what a script does, with torch's `Linear` and `SGD`; scikit-learn's
+Linear probe: the pixels of the bundled digits. Six rates on five folds and on all labels are 36 classifiers: ours
+trains them side by side; one at a time is what a script does, with torch's `Linear` and `SGD`; scikit-learn's
 `LogisticRegressionCV` chooses among as many strengths of its penalty on as many folds.
 
-Contenders take turns, round by round; medians over rounds and the spread between the quartiles. The first round warms up.
+Contenders take turns, round by round; medians over rounds and the spread between the quartiles. The first round warms
+up.
 """
 
 from __future__ import annotations

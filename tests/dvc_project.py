@@ -17,7 +17,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-STAGES = ["source", "shard", "views", "pretrain", "embed", "knn", "linear", "finetune", "report"]
+STAGES = ["source", "shard", "views", "pretrain", "embed", "knn", "retrieval", "linear", "finetune", "report"]
 
 TINY: dict[str, Any] = {
     "seed": 0,
@@ -44,6 +44,7 @@ TINY: dict[str, Any] = {
     },
     "embed": {"batch_size": 64, "device": "cpu"},
     "knn": {"enabled": True, "k": 5, "temperature": 0.07},
+    "retrieval": {"enabled": True},
     "linear": {"enabled": True, "epochs": 5, "min_steps": 20, "few_labels": [30], "draws": 1, "folds": 2},
     "finetune": {"enabled": True, "labels": 20, "draws": 1, "epochs": 2, "device": "cpu"},
     "report": {"neighbours": 3},

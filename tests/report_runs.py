@@ -27,6 +27,16 @@ LINEAR = {
     },
     "protocol": {"chosen_on": "a part of train"},
 }
+RETRIEVAL = {
+    **{"top1": 0.9, "recall_1": 0.9, "recall_5": 0.98, "map": 0.71, "r_precision": 0.65},
+    **{
+        "random_init_recall_1": 0.6,
+        "random_init_recall_5": 0.8,
+        "random_init_map": 0.31,
+        "random_init_r_precision": 0.3,
+    },
+    "protocol": {"ks": [1, 5], "queries": 8},
+}
 FINETUNE = {"skipped": "finetune.enabled is false"}
 
 
@@ -86,6 +96,9 @@ def make_run(folder: Path) -> None:
     write_csv(folder / "plots/knn/confusion.csv", ["actual", "predicted"], pairs)
     neighbours = [{"query": 0, "neighbours": [0, 1, 7], "similarity": [0.99, 0.5, 0.25]}]
     write(folder / "plots/knn/neighbours.json", neighbours)
+    write(folder / "metrics/retrieval.json", RETRIEVAL)
+    worst = [{"query": 5, "neighbours": [2, 11], "similarity": [0.7, 0.6], "average_precision": 0.2}]
+    write(folder / "plots/retrieval/worst.json", worst)
     for name in ("plots/views/sheet.png", "plots/pretrain/reconstructions.png"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 255, (30, 40, 3), dtype=np.uint8)).save(folder / name)

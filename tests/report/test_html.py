@@ -78,6 +78,20 @@ def page(directory: Path, config: Config | None = None) -> Page:
     return Page(build(directory, PARAMS, config))
 
 
+def test_retrieval_stands_with_the_neighbours(finished: Path) -> None:
+    words = page(finished).text
+    assert "Retrieval by 8 test images, % Pretrained Random weights" in words
+    assert "Recall@5 98.0 80.0 Mean average precision 71.0 31.0 R-precision 65.0 30.0" in words
+    assert "The worst rankings" in words
+
+
+def test_scores_without_the_test_images_that_repeat_one_of_train(finished: Path) -> None:
+    metrics = json.loads((finished / "metrics/knn.json").read_text())
+    others = {"top1": 0.85, "test_images": 6}
+    write(finished / "metrics/knn.json", {**metrics, "without_duplicates": others})
+    assert "On the 6 that do not: k-NN 85.0 % (−5.0)." in page(finished).text.replace("\u202f", " ")
+
+
 def test_everything_is_on_the_page(finished: Path) -> None:
     result = page(finished)
     assert result.sections == ALL
