@@ -19,7 +19,6 @@ from sslpipe import config
 from sslpipe.device import resolve
 from sslpipe.errors import UserError
 from sslpipe.evals.features import KINDS, Features
-from sslpipe.evals.subsets import folds
 
 QUERIES, BANK = 1024, 32_768  # features compared at a time: 128 MB of similarities
 HELD_BACK = 5  # one in so many training images asks the others, where k and T are chosen
@@ -190,6 +189,8 @@ def choose(
         grid: pairs to try.
         device: where features are compared.
     """
+    from sslpipe.evals.subsets import folds  # here: pretraining looks by k-NN, and is not to depend on it
+
     if len(grid) == 1 or len(labels) < 2:
         return grid[0]
     held = folds(labels, min(HELD_BACK, len(labels)), seed=0) == 0

@@ -1,8 +1,8 @@
 """Retrieval by features: does a test image find training images of its class, and how far up the list?
 
-Cosine similarity, exact. Recall@k as in metric learning (Jégou et al. 2011): the share of queries with an image of their
-class among the k nearest. Mean average precision over the whole ranking, as in image retrieval (Philbin et al. 2007):
-AP = 1/R Σ_r P(rank of the r-th relevant image), where P(n) is the share of relevant images among the first n.
+Cosine similarity, exact. Recall@k as in metric learning (Jégou et al. 2011): the share of queries with an image of
+their class among the k nearest. Mean average precision over the whole ranking, as in image retrieval (Philbin et al.
+2007): AP = 1/R Σ_r P(rank of the r-th relevant image), where P(n) is the share of relevant images among the first n.
 R-precision: the share of relevant images among the first R, where R is how many there are.
 """
 

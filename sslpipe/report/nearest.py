@@ -14,7 +14,7 @@ _PREFIX = {"encoder": "", "random_init": "random_init_", "raw_pixel": "raw_pixel
 
 
 def nearest(run: Run, config: Config) -> str:
-    """Test images, each with the training images whose features are most similar; those whose rankings are worst, too."""
+    """Test images, each with the training images whose features are most similar; also the worst rankings."""
     first = _Sheet(run, run.neighbours[: config.queries], config.neighbours)
     worst = _Sheet(run, run.worst, config.neighbours)
     if not first.rows:
