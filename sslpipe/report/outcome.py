@@ -139,7 +139,7 @@ def _protocols(run: Run) -> str:
 
 def few_labels(run: Run, rows: list[Row]) -> str:
     """Accuracy against the number of labelled images."""
-    found = run.efficiency or _efficiency(run, rows)
+    found = run.efficiency or efficiency(run, rows)
     if len({point.labels for point in found}) < 2:
         return ""
     shown = [series for series in SERIES if any(point.series == series for point in found)]
@@ -170,7 +170,7 @@ def few_labels(run: Run, rows: list[Row]) -> str:
     return section("labels", "With fewer labels", note, legend(shown) + both(draw))
 
 
-def _efficiency(run: Run, rows: list[Row]) -> list[Efficiency]:
+def efficiency(run: Run, rows: list[Row]) -> list[Efficiency]:
     """The same points from the table's rows, for a run without the CSV."""
     return [
         Efficiency(labels=labels, series=series, top1=top1, std=row.std.get(series))
