@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sslpipe.evals.linear import Config as LinearConfig
     from sslpipe.evals.neighbours import Config as KnnConfig
     from sslpipe.evals.retrieval import Config as RetrievalConfig
+    from sslpipe.evals.segment import Config as SegmentConfig
     from sslpipe.methods.base import MethodConfig
     from sslpipe.report import Config as ReportConfig
     from sslpipe.tracking.record import Config as TrackingConfig
@@ -46,6 +47,7 @@ OWNERS = {
     "retrieval": "sslpipe.evals.retrieval",
     "linear": "sslpipe.evals.linear",
     "finetune": "sslpipe.evals.finetune",
+    "segment": "sslpipe.evals.segment",
     "report": "sslpipe.report",
     "tracking": "sslpipe.tracking.record",
 }
@@ -141,6 +143,11 @@ class Settings:
     def finetune(self) -> FinetuneConfig:
         """Fine-tuning."""
         return self._section("finetune")
+
+    @cached_property
+    def segment(self) -> SegmentConfig:
+        """Transfer to segmentation."""
+        return self._section("segment")
 
     @cached_property
     def report(self) -> ReportConfig:

@@ -89,7 +89,7 @@ def _copy(repo: object, name: str, revision: str, folder: Path) -> None:
 
 def _unknown(name: str, repo: object) -> str:
     known = _experiments(repo)
-    near = difflib.get_close_matches(name, known, n=1)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else f"experiments: {', '.join(known) or 'none'}"
     return f"there is no experiment, revision or folder `{name}`; {hint}"
 

@@ -51,7 +51,7 @@ def test_a_temporary_workspace_keeps_its_results_and_its_rows(finished: Project,
     assert "knn.k" in (project.folder / "report/compare.html").read_text()
     missing = project.run("sslpipe", "compare", ".", "k4", check=False)
     assert missing.returncode == 1
-    assert "no experiment, revision or folder `k4`; did you mean k3?" in missing.stderr
+    assert "no experiment, revision or folder `k4`; did you mean k3?" in missing.stdout
 
 
 def test_two_queued_at_once_on_a_fresh_store(finished: Project, tmp_path: Path) -> None:
