@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from sslpipe.data.loader import Config as LoaderConfig
     from sslpipe.data.shard import Config as ShardConfig
     from sslpipe.data.sources import Config as SourceConfig
+    from sslpipe.evals.diagnostics import Config as DiagnosticsConfig
     from sslpipe.evals.embed import Config as EmbedConfig
     from sslpipe.evals.finetune import Config as FinetuneConfig
     from sslpipe.evals.linear import Config as LinearConfig
     from sslpipe.evals.neighbours import Config as KnnConfig
+    from sslpipe.evals.robustness import Config as RobustnessConfig
     from sslpipe.methods.base import MethodConfig
     from sslpipe.report import Config as ReportConfig
     from sslpipe.tracking.record import Config as TrackingConfig
@@ -44,10 +46,14 @@ OWNERS = {
     "knn": "sslpipe.evals.neighbours",
     "linear": "sslpipe.evals.linear",
     "finetune": "sslpipe.evals.finetune",
+    "diagnostics": "sslpipe.evals.diagnostics",
+    "robustness": "sslpipe.evals.robustness",
     "report": "sslpipe.report",
     "tracking": "sslpipe.tracking.record",
 }
 SECTIONS = ("seed", *OWNERS, "methods")
+#: Stages that a params.yaml without a word on them leaves out; as their Configs say.
+OFF = ("robustness",)
 
 C = TypeVar("C", bound=Config)
 
@@ -136,6 +142,16 @@ class Settings:
         return self._section("finetune")
 
     @cached_property
+    def diagnostics(self) -> DiagnosticsConfig:
+        """Light numbers about the features."""
+        return self._section("diagnostics")
+
+    @cached_property
+    def robustness(self) -> RobustnessConfig:
+        """What features ignore, and what corruptions cost."""
+        return self._section("robustness")
+
+    @cached_property
     def report(self) -> ReportConfig:
         """The report page."""
         return self._section("report")
@@ -153,7 +169,7 @@ class Settings:
 
     def enabled(self, stage: str) -> bool:
         """Whether `<stage>.enabled` is on, read without importing the section's owner."""
-        enabled = self._mapping(stage).get("enabled", True)
+        enabled = self._mapping(stage).get("enabled", stage not in OFF)
         if not isinstance(enabled, bool):
             raise SettingsError(f"{self.path}: {stage}.enabled: should be true or false, not {enabled!r}")
         return enabled

@@ -99,9 +99,16 @@ def fail(name: str, message: str) -> NoReturn:
     sys.exit(1)
 
 
-def skipped(name: str, settings: Settings, record: Record) -> bool:
-    """Whether a label-based evaluation has nothing to do; then its metrics file says why. Imports no torch."""
-    reason = _reason_to_skip(name, settings)
+def skipped(name: str, settings: Settings, record: Record, *, labels: bool = True) -> bool:
+    """Whether an evaluation has nothing to do; then its metrics file says why. Imports no torch.
+
+    Args:
+        name: of the stage.
+        settings: which say whether it is on.
+        record: of the stage, which gets the reason as a tag.
+        labels: whether it needs labels; without, training images are enough.
+    """
+    reason = _reason_to_skip(name, settings, labels)
     if reason is None:
         return False
     write_json(f"metrics/{name}.json", {"skipped": reason})
@@ -111,14 +118,14 @@ def skipped(name: str, settings: Settings, record: Record) -> bool:
     return True
 
 
-def _reason_to_skip(name: str, settings: Settings) -> str | None:
+def _reason_to_skip(name: str, settings: Settings, labels: bool) -> str | None:
     if not settings.enabled(name):
         return f"{name}.enabled is false in params.yaml"
     manifest = json.loads(Path("data/shards/manifest.json").read_text())
-    for split in ("train", "test"):
+    for split in ("train", "test") if labels else ("train",):
         if not manifest["splits"].get(split, {}).get("count"):
             return f"there are no {split} images"
-        if not manifest["splits"][split]["labelled"]:
+        if labels and not manifest["splits"][split]["labelled"]:
             return f"the {split} images have no labels"
     return None
 

@@ -17,7 +17,10 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-STAGES = ["source", "shard", "views", "pretrain", "embed", "knn", "linear", "finetune", "report"]
+STAGES = [
+    "source", "shard", "views", "pretrain", "embed", "knn", "linear", "finetune", "diagnostics", "robustness",
+    "report",
+]  # fmt: skip
 
 TINY: dict[str, Any] = {
     "seed": 0,
@@ -46,6 +49,8 @@ TINY: dict[str, Any] = {
     "knn": {"enabled": True, "k": 5, "temperature": 0.07},
     "linear": {"enabled": True, "epochs": 5, "min_steps": 20, "few_labels": [30], "draws": 1, "folds": 2},
     "finetune": {"enabled": True, "labels": 20, "draws": 1, "epochs": 2, "device": "cpu"},
+    "diagnostics": {"enabled": True, "images": 12, "views": 3, "k": 5, "device": "cpu"},
+    "robustness": {"enabled": True, "images": 10, "severities": [3], "k": 5, "device": "cpu"},
     "report": {"neighbours": 3},
     "tracking": {"enabled": True, "experiment": "tiny", "uri": None},
 }  # fmt: skip

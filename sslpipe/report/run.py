@@ -21,7 +21,18 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_STAGES = ("source", "shard", "views", "pretrain", "embed", "knn", "linear", "finetune")
+_STAGES = (
+    "source",
+    "shard",
+    "views",
+    "pretrain",
+    "embed",
+    "knn",
+    "linear",
+    "finetune",
+    "diagnostics",
+    "robustness",
+)
 _FEATURES = {"encoder": "features", "random_init": "random_init_features", "raw_pixel": "raw_pixel_features"}
 
 
