@@ -13,7 +13,7 @@ from stages.runner import skipped, stage
 @stage("diagnostics")
 def main(settings: Settings, record: Record) -> None:
     """Write metrics/diagnostics.json and plots/diagnostics/."""
-    if skipped("diagnostics", settings, record, labels=False):
+    if skipped("diagnostics", settings, record, splits=("train",), labels=False):
         return
     from sslpipe import load_encoder
     from sslpipe.data.loader import open_split

@@ -23,11 +23,10 @@ def main(settings: Settings, record: Record) -> None:
 
     encoder = load_encoder("models/encoder.safetensors")
     recipe = Recipe.from_json(Path("data/views/recipe.json").read_bytes())
-    shards, reader = Path("data/shards"), settings.loader.reader
-    train, test = (open_split(shards, split, reader) for split in ("train", "test"))
+    shards, how = Path("data/shards"), settings.loader.reader
     metrics = robustness.evaluate(
         encoder, dict(encoder.preprocess), Features.load(Path("data/features/train.safetensors")),
-        test if len(test) > 1 else train, recipe, settings.robustness,
+        open_split(shards, "test", how), recipe, settings.robustness,
         last_blocks=settings.embed.last_blocks, seed=settings.seed,
     )  # fmt: skip
     write_json("metrics/robustness.json", metrics)

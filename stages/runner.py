@@ -99,16 +99,24 @@ def fail(name: str, message: str) -> NoReturn:
     sys.exit(1)
 
 
-def skipped(name: str, settings: Settings, record: Record, *, labels: bool = True) -> bool:
+def skipped(
+    name: str,
+    settings: Settings,
+    record: Record,
+    *,
+    splits: tuple[str, ...] = ("train", "test"),
+    labels: bool = True,
+) -> bool:
     """Whether an evaluation has nothing to do; then its metrics file says why. Imports no torch.
 
     Args:
         name: of the stage.
         settings: which say whether it is on.
         record: of the stage, which gets the reason as a tag.
-        labels: whether it needs labels; without, training images are enough.
+        splits: of which it needs images.
+        labels: whether it needs labels of them.
     """
-    reason = _reason_to_skip(name, settings, labels)
+    reason = _reason_to_skip(name, settings, splits, labels)
     if reason is None:
         return False
     write_json(f"metrics/{name}.json", {"skipped": reason})
@@ -118,11 +126,11 @@ def skipped(name: str, settings: Settings, record: Record, *, labels: bool = Tru
     return True
 
 
-def _reason_to_skip(name: str, settings: Settings, labels: bool) -> str | None:
+def _reason_to_skip(name: str, settings: Settings, splits: tuple[str, ...], labels: bool) -> str | None:
     if not settings.enabled(name):
         return f"{name}.enabled is false in params.yaml"
     manifest = json.loads(Path("data/shards/manifest.json").read_text())
-    for split in ("train", "test") if labels else ("train",):
+    for split in splits:
         if not manifest["splits"].get(split, {}).get("count"):
             return f"there are no {split} images"
         if labels and not manifest["splits"][split]["labelled"]:

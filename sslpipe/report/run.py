@@ -73,6 +73,9 @@ class Run:
     efficiency: list[Efficiency] = field(default_factory=list)
     confusion: Counter[tuple[str, str]] = field(default_factory=Counter)  # (actual, predicted) -> images
     neighbours: list[Neighbours] = field(default_factory=list)
+    spectra: dict[str, np.ndarray] = field(
+        default_factory=dict
+    )  # by series, shares of the variance by rank, [D]
     features: dict[str, np.ndarray] = field(default_factory=dict)  # by series, test split, [N, D]
     labels: np.ndarray | None = None  # int64 [N], -1 for none
     index: np.ndarray | None = None  # int64 [N], place in the test split
@@ -143,6 +146,7 @@ def read(directory: str | Path, params: Mapping[str, Any]) -> Run:
     run.watched = attempt("plots/pretrain/watch.csv", _curves, {})
     run.efficiency = attempt("plots/linear/label_efficiency.csv", _efficiency, [])
     run.confusion = attempt("plots/knn/confusion.csv", _confusion, Counter())
+    run.spectra = attempt("plots/diagnostics/eigenspectrum.csv", _spectra, {})
     run.neighbours = attempt("plots/knn/neighbours.json", _neighbours, [])
     tensors: dict[str, np.ndarray] = attempt("data/features/test.safetensors", _tensors, {})
     run.features = {series: tensors[key] for series, key in _FEATURES.items() if key in tensors}
@@ -207,6 +211,13 @@ def _neighbours(path: Path) -> list[Neighbours]:
         )
         for entry in json.loads(path.read_text())
     ]
+
+
+def _spectra(path: Path) -> dict[str, np.ndarray]:
+    found: dict[str, list[float]] = {}
+    for row in _table(path):
+        found.setdefault(row["series"], []).append(float(row["share"]))
+    return {series: np.array(shares) for series, shares in found.items()}
 
 
 def _tensors(path: Path) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from sslpipe.evals import measures
-from sslpipe.methods._watch import effective_rank, rank_of, spread
+from sslpipe.methods._watch import effective_rank, rank_of
 
 
 def features(n: int = 12, d: int = 5, seed: int = 0) -> Tensor:
@@ -181,10 +181,3 @@ def test_dead_dimensions_are_those_that_never_change() -> None:
     x[:, 5] *= 0.01  # small, and alive
     assert measures.dead_dimensions(x) == 2
     assert measures.dead_dimensions(torch.full((50, 6), 0.3)) == 6
-
-
-def test_spread_is_lightlys() -> None:
-    from lightly.utils.debug import std_of_l2_normalized
-
-    x = features(30, 8)
-    assert spread(x).item() == pytest.approx(std_of_l2_normalized(x).item() * math.sqrt(8), rel=1e-5)
