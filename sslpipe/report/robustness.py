@@ -16,8 +16,8 @@ from sslpipe.report.run import Run
 _PREFIX = {"encoder": "", "random_init": "random_init_"}
 _NAMES = {
     "crop": "crop", "hflip": "mirrored", "vflip": "upside down", "rotation": "rotation",
-    "quarter_turns": "quarter turn", "brightness": "brightness", "contrast": "contrast", "saturation": "saturation", "hue": "hue",
-    "grey": "no colour", "blur": "blur", "solarize": "solarized",
+    "quarter_turns": "quarter turn", "brightness": "brightness", "contrast": "contrast", "saturation": "saturation",
+    "hue": "hue", "grey": "no colour", "blur": "blur", "solarize": "solarized",
 }  # fmt: skip
 
 

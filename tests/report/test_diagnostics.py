@@ -20,7 +20,8 @@ DIAGNOSTICS = {
 ROBUSTNESS = {
     "top1": 0.9, "random_init_top1": 0.6, "mean_corrupted_top1": 0.75, "random_init_mean_corrupted_top1": 0.41,
     "invariance": {"hflip": 0.95, "blur": 0.2, "hue": None}, "random_init_invariance": {"hflip": 0.5, "blur": -0.1},
-    "corruptions": {"shot_noise": {"1": 0.85, "5": 0.6}}, "random_init_corruptions": {"shot_noise": {"1": 0.5, "5": 0.3}},
+    "corruptions": {"shot_noise": {"1": 0.85, "5": 0.6}},
+    "random_init_corruptions": {"shot_noise": {"1": 0.5, "5": 0.3}},
     "in_recipe": ["hflip"], "without_effect": ["grey"],
 }  # fmt: skip
 
