@@ -16,8 +16,8 @@ from sslpipe.report.run import Run
 _PREFIX = {"encoder": "", "random_init": "random_init_", "raw_pixel": "raw_pixel_"}
 #: Name, title, how to read it.
 _ROWS = (
-    ("rankme", "RankMe", "directions that the features fill; higher is better between runs of one method"),
-    ("lidar", "LiDAR", "directions in which images differ more than their own views; higher is better"),
+    ("rankme", "RankMe", "how many directions the features fill"),
+    ("lidar", "LiDAR", "the same of what tells images from their own views"),
     ("alpha_req", "\u03b1-ReQ", "exponent of the spectrum\u2019s decay; near 1 serves best, far above: few directions"),
     ("alignment", "Alignment", "squared distance between two views of an image, 0 to 4; lower ignores the views more"),
     ("uniformity", "Uniformity", "0: all features in one place, \u22124: spread evenly over the sphere"),
@@ -41,8 +41,9 @@ def geometry(run: Run) -> str:
     )
     body = "".join(_row(metrics, columns, *row) for row in _ROWS)
     note = (
-        "<p>Numbers that need no training, and all but the purity no labels. They tell collapse from health, and runs "
-        "of one method apart; a higher rank alone makes no better features.</p>"
+        "<p>Numbers that need no training, and all but the purity no labels. They tell collapse from health.</p>"
+        "<p>Of two runs of one method the one with the higher RankMe and LiDAR is often the better. Between methods, "
+        "and beside random weights, a rank says little: random features are spread, too.</p>"
     )
     table = f'<table class="numbers"><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>'
     return section("diagnostics", "What the features look like", note, table + _spectrum(run))
