@@ -95,6 +95,7 @@ def evaluate(
         nets, preprocess, reader, recipe, settings, last_blocks=last_blocks, batch_size=batch_size, seed=seed
     ).items():
         metrics[f"{prefix}lidar"] = measures.lidar(views)
+        metrics[f"{prefix}lidar_unbiased"] = measures.lidar(views, unbiased=True)
         metrics[f"{prefix}alignment"] = measures.alignment(views[:, 0], views[:, 1])
     metrics["protocol"] = {
         **settings.model_dump(mode="json", exclude={"enabled", "device"}),

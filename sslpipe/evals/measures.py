@@ -52,7 +52,7 @@ def uniformity(x: Tensor, t: float = T) -> float:
     return torch.tensor((total - n) / (n * (n - 1)), dtype=torch.float64).clamp(min=1e-300).log().item()
 
 
-def lidar(views: Tensor, delta: float = DELTA) -> float:
+def lidar(views: Tensor, delta: float = DELTA, *, unbiased: bool = False) -> float:
     """LiDAR: in how many directions images differ more than their own views do, from 1 to min(n − 1, D).
 
     Each image is a class, its views are the samples: with μ_x the mean over the views of image x and μ over all,
@@ -65,6 +65,9 @@ def lidar(views: Tensor, delta: float = DELTA) -> float:
     Args:
         views: [n, q, D], features of q views of each of n images; q at least 2.
         delta: δ, in units of the features squared.
+        unbiased: take out of Σ_b what the means of q views vary by chance, Σ_w / q in expectation (analysis of
+            variance, both with their degrees of freedom). It lies alike in all directions, so that the plain number
+            falls as q grows; this one hardly depends on it. Not in the paper, which has q = 10 or 50.
     """
     e = views.double()
     n, q, d = e.shape
@@ -72,7 +75,11 @@ def lidar(views: Tensor, delta: float = DELTA) -> float:
     between = means - means.mean(dim=0)
     within = (e - means[:, None]).reshape(n * q, d)
     sigma_b = between.T @ between / n  # [D, D]
-    sigma_w = within.T @ within / (n * q) + delta * torch.eye(d, dtype=e.dtype, device=e.device)
+    sigma_w = within.T @ within / (n * q)
+    if unbiased:
+        sigma_w *= q / (q - 1)
+        sigma_b = sigma_b * (n / (n - 1)) - sigma_w / q
+    sigma_w += delta * torch.eye(d, dtype=e.dtype, device=e.device)
     # L⁻¹ Σ_b L⁻ᵀ with Σ_w = L Lᵀ has the eigenvalues of the symmetric product, without a square root of a matrix.
     factor = torch.linalg.cholesky(sigma_w)
     half = torch.linalg.solve_triangular(factor, sigma_b, upper=False)

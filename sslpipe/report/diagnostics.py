@@ -18,6 +18,7 @@ _PREFIX = {"encoder": "", "random_init": "random_init_", "raw_pixel": "raw_pixel
 _ROWS = (
     ("rankme", "RankMe", "how many directions the features fill"),
     ("lidar", "LiDAR", "the same of what tells images from their own views"),
+    ("lidar_unbiased", "LiDAR, unbiased", "less what few views add by chance; hardly depends on their number"),
     ("alpha_req", "\u03b1-ReQ", "exponent of the spectrum\u2019s decay; near 1 serves best, far above: few directions"),
     ("alignment", "Alignment", "squared distance between two views of an image, 0 to 4; lower ignores the views more"),
     ("uniformity", "Uniformity", "0: all features in one place, \u22124: spread evenly over the sphere"),
@@ -65,7 +66,7 @@ def _said(name: str, value: Any) -> str:
         return percent(value)
     if name in ("dead_dimensions", "dimensions"):
         return integer(value)
-    return f"{value:.{1 if name in ('rankme', 'lidar') else 2}f}".replace("-", "\u2212")
+    return f"{value:.{1 if name in ('rankme', 'lidar', 'lidar_unbiased') else 2}f}".replace("-", "\u2212")
 
 
 def _spectrum(run: Run) -> str:

@@ -90,26 +90,31 @@ def test_a_spectrum_of_equal_values_counts_them() -> None:
     assert rank_of(torch.zeros(5, dtype=torch.float64)).item() == pytest.approx(1, abs=1e-4)
 
 
-def lidar_loops(views: np.ndarray, delta: float) -> float:
+def lidar_loops(views: np.ndarray, delta: float, unbiased: bool = False) -> float:
     n, q, d = views.shape
     means = [sum(views[i]) / q for i in range(n)]
     middle = sum(means) / n
-    between, within = np.zeros((d, d)), delta * np.eye(d)
+    between, within = np.zeros((d, d)), np.zeros((d, d))
+    of_means, of_views = (n - 1, n * (q - 1)) if unbiased else (n, n * q)
     for i in range(n):
-        between += np.outer(means[i] - middle, means[i] - middle) / n
+        between += np.outer(means[i] - middle, means[i] - middle) / of_means
         for j in range(q):
-            within += np.outer(views[i, j] - means[i], views[i, j] - means[i]) / (n * q)
-    values, vectors = np.linalg.eigh(within)
+            within += np.outer(views[i, j] - means[i], views[i, j] - means[i]) / of_views
+    if unbiased:
+        between -= within / q
+    values, vectors = np.linalg.eigh(within + delta * np.eye(d))
     root = vectors @ np.diag(values**-0.5) @ vectors.T
     return entropy_rank(np.clip(np.linalg.eigvalsh(root @ between @ root), 0, None))
 
 
+@pytest.mark.parametrize("unbiased", [False, True])
 @pytest.mark.parametrize("delta", [1e-4, 0.5])
-def test_lidar_is_its_formula(delta: float) -> None:
+def test_lidar_is_its_formula(delta: float, unbiased: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     views = torch.randn(10, 1, 4, generator=generator) + 0.3 * torch.randn(10, 3, 4, generator=generator)
     views[..., 1] *= 5
-    assert measures.lidar(views, delta) == pytest.approx(lidar_loops(views.double().numpy(), delta), rel=1e-6)
+    expected = lidar_loops(views.double().numpy(), delta, unbiased)
+    assert measures.lidar(views, delta, unbiased=unbiased) == pytest.approx(expected, rel=1e-6)
 
 
 def test_lidar_counts_directions_that_tell_images_apart_and_rankme_all() -> None:
@@ -119,6 +124,17 @@ def test_lidar_counts_directions_that_tell_images_apart_and_rankme_all() -> None
     views[..., 3:] += torch.randn(400, 8, 9, generator=generator)  # of the view alone
     assert measures.lidar(views) == pytest.approx(3, abs=0.1)
     assert effective_rank(views[:, 0]).item() > 11
+
+
+def test_unbiased_lidar_does_not_depend_on_the_number_of_views() -> None:
+    generator = torch.Generator().manual_seed(0)
+    strength = torch.linspace(1, 0, 20) ** 2  # how much each direction says of the image
+    views = strength * torch.randn(2000, 1, 20, generator=generator) + torch.randn(
+        2000, 32, 20, generator=generator
+    )
+    few, many = measures.lidar(views[:, :3], unbiased=True), measures.lidar(views, unbiased=True)
+    assert few == pytest.approx(many, rel=0.06)
+    assert measures.lidar(views[:, :3]) > 1.4 * measures.lidar(views)
 
 
 def test_lidar_of_collapsed_features_is_1() -> None:
