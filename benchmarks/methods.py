@@ -230,7 +230,7 @@ def _frozen(
         for reader in (train, test)
     )
     knn, _ = neighbours.evaluate(bank, queries, settings.knn)
-    probe = linear.evaluate(bank, queries, settings.linear, settings.seed)
+    probe, _ = linear.evaluate(bank, queries, settings.linear, settings.seed)
     few = {f"linear_{count}": values["top1"] for count, values in probe["few_labels"].items()}
     return {"knn": knn["top1"], "linear": probe["top1"], **few}
 

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from sslpipe import __version__
 from sslpipe.errors import UserError
@@ -124,6 +125,23 @@ def _parser() -> argparse.ArgumentParser:
     table = commands.add_parser("table", help="print the results of the current run")
     table.set_defaults(run=_table)
 
+    compare = commands.add_parser(
+        "compare",
+        help="several runs side by side, with the uncertainty of what they differ by",
+        description=(
+            "Set runs side by side: scores, differences with their 95 % intervals, settings that differ, cost. "
+            "Prints a table and writes a self-contained page. A RUN is `.` (the workspace), a DVC experiment "
+            "(`dvc exp show`), a git revision whose dvc.lock is committed, or the folder of another run."
+        ),
+    )
+    compare.add_argument(
+        "runs", nargs="+", metavar="RUN", help="two to eight; the first is what others differ from"
+    )
+    compare.add_argument(
+        "--out", default="report/compare.html", metavar="FILE", help="default: report/compare.html"
+    )
+    compare.set_defaults(run=_compare)
+
     ui = commands.add_parser("ui", help="open MLflow's pages on localhost")
     ui.add_argument("--port", type=int, default=5000, help="default: 5000")
     ui.set_defaults(run=_ui)
@@ -193,6 +211,16 @@ def _table(options: argparse.Namespace) -> int:
 
     print(summary_table("metrics"))
     print("MLflow  make ui, or: sslpipe ui")
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from sslpipe.report import compare, compare_page
+    from sslpipe.settings import load
+
+    runs = compare.load(options.runs, Path("."), lambda file: load(file, sections=()).flat())
+    print(compare.table(runs))
+    print(f"\npage    {compare_page.build(runs, Path(options.out))}")
     return 0
 
 

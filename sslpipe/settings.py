@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sslpipe.evals.finetune import Config as FinetuneConfig
     from sslpipe.evals.linear import Config as LinearConfig
     from sslpipe.evals.neighbours import Config as KnnConfig
+    from sslpipe.evals.retrieval import Config as RetrievalConfig
     from sslpipe.evals.robustness import Config as RobustnessConfig
     from sslpipe.methods.base import MethodConfig
     from sslpipe.report import Config as ReportConfig
@@ -44,6 +45,7 @@ OWNERS = {
     "pretrain": "sslpipe.training.config",
     "embed": "sslpipe.evals.embed",
     "knn": "sslpipe.evals.neighbours",
+    "retrieval": "sslpipe.evals.retrieval",
     "linear": "sslpipe.evals.linear",
     "finetune": "sslpipe.evals.finetune",
     "diagnostics": "sslpipe.evals.diagnostics",
@@ -130,6 +132,11 @@ class Settings:
     def knn(self) -> KnnConfig:
         """The k-NN evaluation."""
         return self._section("knn")
+
+    @cached_property
+    def retrieval(self) -> RetrievalConfig:
+        """Retrieval by features."""
+        return self._section("retrieval")
 
     @cached_property
     def linear(self) -> LinearConfig:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sslpipe.scratch import write_json
 from sslpipe.settings import Settings
 from sslpipe.tracking.record import Record
-from stages.runner import skipped, stage
+from stages.runner import evaluated, skipped, stage
 
 
 @stage("diagnostics")
@@ -29,9 +28,8 @@ def main(settings: Settings, record: Record) -> None:
         encoder, dict(encoder.preprocess), reader, recipe, train, test, settings.diagnostics,
         last_blocks=settings.embed.last_blocks, batch_size=settings.embed.batch_size, seed=settings.seed,
     )  # fmt: skip
-    write_json("metrics/diagnostics.json", metrics)
+    evaluated("diagnostics", metrics, settings.diagnostics, record)
     tables.write_spectrum("plots/diagnostics/eigenspectrum.csv", spectra)
-    record.metrics({name: value for name, value in metrics.items() if name != "protocol"})
     record.artifact("plots/diagnostics")
 
 

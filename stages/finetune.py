@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sslpipe.scratch import write_json
 from sslpipe.settings import Settings
 from sslpipe.tracking.record import Record
-from stages.runner import skipped, stage
+from stages.runner import evaluated, skipped, stage
 
 
 @stage("finetune", "views", "loader")
@@ -30,9 +29,8 @@ def main(settings: Settings, record: Record) -> None:
     metrics = evaluate(
         encoder, dict(encoder.preprocess), train, test, changes, settings.finetune, settings.seed
     )
-    write_json("metrics/finetune.json", metrics)
+    evaluated("finetune", metrics, settings.finetune, record)
     tables.write_draws("plots/finetune/draws.csv", metrics["draws"])
-    record.metrics({name: value for name, value in metrics.items() if name not in ("protocol", "draws")})
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 from sslpipe.scratch import write_json
 from sslpipe.settings import Settings
 from sslpipe.tracking.record import Record
-from stages.runner import skipped, stage
+from stages.runner import evaluated, skipped, stage
 
 
 @stage("knn")
@@ -16,17 +16,17 @@ def main(settings: Settings, record: Record) -> None:
     if skipped("knn", settings, record):
         return
     from sslpipe.data import manifest as manifests
-    from sslpipe.evals import neighbours, tables
+    from sslpipe.evals import neighbours, tables, trust
     from sslpipe.evals.features import Features
 
+    manifest = manifests.read(Path("data/shards"))
     files = (Path(f"data/features/{split}.safetensors") for split in ("train", "test"))
     train, test = (Features.load(file).labelled() for file in files)
     metrics, predicted = neighbours.evaluate(train, test, settings.knn)
-    write_json("metrics/knn.json", metrics)
-    classes = manifests.read(Path("data/shards")).classes
-    tables.write_confusion("plots/knn/confusion.csv", test.label, predicted, classes)
+    metrics |= trust.without_duplicates(manifest, test, predicted)
+    evaluated("knn", metrics, settings.knn, record)
+    tables.write_confusion("plots/knn/confusion.csv", test.label, predicted[""], manifest.classes)
     write_json("plots/knn/neighbours.json", neighbours.neighbour_sheet(train, test, settings.knn.queries))
-    record.metrics({name: value for name, value in metrics.items() if name != "protocol"})
     record.artifact("plots/knn")
 
 

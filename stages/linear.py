@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sslpipe.scratch import write_json
 from sslpipe.settings import Settings
 from sslpipe.tracking.record import Record
-from stages.runner import skipped, stage
+from stages.runner import evaluated, skipped, stage
 
 
 @stage("linear")
@@ -15,15 +14,18 @@ def main(settings: Settings, record: Record) -> None:
     """Write metrics/linear.json and plots/linear/."""
     if skipped("linear", settings, record):
         return
-    from sslpipe.evals import linear, tables
+    from sslpipe.data import manifest as manifests
+    from sslpipe.evals import linear, tables, trust
     from sslpipe.evals.features import Features
 
+    manifest = manifests.read(Path("data/shards"))
     files = (Path(f"data/features/{split}.safetensors") for split in ("train", "test"))
     train, test = (Features.load(file).labelled() for file in files)
-    metrics = linear.evaluate(train, test, settings.linear, settings.seed)
-    write_json("metrics/linear.json", metrics)
+    metrics, predicted = linear.evaluate(train, test, settings.linear, settings.seed)
+    metrics |= trust.without_duplicates(manifest, test, predicted)
+    evaluated("linear", metrics, settings.linear, record)
     tables.write_label_efficiency("plots/linear/label_efficiency.csv", metrics)
-    record.metrics({name: value for name, value in metrics.items() if name.endswith("top1")})
+    tables.write_confusion("plots/linear/confusion.csv", test.label, predicted[""], manifest.classes)
     record.artifact("plots/linear")
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sslpipe.scratch import write_json
 from sslpipe.settings import Settings
 from sslpipe.tracking.record import Record
-from stages.runner import skipped, stage
+from stages.runner import evaluated, skipped, stage
 
 
 @stage("robustness")
@@ -29,9 +28,8 @@ def main(settings: Settings, record: Record) -> None:
         open_split(shards, "test", how), recipe, settings.robustness,
         last_blocks=settings.embed.last_blocks, seed=settings.seed,
     )  # fmt: skip
-    write_json("metrics/robustness.json", metrics)
+    evaluated("robustness", metrics, settings.robustness, record)
     tables.write_robustness("plots/robustness", metrics)
-    record.metrics({name: value for name, value in metrics.items() if name.endswith("top1")})
     record.artifact("plots/robustness")
 
 

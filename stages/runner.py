@@ -11,8 +11,9 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn, cast
+from typing import Any, NoReturn, cast
 
+from sslpipe.config import Config
 from sslpipe.errors import UserError, explain_os_error
 from sslpipe.scratch import write_json
 from sslpipe.settings import Settings, load
@@ -97,6 +98,26 @@ def fail(name: str, message: str) -> NoReturn:
     """End the stage with one sentence."""
     print(f"\n{name} failed: {message}", file=sys.stderr, flush=True)
     sys.exit(1)
+
+
+def evaluated(name: str, metrics: dict[str, Any], own: Config, record: Record) -> None:
+    """Write an evaluation's metrics file with the digests of what it measured, and record its numbers and protocol.
+
+    Args:
+        name: of the stage.
+        metrics: numbers, and `protocol`.
+        own: the stage's settings.
+        record: of the run.
+    """
+    from sslpipe.data import manifest as manifests
+    from sslpipe.evals.trust import digests
+
+    manifest = manifests.read(Path("data/shards"))
+    found = digests(manifest, own, Path("models/encoder.json"))
+    protocol = {**metrics["protocol"], "digests": found}
+    write_json(f"metrics/{name}.json", {**metrics, "protocol": protocol})
+    record.metrics({key: value for key, value in metrics.items() if isinstance(value, int | float)})
+    record.tag("protocol", json.dumps(protocol, sort_keys=True))
 
 
 def skipped(

@@ -18,8 +18,8 @@ import yaml
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 STAGES = [
-    "source", "shard", "views", "pretrain", "embed", "knn", "linear", "finetune", "diagnostics", "robustness",
-    "report",
+    "source", "shard", "views", "pretrain", "embed", "knn", "retrieval", "linear", "finetune",
+    "diagnostics", "robustness", "report",
 ]  # fmt: skip
 
 TINY: dict[str, Any] = {
@@ -47,6 +47,7 @@ TINY: dict[str, Any] = {
     },
     "embed": {"batch_size": 64, "device": "cpu"},
     "knn": {"enabled": True, "k": 5, "temperature": 0.07},
+    "retrieval": {"enabled": True},
     "linear": {"enabled": True, "epochs": 5, "min_steps": 20, "few_labels": [30], "draws": 1, "folds": 2},
     "finetune": {"enabled": True, "labels": 20, "draws": 1, "epochs": 2, "device": "cpu"},
     "diagnostics": {"enabled": True, "images": 12, "views": 3, "k": 5, "device": "cpu"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from safetensors.numpy import save_file
 from sslpipe.data import shard as sharding
 from sslpipe.data import sources
 
+VOID = {"meta", "img", "br", "hr", "input", "link"}
 CLASSES = ('<i>ant</i> & "co"', "bee")
 PARAMS = {"seed": 3, "data.source": "folder", "pretrain.method": "simclr", "pretrain.backbone": "auto"}
 KNN = {"top1": 0.9, "random_init_top1": 0.6, "raw_pixel_top1": 0.8, "protocol": {"k": 20}}
@@ -27,7 +29,58 @@ LINEAR = {
     },
     "protocol": {"chosen_on": "a part of train"},
 }
+RETRIEVAL = {
+    **{"top1": 0.9, "recall_1": 0.9, "recall_5": 0.98, "map": 0.71, "r_precision": 0.65},
+    **{
+        "random_init_recall_1": 0.6,
+        "random_init_recall_5": 0.8,
+        "random_init_map": 0.31,
+        "random_init_r_precision": 0.3,
+    },
+    "protocol": {"ks": [1, 5], "queries": 8},
+}
 FINETUNE = {"skipped": "finetune.enabled is false"}
+
+
+class Page(HTMLParser):
+    """What a page holds; raises where a tag is not closed in its place."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.source = path.read_text(encoding="utf-8")
+        self.open: list[str] = []
+        self.sections: list[str] = []
+        self.links: list[str] = []
+        self.tags: list[str] = []
+        self.words: list[str] = []
+        self.feed(self.source)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        self.tags.append(tag)
+        if tag == "section":
+            self.sections.append(named["id"] or "")
+        self.links += [
+            str(named[name]) for name in ("src", "href", "srcset", "action", "data") if name in named
+        ]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] not in (["style"], ["script"]):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
 
 
 def write(path: Path, value: Any) -> None:
@@ -86,6 +139,9 @@ def make_run(folder: Path) -> None:
     write_csv(folder / "plots/knn/confusion.csv", ["actual", "predicted"], pairs)
     neighbours = [{"query": 0, "neighbours": [0, 1, 7], "similarity": [0.99, 0.5, 0.25]}]
     write(folder / "plots/knn/neighbours.json", neighbours)
+    write(folder / "metrics/retrieval.json", RETRIEVAL)
+    worst = [{"query": 5, "neighbours": [2, 11], "similarity": [0.7, 0.6], "average_precision": 0.2}]
+    write(folder / "plots/retrieval/worst.json", worst)
     for name in ("plots/views/sheet.png", "plots/pretrain/reconstructions.png"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 255, (30, 40, 3), dtype=np.uint8)).save(folder / name)

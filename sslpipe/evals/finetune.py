@@ -18,7 +18,7 @@ from sslpipe import config
 from sslpipe.data.loader import Loader, Reader
 from sslpipe.device import autocast, resolve
 from sslpipe.evals.embed import random_twin
-from sslpipe.evals.subsets import Subset, draw, labelled
+from sslpipe.evals.subsets import Labels, Subset, count_of, draw, labelled
 from sslpipe.methods.base import OptimizerConfig
 from sslpipe.networks.backbones import Backbone
 from sslpipe.progress import Progress, progress
@@ -36,7 +36,9 @@ class Config(config.Config):
     """Settings of the section `finetune`."""
 
     enabled: bool = True
-    labels: int | Literal["all"] = Field(100, description="how many labels to use")
+    labels: Labels | Literal["all"] = Field(
+        100, description='how many labels to use: a number, "10%", "5 per class", or all'
+    )
     draws: int = Field(3, ge=1, description="random draws of the labels; their mean and spread are reported")
     epochs: int = Field(50, ge=1)
     batch_size: int = Field(25, ge=2)
@@ -118,7 +120,7 @@ def evaluate(
         seed: of draws, weights, order and views.
     """
     device, train, test = resolve(settings.device), labelled(train), labelled(test)
-    count = None if settings.labels == "all" else settings.labels
+    count = None if settings.labels == "all" else count_of(settings.labels, train.labels)
     draws = 1 if count is None or count >= len(train) else settings.draws
     classes = int(train.labels.max()) + 1
     views = recipe(preprocess["size"], preprocess["interpolation"], settings, changes, preprocess)

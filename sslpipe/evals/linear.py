@@ -1,13 +1,14 @@
 """Linear probe: a linear classifier on frozen features, with all labels and with few.
 
-SGD with momentum and no weight decay, as in MoCo, SimSiam and MAE's protocols. Features are standardised by the
-training set's mean and deviation (MAE's batch norm without affine). Every learning rate is trained at once, on all
-folds of a cross-validation and on all labels; the folds choose the rate, and the head trained on all labels with it is
-tested once, after its last epoch.
+SGD with momentum and, unless asked for, no weight decay, as in MoCo, SimSiam and MAE's protocols. Features are
+standardised by the training set's mean and deviation (MAE's batch norm without affine). Every learning rate and
+weight decay is trained at once, as DINOv2 does, on all folds of a cross-validation and on all labels; the folds choose,
+and the head trained on all labels with what they chose is tested once, after its last epoch.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +19,14 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from sslpipe import config
+from sslpipe.device import resolve
+from sslpipe.errors import UserError
 from sslpipe.evals.features import KINDS, Features
-from sslpipe.evals.subsets import draw, folds
+from sslpipe.evals.subsets import Labels, count_of, draw, folds
+
+CHUNK = 65_536  # held-out features judged at a time
+KEPT = 4 << 30  # bytes of features that are kept on the device
+STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0)  # C of the logistic regression: the inverse of its penalty
 
 
 class Config(config.Config):
@@ -32,10 +39,22 @@ class Config(config.Config):
     )
     batch_size: int = Field(256, ge=1)
     rates: tuple[float, ...] = Field((0.001, 0.003, 0.01, 0.03, 0.1, 0.3), min_length=1)
+    weight_decays: tuple[float, ...] = Field(
+        (0.0,), min_length=1, description="each is tried with each rate; on weights, not on biases"
+    )
     momentum: float = Field(0.9, ge=0, lt=1)
     folds: int = Field(5, ge=2)
-    few_labels: tuple[int, ...] = Field((400, 100), description="label counts to repeat the probe with")
+    few_labels: tuple[Labels, ...] = Field(
+        (400, 100),
+        description='numbers of labels to repeat the probe with, such as 400, "10%" or "5 per class"',
+    )
     draws: int = Field(5, ge=1, description="random draws of few labels; their mean and spread are reported")
+    logistic: bool = Field(False, description="also logistic regression, by scikit-learn, on all labels")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+
+    def heads(self) -> list[tuple[float, float]]:
+        """All pairs of a learning rate and a weight decay."""
+        return list(itertools.product(self.rates, self.weight_decays))
 
 
 @dataclass(frozen=True)
@@ -48,6 +67,7 @@ class Probe:
         mean: [D] of the training features.
         std: [D] of the training features.
         rate: the learning rate that was chosen.
+        weight_decay: the weight decay that was chosen with it.
     """
 
     weight: Tensor
@@ -55,14 +75,22 @@ class Probe:
     mean: Tensor
     std: Tensor
     rate: float
+    weight_decay: float = 0.0
 
     def __call__(self, features: Tensor) -> Tensor:
         """Logits [M, C] of features [M, D]."""
         return (features - self.mean) / self.std @ self.weight + self.bias
 
 
-def fit(features: Tensor, labels: Tensor, classes: int, settings: Config, seed: int) -> Probe:
-    """Train a probe, its rate chosen by cross-validation within these labels.
+def fit(
+    features: Tensor,
+    labels: Tensor,
+    classes: int,
+    settings: Config,
+    seed: int,
+    device: torch.device | str = "cpu",
+) -> Probe:
+    """Train a probe, its rate and weight decay chosen by cross-validation within these labels.
 
     Args:
         features: float32 [N, D].
@@ -70,30 +98,53 @@ def fit(features: Tensor, labels: Tensor, classes: int, settings: Config, seed: 
         classes: C.
         settings: the protocol.
         seed: of the folds and of the order of batches.
+        device: where it is trained; features come a batch at a time.
     """
     mean, std = features.mean(0), features.std(0, correction=0).clamp_min(1e-6)
-    x = (features - mean) / std
+    data = _Standardised(features, mean, std, labels, torch.device(device))
     fold = folds(labels, min(settings.folds, len(labels)), seed)
-    # Head [f, r] leaves fold f out and learns at rate r; the last row of heads leaves nothing out.
+    # Head [f, h] leaves fold f out and learns by setting h; the last row of heads leaves nothing out.
     left_out = [*range(int(fold.max()) + 1), -1]
-    weight, bias = _train(x, labels, fold, left_out, classes, settings, seed)
-    scores = _held_out_accuracy(x, labels, fold, left_out[:-1], weight, bias)  # [R]
+    weight, bias = _train(data, fold, left_out, classes, settings, seed)
+    scores = _held_out_accuracy(data, fold, left_out[:-1], weight, bias)  # [H]
     best = int(scores.argmax())
-    return Probe(weight[-1, best], bias[-1, best], mean, std, settings.rates[best])
+    return Probe(weight[-1, best].cpu(), bias[-1, best].cpu(), mean, std, *settings.heads()[best])
+
+
+class _Standardised:
+    """Features and labels, given out standardised and on a device; kept there if they are not too many."""
+
+    def __init__(
+        self, features: Tensor, mean: Tensor, std: Tensor, labels: Tensor, device: torch.device
+    ) -> None:
+        self.kept = features.nbytes <= KEPT
+        self.features = ((features - mean) / std).to(device) if self.kept else features
+        self.mean, self.std, self.labels, self.device = mean, std, labels.to(device), device
+
+    def rows(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """[n, D] and int64 [n]."""
+        here = places.to(self.device)
+        if self.kept:
+            return self.features[here], self.labels[here]
+        return ((self.features[places] - self.mean) / self.std).to(self.device), self.labels[here]
 
 
 def _train(
-    x: Tensor, labels: Tensor, fold: Tensor, left_out: list[int], classes: int, settings: Config, seed: int
+    data: _Standardised, fold: Tensor, left_out: list[int], classes: int, settings: Config, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Train F · R heads side by side; weight [F, R, D, C] and bias [F, R, C]."""
-    n, d = x.shape
-    f, r = len(left_out), len(settings.rates)
-    # Heads lie side by side in one matrix, so that a step is two matrix products: [D, F·R·C].
-    weight, bias = torch.zeros(d, f * r * classes), torch.zeros(f * r * classes)
+    """Train F · H heads side by side; weight [F, H, D, C] and bias [F, H, C]."""
+    n, d = data.features.shape
+    device, heads = data.device, settings.heads()
+    f, h = len(left_out), len(heads)
+    # Heads lie side by side in one matrix, so that a step is two matrix products: [D, F·H·C].
+    weight, bias = torch.zeros(d, f * h * classes, device=device), torch.zeros(f * h * classes, device=device)
     velocity = [torch.zeros_like(weight), torch.zeros_like(bias)]
-    rates = torch.tensor(settings.rates)[:, None].expand(f, r, classes).reshape(-1)  # [F·R·C]
-    target = one_hot(labels, classes).float()
-    used = (fold[:, None] != torch.tensor(left_out)).float()[:, :, None, None]  # [N, F, 1, 1]
+    rates, decays = (  # [F·H·C] each
+        torch.tensor(column, device=device)[:, None].expand(f, h, classes).reshape(-1)
+        for column in zip(*heads, strict=True)
+    )
+    decayed = any(decay for _, decay in heads)
+    used = (fold[:, None] != torch.tensor(left_out)).float()[:, :, None, None].to(device)  # [N, F, 1, 1]
     size = min(settings.batch_size, n)
     per_epoch = -(-n // size)
     total = max(settings.epochs * per_epoch, settings.min_steps)
@@ -102,53 +153,69 @@ def _train(
         if step % per_epoch == 0:
             batches = torch.randperm(n, generator=generator).split(size)
         rows = batches[step % per_epoch]
-        xb, share = x[rows], used[rows]  # [B, D], [B, F, 1, 1]
+        (xb, yb), share = data.rows(rows), used[rows.to(device)]  # [B, D], [B], [B, F, 1, 1]
         share = share / share.sum(0).clamp_min(1)
-        logits = torch.addmm(bias, xb, weight).view(-1, f, r, classes)
-        gradient = (logits.softmax(-1) - target[rows][:, None, None]) * share  # of the mean cross-entropy
-        gradient = gradient.view(len(rows), -1)  # [B, F·R·C]
+        logits = torch.addmm(bias, xb, weight).view(-1, f, h, classes)
+        target = one_hot(yb, classes).float()[:, None, None]  # [B, 1, 1, C]
+        gradient = (logits.softmax(-1) - target) * share  # of the mean cross-entropy
+        gradient = gradient.view(len(rows), -1)  # [B, F·H·C]
+        of_weight = xb.T @ gradient
+        if decayed:
+            of_weight.addcmul_(weight, decays)
         factor = 0.5 * (1 + math.cos(math.pi * step / total))
-        for parameter, v, g in zip((weight, bias), velocity, (xb.T @ gradient, gradient.sum(0)), strict=True):
+        for parameter, v, g in zip((weight, bias), velocity, (of_weight, gradient.sum(0)), strict=True):
             v.mul_(settings.momentum).add_(g)
             parameter.addcmul_(rates, v, value=-factor)
-    return weight.view(d, f, r, classes).permute(1, 2, 0, 3), bias.view(f, r, classes)
+    return weight.view(d, f, h, classes).permute(1, 2, 0, 3), bias.view(f, h, classes)
 
 
 def _held_out_accuracy(
-    x: Tensor, labels: Tensor, fold: Tensor, left_out: list[int], weight: Tensor, bias: Tensor
+    data: _Standardised, fold: Tensor, left_out: list[int], weight: Tensor, bias: Tensor
 ) -> Tensor:
-    """Accuracy of each rate over the samples its heads did not see, [R]; ties go to the lower loss."""
+    """Accuracy of each setting over the samples its heads did not see, [H]; ties go to the lower loss."""
     hits, losses = torch.zeros(weight.shape[1]), torch.zeros(weight.shape[1])
     for row, held in enumerate(left_out):
-        here = fold == held
-        logits = x[here] @ weight[row] + bias[row][:, None]  # [R, m, C]
-        hits += (logits.argmax(-1) == labels[here]).sum(-1)
-        losses += torch.stack([cross_entropy(each, labels[here], reduction="sum") for each in logits])
-    return hits / len(labels) - 1e-6 * losses / len(labels)
+        for places in (fold == held).nonzero()[:, 0].split(CHUNK):
+            x, y = data.rows(places)
+            logits = x @ weight[row] + bias[row][:, None]  # [H, m, C]
+            hits += (logits.argmax(-1) == y).sum(-1).cpu()
+            losses += torch.stack([cross_entropy(each, y, reduction="sum") for each in logits]).cpu()
+    return hits / len(fold) - 1e-6 * losses / len(fold)
 
 
-def evaluate(train: Features, test: Features, settings: Config, seed: int) -> dict[str, Any]:
-    """What metrics/linear.json holds: top-1 on test of the encoder, random weights and raw pixels."""
-    classes = int(train.label.max()) + 1
+def evaluate(
+    train: Features, test: Features, settings: Config, seed: int
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What metrics/linear.json holds, and predictions [M] by prefix (see `features.KINDS`)."""
+    classes, device = int(train.label.max()) + 1, resolve(settings.device)
     metrics: dict[str, Any] = {}
-    rates: dict[str, float] = {}
+    used: dict[str, dict[str, float]] = {"rate_used": {}, "weight_decay_used": {}}
+    predicted: dict[str, Tensor] = {}
     for prefix, kind in KINDS:
-        probe = fit(getattr(train, kind), train.label, classes, settings, seed)
-        metrics[f"{prefix}top1"] = _accuracy(probe, getattr(test, kind), test.label)
-        rates[kind] = probe.rate
-    counts = [count for count in settings.few_labels if classes <= count < len(train.label)]
+        probe = fit(getattr(train, kind), train.label, classes, settings, seed, device)
+        predicted[prefix] = probe(getattr(test, kind)).argmax(1)
+        metrics[f"{prefix}top1"] = _share(predicted[prefix] == test.label)
+        used["rate_used"][kind], used["weight_decay_used"][kind] = probe.rate, probe.weight_decay
+    if len(settings.weight_decays) == 1:
+        del used["weight_decay_used"]
+    counts = dict.fromkeys(count_of(wanted, train.label) for wanted in settings.few_labels)
     metrics["few_labels"] = {
-        str(count): _few_labels(train, test, count, classes, settings, seed) for count in counts
+        str(count): _few_labels(train, test, count, classes, settings, seed)
+        for count in counts
+        if classes <= count < len(train.label)
     }
+    if settings.logistic:
+        metrics["logistic"] = logistic(train, test, settings, seed)
+    decay = "" if any(settings.weight_decays) else "no weight decay, "
     metrics["protocol"] = {
-        **settings.model_dump(mode="json", exclude={"enabled"}),
-        "optimiser": "SGD, cosine, no weight decay, standardised features",
-        "rate_used": rates,
+        **settings.model_dump(mode="json", exclude={"enabled", "device"}),
+        "optimiser": f"SGD, cosine, {decay}standardised features",
+        **used,
         "chosen_on": f"{settings.folds}-fold cross-validation within the labels used; last epoch reported",
         "train_images": len(train.label),
         "test_images": len(test.label),
     }
-    return metrics
+    return metrics, predicted
 
 
 def _few_labels(
@@ -156,17 +223,51 @@ def _few_labels(
 ) -> dict[str, float]:
     """Mean and spread over draws of `count` labels; all kinds of features see the same draws."""
     summary: dict[str, float] = {}
+    device = resolve(settings.device)
     for prefix, kind in KINDS:
         scores = []
         for number in range(settings.draws):
             rows = draw(train.label, count, seed=seed + 1000 * count + number)
-            probe = fit(getattr(train, kind)[rows], train.label[rows], classes, settings, seed)
-            scores.append(_accuracy(probe, getattr(test, kind), test.label))
+            probe = fit(getattr(train, kind)[rows], train.label[rows], classes, settings, seed, device)
+            scores.append(_share(probe(getattr(test, kind)).argmax(1) == test.label))
         result = torch.tensor(scores, dtype=torch.float64)
         summary[f"{prefix}top1"] = result.mean().item()
         summary[f"{prefix}top1_std"] = result.std(correction=0).item()
     return summary
 
 
-def _accuracy(probe: Probe, features: Tensor, labels: Tensor) -> float:
-    return (probe(features).argmax(1) == labels).double().mean().item()
+def logistic(train: Features, test: Features, settings: Config, seed: int) -> dict[str, float]:
+    """Multinomial logistic regression with an L2 penalty, by scikit-learn: top-1 on test, and the C chosen.
+
+    The strength of the penalty is chosen among `STRENGTHS` by the same folds as the probe's rate.
+
+    Raises:
+        UserError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.linear_model import LogisticRegression
+    except ImportError as error:
+        raise UserError(
+            "linear.logistic needs scikit-learn: run `pip install 'sslpipe[pipeline]'`, or set it to false"
+        ) from error
+    labels = train.label.numpy()
+    fold = folds(train.label, min(settings.folds, len(labels)), seed).numpy()
+    found: dict[str, float] = {}
+    for prefix, kind in KINDS:
+        features = getattr(train, kind)
+        mean, std = features.mean(0), features.std(0, correction=0).clamp_min(1e-6)
+        x, queries = (((part - mean) / std).numpy() for part in (features, getattr(test, kind)))
+        hits = dict.fromkeys(STRENGTHS, 0.0)
+        for strength, held in itertools.product(STRENGTHS, range(int(fold.max()) + 1)):
+            kept = fold != held
+            model = LogisticRegression(C=strength, max_iter=1000).fit(x[kept], labels[kept])
+            hits[strength] += (model.predict(x[~kept]) == labels[~kept]).sum()
+        best = max(STRENGTHS, key=lambda strength: hits[strength])
+        model = LogisticRegression(C=best, max_iter=1000).fit(x, labels)
+        found[f"{prefix}top1"] = float((model.predict(queries) == test.label.numpy()).mean())
+        found[f"{prefix}c"] = best
+    return found
+
+
+def _share(hits: Tensor) -> float:
+    return hits.double().mean().item()

@@ -6,7 +6,9 @@ similarity, each of the k nearest votes for its class with weight exp(similarity
 
 from __future__ import annotations
 
-from typing import Any
+import itertools
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -14,38 +16,85 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sslpipe import config
+from sslpipe.device import resolve
 from sslpipe.errors import UserError
 from sslpipe.evals.features import KINDS, Features
 
-CHUNK = 1024  # test images compared at a time
+QUERIES, BANK = 1024, 32_768  # features compared at a time: 128 MB of similarities
+HELD_BACK = 5  # one in so many training images asks the others, where k and T are chosen
+
+_Count = Annotated[int, Field(ge=1)]
+_Positive = Annotated[float, Field(gt=0)]
 
 
 class Config(config.Config):
     """Settings of the section `knn`."""
 
     enabled: bool = True
-    k: int = Field(20, ge=1)
-    temperature: float = Field(0.07, gt=0)
+    k: _Count | tuple[_Count, ...] = Field(
+        20, description="neighbours that vote; of several, the best on a part of train"
+    )
+    temperature: _Positive | tuple[_Positive, ...] = Field(
+        0.07, description="T of a vote's weight exp(similarity / T); of several, likewise"
+    )
     queries: int = Field(8, ge=0, description="test images whose nearest neighbours the report shows")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+
+    def grid(self) -> list[tuple[int, float]]:
+        """All pairs of a k and a T, the smaller k first."""
+        ks = self.k if isinstance(self.k, tuple) else (self.k,)
+        temperatures = self.temperature if isinstance(self.temperature, tuple) else (self.temperature,)
+        return list(itertools.product(sorted(ks), temperatures))
 
 
-def nearest(train_features: Tensor, test_features: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def nearest(
+    train_features: Tensor,
+    test_features: Tensor,
+    k: int,
+    *,
+    device: torch.device | str = "cpu",
+    itself: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """The k most similar training images of each test image, exactly.
+
+    Bank and queries are compared part by part: of a bank of a million images only `BANK` are on the device at a time.
 
     Args:
         train_features: [N, D].
         test_features: [M, D].
-        k: at most N.
+        k: at most N; at most N - 1 with `itself`.
+        device: where they are compared.
+        itself: int64 [M], the place of each test image in the training set: it is not its own neighbour.
 
     Returns:
-        cosine similarities [M, k], falling, and int64 places in the training set [M, k].
+        cosine similarities [M, k], falling, and int64 places in the training set [M, k]; on the CPU.
     """
-    bank = normalize(train_features.float(), dim=1)  # [N, D]
-    found = [
-        (normalize(chunk.float(), dim=1) @ bank.T).topk(k, dim=1)  # [m, N] → [m, k]
-        for chunk in test_features.split(CHUNK)
+    queries = normalize(test_features.float(), dim=1)  # [M, D]
+    best = [
+        (torch.empty(len(chunk), 0), torch.empty(len(chunk), 0, dtype=torch.int64))
+        for chunk in queries.split(QUERIES)
     ]
-    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+    for start in range(0, len(train_features), BANK):
+        bank = normalize(train_features[start : start + BANK].to(device).float(), dim=1)  # [n, D]
+        for number, chunk in enumerate(queries.split(QUERIES)):
+            similarity = chunk.to(device) @ bank.T  # [m, n]
+            if itself is not None:
+                place = itself[number * QUERIES :][: len(chunk)] - start
+                here = ((place >= 0) & (place < len(bank))).nonzero()[:, 0]
+                similarity[here.to(device), place[here].to(device)] = float("-inf")
+            found = similarity.topk(min(k, len(bank)), dim=1)  # [m, ≤ k]
+            best[number] = _best_of(best[number], (found.values.cpu(), found.indices.cpu() + start), k)
+    values, places = (torch.cat(parts) for parts in zip(*best, strict=True))
+    return values, places
+
+
+def _best_of(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor], k: int) -> tuple[Tensor, Tensor]:
+    """The k most similar of both: similarities and places, [m, ≤ k] each."""
+    if not one[0].shape[1]:
+        return other
+    values, places = (torch.cat(pair, dim=1) for pair in zip(one, other, strict=True))
+    top = values.topk(min(k, values.shape[1]), dim=1)
+    return top.values, places.gather(1, top.indices)
 
 
 def vote(similarity: Tensor, labels: Tensor, classes: int, temperature: float) -> Tensor:
@@ -60,8 +109,7 @@ def predict(
     train_features: Tensor, train_labels: Tensor, test_features: Tensor, *, k: int, temperature: float
 ) -> Tensor:
     """Votes for each class, [M, C]; C is counted in the training labels, k is cut to the training set's size."""
-    if len(train_features) == 0 or bool((train_labels < 0).any()):
-        raise UserError("k-NN needs at least one training image, and a label of 0 or more for each")
+    _check_bank(train_labels)
     similarity, index = nearest(train_features, test_features, min(k, len(train_features)))
     return vote(similarity, train_labels[index], int(train_labels.max()) + 1, temperature)
 
@@ -92,38 +140,97 @@ def knn(
         UserError: the bank is empty or has unlabelled images.
     """
     votes = predict(train_features, train_labels, test_features, k=k, temperature=temperature)
+    return {**_hits(votes, test_labels), "k": min(k, len(train_features)), "temperature": temperature}
+
+
+def leave_one_out(features: Tensor, labels: Tensor, *, k: int, temperature: float) -> dict[str, float]:
+    """k-NN accuracy within one set: each image asks all others, never itself.
+
+    Args:
+        features: [N, D]; normalised inside.
+        labels: int64 [N], 0 … C−1.
+        k: neighbours that vote; cut to N − 1.
+        temperature: T of the weights exp(similarity / T).
+
+    Returns:
+        as `knn`.
+
+    Raises:
+        UserError: there are fewer than two images, or one without a label.
+    """
+    _check_bank(labels)
+    if len(labels) < 2:
+        raise UserError("leaving one image out needs at least two")
+    k = min(k, len(labels) - 1)
+    similarity, index = nearest(features, features, k, itself=torch.arange(len(labels)))
+    votes = vote(similarity, labels[index], int(labels.max()) + 1, temperature)
+    return {**_hits(votes, labels), "k": k, "temperature": temperature}
+
+
+def _check_bank(labels: Tensor) -> None:
+    if len(labels) == 0 or bool((labels < 0).any()):
+        raise UserError("k-NN needs at least one training image, and a label of 0 or more for each")
+
+
+def _hits(votes: Tensor, labels: Tensor) -> dict[str, float]:
     ranked = votes.topk(min(5, votes.shape[1]), dim=1).indices  # [M, 5]
-    hits = ranked == test_labels[:, None]
-    return {
-        "top1": hits[:, 0].double().mean().item(),
-        "top5": hits.any(dim=1).double().mean().item(),
-        "k": min(k, len(train_features)),
-        "temperature": temperature,
-    }
+    hits = ranked == labels[:, None]
+    return {"top1": hits[:, 0].double().mean().item(), "top5": hits.any(dim=1).double().mean().item()}
 
 
-def evaluate(train: Features, test: Features, settings: Config) -> tuple[dict[str, Any], Tensor]:
-    """What metrics/knn.json holds, and the encoder's predictions [M]."""
-    scores = {}
+def choose(
+    features: Tensor, labels: Tensor, grid: Sequence[tuple[int, float]], device: torch.device | str = "cpu"
+) -> tuple[int, float]:
+    """The pair of k and T that classifies held-back training images best, the first of equals.
+
+    Args:
+        features: [N, D] of the training split.
+        labels: int64 [N].
+        grid: pairs to try.
+        device: where features are compared.
+    """
+    from sslpipe.evals.subsets import folds  # here: pretraining looks by k-NN, and is not to depend on it
+
+    if len(grid) == 1 or len(labels) < 2:
+        return grid[0]
+    held = folds(labels, min(HELD_BACK, len(labels)), seed=0) == 0
+    bank, queries, truth = labels[~held], features[held], labels[held]
+    most = min(max(k for k, _ in grid), len(bank))
+    similarity, index = nearest(features[~held], queries, most, device=device)
+    classes, voters = int(labels.max()) + 1, bank[index]  # [M, k]
+    scores = [
+        int((vote(similarity[:, :k], voters[:, :k], classes, t).argmax(1) == truth).sum()) for k, t in grid
+    ]
+    return grid[scores.index(max(scores))]
+
+
+def evaluate(train: Features, test: Features, settings: Config) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What metrics/knn.json holds, and predictions [M] by prefix (see `features.KINDS`)."""
+    _check_bank(train.label)
+    device, classes = resolve(settings.device), int(train.label.max()) + 1
+    scores, predicted, used = {}, {}, {}
     for prefix, kind in KINDS:
         bank, queries = getattr(train, kind), getattr(test, kind)
-        scores[prefix] = knn(
-            bank, train.label, queries, test.label, k=settings.k, temperature=settings.temperature
-        )
+        k, temperature = choose(bank, train.label, settings.grid(), device)
+        k = min(k, len(bank))
+        similarity, index = nearest(bank, queries, k, device=device)
+        votes = vote(similarity, train.label[index], classes, temperature)
+        scores[prefix], predicted[prefix] = _hits(votes, test.label), votes.argmax(dim=1)
+        used[kind] = {"k": k, "temperature": temperature}
     metrics: dict[str, Any] = {f"{prefix}top1": score["top1"] for prefix, score in scores.items()}
     metrics["top5"] = scores[""]["top5"]
+    chosen = len(settings.grid()) > 1
     metrics["protocol"] = {
-        "k": scores[""]["k"],
-        "temperature": settings.temperature,
+        **(used if chosen else used["features"]),
+        **({"tried": [list(pair) for pair in settings.grid()]} if chosen else {}),
         "similarity": "cosine",
         "train_images": len(train.label),
         "test_images": len(test.label),
-        "chosen_on": "nothing: k and temperature are fixed beforehand",
+        "chosen_on": f"one in {HELD_BACK} training images, held back"
+        if chosen
+        else "nothing: k and temperature are fixed beforehand",
     }
-    votes = predict(
-        train.features, train.label, test.features, k=settings.k, temperature=settings.temperature
-    )
-    return metrics, votes.argmax(dim=1)
+    return metrics, predicted
 
 
 def neighbour_sheet(train: Features, test: Features, queries: int, shown: int = 8) -> list[dict[str, Any]]:
@@ -131,6 +238,10 @@ def neighbour_sheet(train: Features, test: Features, queries: int, shown: int = 
     picked = torch.linspace(0, len(test.features) - 1, min(queries, len(test.features))).long().unique()
     similarity, index = nearest(train.features, test.features[picked], min(shown, len(train.features)))
     return [
-        {"query": int(q), "neighbours": i.tolist(), "similarity": [round(v, 4) for v in s.tolist()]}
-        for q, i, s in zip(picked, index, similarity, strict=True)
+        {
+            "query": int(test.index[query]),
+            "neighbours": train.index[places].tolist(),
+            "similarity": [round(value, 4) for value in near.tolist()],
+        }
+        for query, places, near in zip(picked, index, similarity, strict=True)
     ]

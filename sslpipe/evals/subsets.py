@@ -2,15 +2,54 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import torch
+from pydantic import AfterValidator, Field
 from torch import Tensor
+
+from sslpipe.errors import UserError
 
 if TYPE_CHECKING:  # the linear probe draws labels too, and reads no images
     from sslpipe.data.batch import Batch
     from sslpipe.data.loader import Reader
+
+
+_SHARE, _EACH = re.compile(r"(\d+(?:\.\d+)?) ?%"), re.compile(r"(\d+) per class")
+
+
+def _readable(words: str) -> str:
+    share, each = _SHARE.fullmatch(words), _EACH.fullmatch(words)
+    if (share and 0 < float(share[1]) <= 100) or (each and int(each[1]) > 0):
+        return words
+    raise ValueError('should be a number of labels, a share such as "10%", or "5 per class"')
+
+
+#: How many labels: a number in all, a share of what there is, or a number for each class.
+Labels = Annotated[int, Field(ge=1)] | Annotated[str, AfterValidator(_readable)]
+
+
+def count_of(wanted: int | str, labels: Tensor) -> int:
+    """How many labels are wanted, in all.
+
+    Args:
+        wanted: a number, a share such as "10%", or "5 per class".
+        labels: int64 [N], those there are.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    if isinstance(wanted, int):
+        return wanted
+    try:
+        _readable(wanted)
+    except ValueError as error:
+        raise UserError(f"{wanted!r} {error}") from None
+    if share := _SHARE.fullmatch(wanted):
+        return max(1, round(float(share[1]) / 100 * len(labels)))
+    return int(wanted.split()[0]) * len(labels.unique())
 
 
 def draw(labels: Tensor, count: int | None, seed: int) -> Tensor:

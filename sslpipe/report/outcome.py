@@ -58,7 +58,26 @@ def measured(run: Run, rows: list[Row]) -> str:
         )
     if any(row.std for row in scored):
         note.append("<p>\u00b1 is the standard deviation over draws of the labelled images.</p>")
+    note.append(_without_duplicates(run))
     return section("results", "What pretraining bought", "".join(note), key + table + _protocols(run))
+
+
+def _without_duplicates(run: Run) -> str:
+    """What remains of the scores where test images that repeat training images are left out."""
+    found = []
+    images = None
+    for stage, title in _STAGE_TITLES.items():
+        others = run.metrics.get(stage, {}).get("without_duplicates")
+        if isinstance(others, Mapping) and results.is_number(others.get("top1")):
+            change = others["top1"] - run.metrics[stage]["top1"]
+            found.append(f"{title} {percent(others['top1'])} ({points(change)})")
+            images = others.get("test_images")
+    if not found or not images:
+        return ""
+    return (
+        f"<p>Some test images repeat training images. On the {integer(images)} that do not: "
+        f"{escape(', '.join(found))}.</p>"
+    )
 
 
 def _result_row(row: Row, columns: Sequence[str], low: int) -> str:
@@ -120,7 +139,7 @@ def _protocols(run: Run) -> str:
 
 def few_labels(run: Run, rows: list[Row]) -> str:
     """Accuracy against the number of labelled images."""
-    found = run.efficiency or _efficiency(run, rows)
+    found = run.efficiency or efficiency(run, rows)
     if len({point.labels for point in found}) < 2:
         return ""
     shown = [series for series in SERIES if any(point.series == series for point in found)]
@@ -151,7 +170,7 @@ def few_labels(run: Run, rows: list[Row]) -> str:
     return section("labels", "With fewer labels", note, legend(shown) + both(draw))
 
 
-def _efficiency(run: Run, rows: list[Row]) -> list[Efficiency]:
+def efficiency(run: Run, rows: list[Row]) -> list[Efficiency]:
     """The same points from the table's rows, for a run without the CSV."""
     return [
         Efficiency(labels=labels, series=series, top1=top1, std=row.std.get(series))
@@ -272,66 +291,6 @@ def _class_colours(names: Mapping[int, str]) -> str:
         )
         rules.append(f".k{label}{{--k:{colour}}}")
     return "".join(rules)
-
-
-def nearest(run: Run, config: Config) -> str:
-    """Test images, each with the training images whose features are most similar."""
-    from sslpipe.report.pictures import data_uri
-
-    shown = run.neighbours[: config.queries]
-    if not shown:
-        return ""
-    queries = thumbnails(run, "test", [entry.query for entry in shown], 96)
-    wanted = sorted({place for entry in shown for place in entry.neighbours[: config.neighbours]})
-    stored = thumbnails(run, "train", wanted, 96)
-    if queries is None or stored is None:
-        return ""
-    place_of = {place: n for n, place in enumerate(wanted)}
-    rows, agree, total = [], 0, 0
-    for entry, image, label in zip(shown, *queries, strict=True):
-        cells = []
-        for place, similarity in list(zip(entry.neighbours, entry.similarity, strict=False))[
-            : config.neighbours
-        ]:
-            other, other_label = stored[0][place_of[place]], stored[1][place_of[place]]
-            known = label >= 0 and other_label >= 0
-            agree, total = agree + (known and label == other_label), total + known
-            cells.append(
-                _thumb(
-                    data_uri(other, lossless=6000),
-                    other.size,
-                    run.class_name(other_label),
-                    f"{similarity:.2f}".lstrip("0"),
-                    wrong=known and label != other_label,
-                )
-            )
-        query = _thumb(data_uri(image, lossless=6000), image.size, run.class_name(label), "test", wrong=False)
-        rows.append(f'<li><div class="query">{query}</div><div class="found">{"".join(cells)}</div></li>')
-    note = (
-        "<p>A test image, then the training images whose features are most similar to its own, "
-        "with the cosine similarity.</p>"
-    )
-    if total:
-        note += f"<p>{agree} of the {total} neighbours shown have the test image\u2019s class"
-        note += "; the others are ringed in red.</p>" if agree < total else ".</p>"
-    most = max(len(entry.neighbours[: config.neighbours]) for entry in shown)
-    return section(
-        "neighbours",
-        "Nearest neighbours",
-        note,
-        f'<ol class="nearest" style="--n:{most}">{"".join(rows)}</ol>',
-    )
-
-
-def _thumb(uri: str, size: tuple[int, int], name: str | None, below: str, *, wrong: bool) -> str:
-    said = f"class {name}" if name is not None else "image"
-    caption = f"{escape(name)} " if name is not None else ""
-    style = ' class="wrong"' if wrong else ""
-    return (
-        f'<figure{style}><img class="thumb" src="{uri}" width="{size[0]}" height="{size[1]}" '
-        f'alt="{escape(said)}">'
-        f"<figcaption><b>{caption}</b><span>{escape(below)}</span></figcaption></figure>"
-    )
 
 
 def confusion(run: Run) -> str:

@@ -41,6 +41,11 @@ class Row:
         return "all labels" if self.labels is None else f"{integer(self.labels)} labels"
 
 
+def title(stage: str) -> str:
+    """What an evaluation is called."""
+    return _TITLES.get(stage, stage)
+
+
 def rows(metrics: Mapping[str, Mapping[str, Any]]) -> list[Row]:
     """The table's rows from `metrics/{knn,linear,finetune}.json`, those not there left out.
 

@@ -22,17 +22,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _STAGES = (
-    "source",
-    "shard",
-    "views",
-    "pretrain",
-    "embed",
-    "knn",
-    "linear",
-    "finetune",
-    "diagnostics",
+    "source", "shard", "views", "pretrain", "embed", "knn", "retrieval", "linear", "finetune", "diagnostics",
     "robustness",
-)
+)  # fmt: skip
 _FEATURES = {"encoder": "features", "random_init": "random_init_features", "raw_pixel": "raw_pixel_features"}
 
 
@@ -73,9 +65,8 @@ class Run:
     efficiency: list[Efficiency] = field(default_factory=list)
     confusion: Counter[tuple[str, str]] = field(default_factory=Counter)  # (actual, predicted) -> images
     neighbours: list[Neighbours] = field(default_factory=list)
-    spectra: dict[str, np.ndarray] = field(
-        default_factory=dict
-    )  # by series, shares of the variance by rank, [D]
+    spectra: dict[str, np.ndarray] = field(default_factory=dict)  # by series, shares of the variance, [D]
+    worst: list[Neighbours] = field(default_factory=list)  # the queries whose rankings are worst
     features: dict[str, np.ndarray] = field(default_factory=dict)  # by series, test split, [N, D]
     labels: np.ndarray | None = None  # int64 [N], -1 for none
     index: np.ndarray | None = None  # int64 [N], place in the test split
@@ -148,6 +139,7 @@ def read(directory: str | Path, params: Mapping[str, Any]) -> Run:
     run.confusion = attempt("plots/knn/confusion.csv", _confusion, Counter())
     run.spectra = attempt("plots/diagnostics/eigenspectrum.csv", _spectra, {})
     run.neighbours = attempt("plots/knn/neighbours.json", _neighbours, [])
+    run.worst = attempt("plots/retrieval/worst.json", _neighbours, [])
     tensors: dict[str, np.ndarray] = attempt("data/features/test.safetensors", _tensors, {})
     run.features = {series: tensors[key] for series, key in _FEATURES.items() if key in tensors}
     run.labels, run.index = tensors.get("label"), tensors.get("index")

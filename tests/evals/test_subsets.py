@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import pytest
 import torch
+from pydantic import TypeAdapter, ValidationError
 from support import ToyReader
 
-from sslpipe.evals.subsets import Subset, draw, folds
+from sslpipe.errors import UserError
+from sslpipe.evals.subsets import Labels, Subset, count_of, draw, folds
 
 
 def test_a_draw_is_stratified_distinct_and_seeded() -> None:
@@ -40,3 +43,19 @@ def test_a_subset_reads_through_and_keeps_the_whole_splits_places(toy_reader: To
     assert torch.equal(batch.pixels, toy_reader.pixels[[2, 5]])
     assert subset.labels.tolist() == [1, 1, 2]
     assert len(subset) == 3
+
+
+@pytest.mark.parametrize(
+    ("wanted", "count"), [(7, 7), ("10%", 4), ("1 %", 1), ("2.5%", 1), ("100%", 40), ("3 per class", 12)]
+)
+def test_labels_may_be_a_number_a_share_or_so_many_for_each_class(wanted: int | str, count: int) -> None:
+    assert count_of(wanted, torch.arange(40) % 4) == count
+    assert TypeAdapter(Labels).validate_python(wanted) == wanted
+
+
+@pytest.mark.parametrize("wanted", ["ten", "0%", "101%", "-1%", "0 per class", "5 a class"])
+def test_other_words_are_refused(wanted: str) -> None:
+    with pytest.raises(UserError, match="share such as"):
+        count_of(wanted, torch.arange(40))
+    with pytest.raises(ValidationError):
+        TypeAdapter(Labels).validate_python(wanted)

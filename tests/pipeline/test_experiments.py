@@ -45,6 +45,13 @@ def test_a_temporary_workspace_keeps_its_results_and_its_rows(finished: Project,
     assert row["knn.k"] == "3"
     assert sorted(p["knn.k"] for p in parents(project)) == ["3", "5"]
     assert project.json("metrics/knn.json")["protocol"]["k"] == 5  # the workspace is as it was
+    compared = project.run("sslpipe", "compare", ".", "k3").stdout
+    assert "k-NN, all labels" in compared
+    assert "k-NN did not follow the same protocol" in compared
+    assert "knn.k" in (project.folder / "report/compare.html").read_text()
+    missing = project.run("sslpipe", "compare", ".", "k4", check=False)
+    assert missing.returncode == 1
+    assert "no experiment, revision or folder `k4`; did you mean k3?" in missing.stderr
 
 
 def test_two_queued_at_once_on_a_fresh_store(finished: Project, tmp_path: Path) -> None:

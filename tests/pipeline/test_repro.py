@@ -35,9 +35,9 @@ def test_the_first_run_leaves_what_the_house_says(finished: Project) -> None:
         "models/encoder.safetensors", "models/encoder.json", "metrics/pretrain.json", "plots/pretrain/curves.csv",
         "data/features/train.safetensors", "data/features/test.safetensors", "metrics/knn.json",
         "plots/knn/confusion.csv", "plots/knn/neighbours.json", "metrics/linear.json",
-        "plots/linear/label_efficiency.csv", "metrics/finetune.json", "metrics/diagnostics.json",
-        "plots/diagnostics/eigenspectrum.csv", "metrics/robustness.json", "plots/robustness/invariance.csv",
-        "plots/robustness/corruptions.csv", "report/index.html",
+        "plots/linear/label_efficiency.csv", "plots/linear/confusion.csv", "metrics/finetune.json",
+        "metrics/diagnostics.json", "plots/diagnostics/eigenspectrum.csv", "metrics/robustness.json",
+        "plots/robustness/invariance.csv", "plots/robustness/corruptions.csv", "report/index.html",
     }  # fmt: skip
     assert expected <= left
     assert {f"runs/{stage}.json" for stage in STAGES} <= left
@@ -46,6 +46,9 @@ def test_the_first_run_leaves_what_the_house_says(finished: Project) -> None:
         assert 0 <= metrics["random_init_top1"] <= 1
         assert 0 < metrics["top1"] <= 1
         assert metrics["protocol"]["chosen_on"]
+        card = metrics["protocol"]["digests"]
+        assert card["data"] == finished.json("data/shards/manifest.json")["digest"]
+        assert card["encoder"] == finished.json("models/encoder.json")["weights_sha256"]
     assert not list(
         (finished.folder / ".sslpipe" / "pretrain").glob("*/*.safetensors")
     )  # checkpoints are gone
@@ -94,7 +97,9 @@ def test_evaluations_switched_off_say_so_and_the_dag_stays(finished: Project, tm
     project.set(**{f"{stage}__enabled": False for stage in off})
     assert ran(project.repro()) == ["source", *off, "report"]
     for stage in off:
-        assert project.json(f"metrics/{stage}.json") == {"skipped": f"{stage}.enabled is false in params.yaml"}
+        assert project.json(f"metrics/{stage}.json") == {
+            "skipped": f"{stage}.enabled is false in params.yaml"
+        }
     assert "knn.enabled is false" in project.bytes("report/index.html").decode()
 
 

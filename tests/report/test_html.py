@@ -4,12 +4,11 @@ import json
 import re
 import shutil
 import warnings
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
-from report_runs import CLASSES, PARAMS, write
+from report_runs import CLASSES, PARAMS, Page, write
 from safetensors.numpy import load_file, save_file
 
 from sslpipe.data.loader import open_split
@@ -17,7 +16,6 @@ from sslpipe.errors import UserError
 from sslpipe.report import Config, build
 from sslpipe.report.parts import duration
 
-VOID = {"meta", "img", "br", "hr", "input", "link"}
 ALL = [
     "results",
     "labels",
@@ -33,49 +31,22 @@ ALL = [
 ]
 
 
-class Page(HTMLParser):
-    """What a page holds; raises where a tag is not closed in its place."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.source = path.read_text(encoding="utf-8")
-        self.open: list[str] = []
-        self.sections: list[str] = []
-        self.links: list[str] = []
-        self.tags: list[str] = []
-        self.words: list[str] = []
-        self.feed(self.source)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        named = dict(attrs)
-        self.tags.append(tag)
-        if tag == "section":
-            self.sections.append(named["id"] or "")
-        self.links += [
-            str(named[name]) for name in ("src", "href", "srcset", "action", "data") if name in named
-        ]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open[-1:] not in (["style"], ["script"]):
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
-
-
 def page(directory: Path, config: Config | None = None) -> Page:
     return Page(build(directory, PARAMS, config))
+
+
+def test_retrieval_stands_with_the_neighbours(finished: Path) -> None:
+    words = page(finished).text
+    assert "Retrieval by 8 test images, % Pretrained Random weights" in words
+    assert "Recall@5 98.0 80.0 Mean average precision 71.0 31.0 R-precision 65.0 30.0" in words
+    assert "The worst rankings" in words
+
+
+def test_scores_without_the_test_images_that_repeat_one_of_train(finished: Path) -> None:
+    metrics = json.loads((finished / "metrics/knn.json").read_text())
+    others = {"top1": 0.85, "test_images": 6}
+    write(finished / "metrics/knn.json", {**metrics, "without_duplicates": others})
+    assert "On the 6 that do not: k-NN 85.0 % (−5.0)." in page(finished).text.replace("\u202f", " ")
 
 
 def test_everything_is_on_the_page(finished: Path) -> None:

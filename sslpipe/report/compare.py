@@ -1,0 +1,158 @@
+"""Several runs side by side: scores with the differences and their errors, settings that differ, cost, lineage."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sslpipe.errors import UserError
+from sslpipe.report import results
+from sslpipe.report.difference import Difference, paired, unpaired
+from sslpipe.report.results import Row
+from sslpipe.report.revisions import locate
+from sslpipe.report.run import Run, read
+
+MOST = 8  # runs beside each other that can still be told apart
+Key = tuple[str, int | None]  # a stage, and how many labels
+Params = Callable[[Path], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A run under the name it was asked for."""
+
+    name: str
+    run: Run
+    rows: Mapping[Key, Row]
+
+    def digest(self, stage: str, what: str) -> str | None:
+        """A digest that a stage's number rests on: of `data`, `encoder` or `settings`."""
+        protocol = self.run.metrics.get(stage, {}).get("protocol") or {}
+        return (protocol.get("digests") or {}).get(what)
+
+
+def load(names: Sequence[str], root: Path, params: Params) -> list[Compared]:
+    """Read the runs.
+
+    Args:
+        names: see `revisions.locate`; two to `MOST`.
+        root: the project.
+        params: reads a params.yaml as resolved settings, flat.
+
+    Raises:
+        UserError: too few or too many names, or one that is not a run with results.
+    """
+    if not 2 <= len(names) <= MOST:
+        raise UserError(f"compare takes 2 to {MOST} runs, not {len(names)}")
+    if len(set(names)) < len(names):
+        raise UserError("the same run is named twice")
+    return [_load(name, locate(name, root), params) for name in names]
+
+
+def _load(name: str, folder: Path, params: Params) -> Compared:
+    file = folder / "params.yaml"
+    run = read(folder, params(file) if file.is_file() else {})
+    rows = {(row.stage, row.labels): row for row in results.rows(run.metrics) if row.skipped is None}
+    if not rows:
+        raise UserError(f"{name} has no evaluation in {folder / 'metrics'}: run `dvc repro` there first")
+    return Compared(name, run, rows)
+
+
+def keys(runs: Sequence[Compared]) -> list[Key]:
+    """The evaluations that any run has, in the order of the first one."""
+    return list(dict.fromkeys(key for each in runs for key in each.rows))
+
+
+def difference(first: Compared, second: Compared, key: Key) -> Difference | None:
+    """How much better the second run's encoder does in an evaluation; None where one has no number."""
+    rows = [each.rows.get(key) for each in (first, second)]
+    if any(row is None or "encoder" not in row.top1 for row in rows):
+        return None
+    stage, labels = key
+    digests = {each.digest(stage, "data") for each in (first, second)}
+    if labels is None and len(digests) == 1 and None not in digests:
+        right = [_right(each.run.directory / "plots" / stage / "confusion.csv") for each in (first, second)]
+        if right[0] is not None and right[1] is not None and right[0][0] == right[1][0]:
+            return paired(right[0][1], right[1][1])
+    return unpaired(
+        [row.top1["encoder"] for row in rows if row],
+        [each.run.count("test") for each in (first, second)],
+        [row.std.get("encoder") for row in rows if row],
+        _draws(first, stage),
+    )
+
+
+def _right(path: Path) -> tuple[list[str], np.ndarray] | None:
+    """The classes of the test images, in order, and whether each was told."""
+    try:
+        with path.open(newline="") as file:
+            pairs = [(row["actual"], row["predicted"]) for row in csv.DictReader(file)]
+    except (OSError, KeyError, csv.Error):
+        return None
+    if not pairs:
+        return None
+    return [actual for actual, _ in pairs], np.array([actual == predicted for actual, predicted in pairs])
+
+
+def _draws(each: Compared, stage: str) -> int:
+    draws = (each.run.metrics.get(stage, {}).get("protocol") or {}).get("draws", 1)
+    return draws if isinstance(draws, int) else 1
+
+
+def settings_that_differ(runs: Sequence[Compared]) -> dict[str, list[Any]]:
+    """Settings by dotted name, one value a run, None where it has none; without what is the same everywhere."""
+    names = sorted({name for each in runs for name in each.run.params})
+    values = {name: [each.run.params.get(name) for each in runs] for name in names}
+    return {name: found for name, found in values.items() if any(value != found[0] for value in found)}
+
+
+def warnings(runs: Sequence[Compared]) -> list[str]:
+    """What makes the comparison less than fair."""
+    said = []
+    data = {(each.run.manifest or {}).get("digest") for each in runs}
+    if len(data) > 1:
+        said.append("The runs were not evaluated on the same images: scores are of different tests.")
+    for stage in dict.fromkeys(stage for stage, _ in keys(runs)):
+        if len({each.digest(stage, "settings") for each in runs if stage in each.run.metrics}) > 1:
+            said.append(f"{results.title(stage)} did not follow the same protocol in all of them.")
+    seeds = set(settings_that_differ(runs))
+    if seeds == {"seed"}:
+        said.append("They differ in the seed alone: what they differ by is the noise of any comparison.")
+    elif len({each.run.params.get("seed") for each in runs}) == 1:
+        said.append(
+            "Each is one pretraining with one seed. The errors say what other test images would change, not what "
+            "another seed would."
+        )
+    return said
+
+
+def table(runs: Sequence[Compared]) -> str:
+    """The comparison as plain text."""
+    head = ["top-1 on test, %", *(each.name for each in runs)]
+    lines = [head]
+    for key in keys(runs):
+        title = next(each.rows[key] for each in runs if key in each.rows)
+        cells = [f"{title.title}, {title.condition}".replace(results.NARROW_SPACE, " ")]
+        for number, each in enumerate(runs):
+            row = each.rows.get(key)
+            score = f"{100 * row.top1['encoder']:.1f}" if row and "encoder" in row.top1 else "-"
+            found = difference(runs[0], each, key) if number else None
+            cells.append(score + ("" if found is None else f"  {_said(found)}"))
+        lines.append(cells)
+    widths = [max(len(line[n]) for line in lines) for n in range(len(head))]
+    text = ["   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+    text.insert(1, "-" * len(text[0]))
+    notes = [f"differences to {runs[0].name} with 95 % intervals; ~ no measurable difference"]
+    return "\n".join(line.rstrip() for line in [*text, "", *notes, *warnings(runs)])
+
+
+def _said(found: Difference) -> str:
+    mark = "" if found.measurable else "~"
+    reach = f"±{100 * found.reach:.1f}" if math.isfinite(found.reach) else ""
+    return f"{mark}{results.points(found.value)}{reach}".replace("\u2212", "-")

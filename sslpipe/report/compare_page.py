@@ -1,0 +1,264 @@
+"""The page of several runs side by side: no network, light and dark, desktop and phone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+from sslpipe import scratch
+from sslpipe.report import compare, plots, results
+from sslpipe.report.compare import Compared
+from sslpipe.report.outcome import efficiency
+from sslpipe.report.parts import WIDE, both, duration, section, text
+from sslpipe.report.results import NARROW_SPACE, integer, is_number, points
+from sslpipe.report.run import seconds
+
+NONE = "\u2013"  # in a cell without a number
+_COLOURS = ("#4269d0", "#e2a90c", "#ff725c", "#3ca951", "#a463f2", "#55b9a4", "#ff8ab7", "#9c6b4e")
+
+
+def build(runs: Sequence[Compared], path: Path) -> Path:
+    """Write the page.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    sections: tuple[Callable[[Sequence[Compared]], str], ...] = (
+        _scores,
+        _label_efficiency,
+        lambda each: _watched(each, "knn_top1", "looks", "k-NN between epochs"),
+        _settings,
+        _cost,
+        _lineage,
+    )
+    body = "".join(make(runs) for make in sections)
+    scratch.atomic_write(path, _page(runs, f"{_header(runs)}<main>{body}</main>"))
+    return path
+
+
+def _page(runs: Sequence[Compared], body: str) -> str:
+    style = files("sslpipe.report").joinpath("page.css").read_text(encoding="utf-8")
+    colours = "".join(
+        f".line.run{n}{{--c:{colour}}}.mark.run{n}{{background:{colour}}}"
+        for n, colour in enumerate(_COLOURS[: len(runs)])
+    )
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f"<title>{escape(' and '.join(each.name for each in runs))}: sslpipe comparison</title>\n"
+        f"<style>{style}{colours}</style></head>\n<body>{body}</body></html>\n"
+    )
+
+
+def _header(runs: Sequence[Compared]) -> str:
+    first, *others = runs
+    sentences = [_verdict(first, other) for other in others[:3]]
+    title = f"{' against '.join(each.name for each in runs)}" if len(runs) < 4 else f"{len(runs)} runs"
+    warned = "".join(f"<p>{escape(word)}</p>" for word in compare.warnings(runs))
+    return (
+        f'<header><p class="eyebrow"><b>sslpipe</b> comparison</p><h1>{escape(title)}</h1>'
+        f'<p class="dek">{escape(" ".join(filter(None, sentences)))}</p>'
+        f'<div class="note">{warned}</div></header>'
+    )
+
+
+def _verdict(first: Compared, other: Compared) -> str:
+    """One sentence on the evaluation that asks most of the encoder."""
+    shared = {key: row for key, row in other.rows.items() if key in first.rows}
+    row = results.most_telling(list(shared.values()))
+    key = next((key for key, value in shared.items() if value is row), None)
+    found = None if key is None else compare.difference(first, other, key)
+    if row is None or found is None:
+        return ""
+    what = f"{row.title}, {row.condition}"
+    if not found.measurable:
+        return (
+            f"{other.name} and {first.name} do not differ measurably ({what}: {points(found.value)} points)."
+        )
+    verb = "ahead of" if found.value > 0 else "behind"
+    return f"{other.name} is {abs(100 * found.value):.1f} points {verb} {first.name} ({what})."
+
+
+def _legend(runs: Sequence[Compared]) -> str:
+    items = "".join(f'<li><i class="mark run{n}"></i>{escape(each.name)}</li>' for n, each in enumerate(runs))
+    return f'<ul class="legend">{items}</ul>'
+
+
+def _head(runs: Sequence[Compared], first: str) -> str:
+    cells = "".join(
+        f'<th scope="col"><i class="mark run{n}"></i>{escape(each.name)}</th>' for n, each in enumerate(runs)
+    )
+    return f'<thead><tr><th scope="col">{first}</th>{cells}</tr></thead>'
+
+
+def _table(runs: Sequence[Compared], first: str, rows: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """A row for each name (HTML), a cell (HTML) for each run."""
+    body = "".join(
+        f'<tr><th scope="row">{name}</th>'
+        + "".join(
+            f'<td data-label="{escape(each.name)}">{cell}</td>'
+            for each, cell in zip(runs, cells, strict=True)
+        )
+        + "</tr>"
+        for name, cells in rows
+    )
+    return f'<table class="results">{_head(runs, first)}<tbody>{body}</tbody></table>'
+
+
+def _scores(runs: Sequence[Compared]) -> str:
+    """The table of all evaluations, each run's difference to the first below its score."""
+    body = []
+    for key in compare.keys(runs):
+        rows = [each.rows.get(key) for each in runs]
+        known = next(row for row in rows if row is not None)
+        scores = [row.top1.get("encoder") if row else None for row in rows]
+        best = max((score for score in scores if score is not None), default=None)
+        cells = []
+        for number, score in enumerate(scores):
+            shown = NONE if score is None else f"{100 * score:.1f}"
+            shown = f"<b>{shown}</b>" if score is not None and score == best else shown
+            cells.append(shown + _beside(runs, number, key))
+        body.append((f"{escape(known.title)}<small>{escape(known.condition)}</small>", cells))
+    note = (
+        f"<p>Top-1 on test, of the pretrained encoder. Below each score its difference to {escape(runs[0].name)} in "
+        "points, with the 95\u202f% interval; grey where chance alone gives as much in one of twenty comparisons.</p>"
+        "<p>Where both were tested on the same images, only images that one tells and the other does not "
+        "count (McNemar\u2019s exact test). Otherwise the errors of test images and of drawn labels are added, which "
+        "errs on the safe side.</p>"
+    )
+    return section("scores", "Which is better", note, _table(runs, "Top-1 accuracy, %", body))
+
+
+def _beside(runs: Sequence[Compared], number: int, key: compare.Key) -> str:
+    found = compare.difference(runs[0], runs[number], key) if number else None
+    if found is None:
+        return ""
+    style = "" if not found.measurable else ' class="gain"' if found.value > 0 else ' class="loss"'
+    said = f"{points(found.value)}{NARROW_SPACE}\u00b1{NARROW_SPACE}{100 * found.reach:.1f}"
+    return f'<small{style} title="{escape(found.how)}">{said}</small>'
+
+
+def _label_efficiency(runs: Sequence[Compared]) -> str:
+    """Accuracy of the linear probe against the number of labels, the runs over each other."""
+    lines, values, counts = [], [], set()
+    for number, each in enumerate(runs):
+        found = each.run.efficiency or efficiency(each.run, list(each.rows.values()))
+        mine = sorted((p for p in found if p.series == "encoder"), key=lambda p: p.labels)
+        if len(mine) < 2:
+            continue
+        counts |= {point.labels for point in mine}
+        values += [point.top1 for point in mine]
+        lines.append(
+            plots.Line(
+                style=f"run{number}",
+                x=np.array([point.labels for point in mine]),
+                y=np.array([point.top1 for point in mine]),
+                spread=np.array([point.std or 0.0 for point in mine]),
+                marks="circle",
+            )
+        )
+    if not lines:
+        return ""
+    ticks = [(count, integer(count)) for count in sorted(counts)]
+    x_axis = plots.Axis(low=min(counts) / 1.18, high=max(counts) * 1.18, log=True, ticks=ticks)
+    y_axis = plots.axis(
+        max(0.0, min(values) - 0.02), min(1.0, max(values) + 0.02), 5, lambda v: f"{100 * v:.0f}"
+    )
+
+    def draw(width: int) -> str:
+        return plots.line_chart(
+            lines,
+            x_axis,
+            y_axis,
+            width=width,
+            height=340 if width == WIDE else 280,
+            x_label="labelled images",
+            title="Accuracy of a linear probe against the number of labelled images",
+        )
+
+    note = "<p>A linear probe on frozen features, with fewer and fewer labels; the bars are the spread over draws.</p>"
+    return section("labels", "With fewer labels", note, _legend(runs) + both(draw))
+
+
+def _watched(runs: Sequence[Compared], column: str, name: str, title: str) -> str:
+    """A number of the looks between epochs, the runs over each other."""
+    lines = []
+    for number, each in enumerate(runs):
+        x, y = (each.run.watched.get(key, np.empty(0)) for key in ("epoch", column))
+        if len(x) == len(y) > 1 and np.isfinite(y).all():
+            lines.append(plots.Line(style=f"run{number}", x=x, y=y, marks="circle"))
+    if not lines:
+        return ""
+    last = max(float(line.x[-1]) for line in lines)
+    ticks = [tick for tick in plots.nice_ticks(0, last, 6) if tick <= last]
+    x_axis = plots.Axis(low=0, high=last, ticks=list(zip(ticks, plots.plain(ticks), strict=True)))
+    ends = [float(end(line.y)) for line in lines for end in (np.min, np.max)]
+    y_axis = plots.axis(min(ends), max(ends), 5, lambda v: f"{100 * v:.0f}")
+
+    def draw(width: int) -> str:
+        height = 300 if width == WIDE else 240
+        return plots.line_chart(
+            lines, x_axis, y_axis, width=width, height=height, x_label="epoch", title=title
+        )
+
+    note = (
+        "<p>Top-1 on training images that ask others of the training split, in percent: a look at how fast features "
+        "become useful, not a test. Losses are not shown, since those of different methods cannot be compared.</p>"
+    )
+    return section(name, title, note, _legend(runs) + both(draw))
+
+
+def _settings(runs: Sequence[Compared]) -> str:
+    """The settings in which the runs differ."""
+    found = compare.settings_that_differ(runs)
+    if not found:
+        return section("settings", "Settings", "<p>All settings are the same.</p>", "")
+    rows = [
+        (f"<code>{escape(name)}</code>", [NONE if value is None else escape(text(value)) for value in values])
+        for name, values in found.items()
+    ]
+    note = "<p>Only what differs. A dash: the run\u2019s file does not name it, so the default holds.</p>"
+    return section("settings", "Settings that differ", note, _table(runs, "Setting", rows))
+
+
+def _cost(runs: Sequence[Compared]) -> str:
+    """Seconds a stage, and images a second in pretraining."""
+    stages = list(dict.fromkeys(str(stage["stage"]) for each in runs for stage in each.run.stages))
+    rows = []
+    for name in stages:
+        took = [seconds(each.run.stage(name)) for each in runs]
+        rows.append((escape(name), [NONE if s is None else duration(s) for s in took]))
+    sums = [sum(filter(None, map(seconds, each.run.stages))) for each in runs]
+    rows.append(("all stages", [duration(total) for total in sums]))
+    rates = [each.run.metrics.get("pretrain", {}).get("images_per_second") for each in runs]
+    rows.append(("images a second in pretraining", [integer(r) if is_number(r) else NONE for r in rates]))
+    note = (
+        "<p>Start-up included. A stage that DVC took from its cache shows the time of the run that made it, perhaps on "
+        "another machine.</p>"
+    )
+    return section("cost", "What it took", note, _table(runs, "Stage", rows))
+
+
+def _lineage(runs: Sequence[Compared]) -> str:
+    """Digests of data, code and encoder."""
+    digests = {
+        "Shards": [each.run.manifest.get("digest") for each in runs],
+        "Code": [(each.run.stage("pretrain").get("git") or {}).get("commit") for each in runs],
+        "Experiment": [each.run.stage("pretrain").get("key") for each in runs],
+        "Encoder": [each.run.encoder.get("weights_sha256") for each in runs],
+    }
+    rows = [
+        (name, [f"<code>{escape(str(value)[:12])}</code>" if value else NONE for value in values])
+        for name, values in digests.items()
+        if any(values)
+    ]
+    return section(
+        "lineage", "Where they come from", "<p>Equal digests, equal content.</p>", _table(runs, "", rows)
+    )
