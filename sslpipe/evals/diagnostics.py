@@ -91,16 +91,19 @@ def evaluate(
             )  # fmt: skip
     encoder = encoder.to(device).eval()
     nets = {"": encoder, "random_init_": random_twin(encoder, seed)}
-    for prefix, views in embedded_views(
+    views = embedded_views(
         nets, preprocess, reader, recipe, settings, last_blocks=last_blocks, batch_size=batch_size, seed=seed
-    ).items():
-        metrics[f"{prefix}lidar"] = measures.lidar(views)
-        metrics[f"{prefix}lidar_unbiased"] = measures.lidar(views, unbiased=True)
-        metrics[f"{prefix}alignment"] = measures.alignment(views[:, 0], views[:, 1])
+    )
+    varied = any(_vary(x) for x in views.values())
+    if varied:
+        for prefix, x in views.items():
+            metrics[f"{prefix}lidar"] = measures.lidar(x)
+            metrics[f"{prefix}lidar_unbiased"] = measures.lidar(x, unbiased=True)
+            metrics[f"{prefix}alignment"] = measures.alignment(x[:, 0], x[:, 1])
     metrics["protocol"] = {
         **settings.model_dump(mode="json", exclude={"enabled", "device"}),
         "images": min(settings.images, len(reader)),
-        "view": recipe.views[0].name,
+        "view": recipe.views[0].name if varied else "left out: nothing about it is drawn",
         "spectrum_images": min(SPECTRUM_IMAGES, len(train.index)),
         "pairs_images": min(PAIRS_IMAGES, len(train.index)),
         "alpha_req_ranks": list(measures.RANKS),
@@ -169,6 +172,11 @@ def embedded_views(
                 found[name].append(features.unflatten(0, (settings.views, len(part))).transpose(0, 1).cpu())
             bar.update(len(part))
     return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def _vary(views: Tensor) -> bool:
+    """Whether an image's views differ, by more than rounding, in their features [n, q, D]."""
+    return bool((views - views[:, :1]).abs().max() > 1e-5 * views.abs().max())
 
 
 def _some(features: Features, limit: int, seed: int) -> Features:
