@@ -156,3 +156,13 @@ def test_the_spectrum_as_a_table(tmp_path: Path) -> None:
     lines = (tmp_path / "s.csv").read_text().splitlines()
     assert lines[:3] == ["rank,series,share", "1,encoder,7.5000e-01", "2,encoder,2.5000e-01"]
     assert len(lines) == 1 + 2 + 1000
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_same_numbers() -> None:
+    train = embedded(ToyReader(32))
+    (on_cpu, _), (on_gpu, _) = (measured(train, train, device=device) for device in ("cpu", "cuda"))
+    assert set(on_cpu) == set(on_gpu)
+    for name, value in on_cpu.items():
+        if name != "protocol":
+            assert on_gpu[name] == pytest.approx(value, rel=1e-2, abs=1e-3), name

@@ -193,3 +193,13 @@ def test_a_stage_left_out_of_the_settings_is_as_its_config_says() -> None:
         default = getattr(getattr(settings, section, None), "enabled", None)
         if isinstance(default, bool) and section != "tracking":
             assert settings.enabled(section) is default is (section not in OFF)
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_same_numbers(result: dict[str, Any]) -> None:
+    network = encoder()
+    train = embed(network, ToyReader(40), PREPROCESS, EmbedConfig(device="cpu"), seed=1)
+    settings = FEW.model_copy(update={"device": "cuda"})
+    found = evaluate(network, PREPROCESS, train, ToyReader(24), RECIPE, settings, last_blocks=1, seed=1)
+    assert found["invariance"] == pytest.approx(result["invariance"], abs=1e-3)
+    assert found["top1"] == pytest.approx(result["top1"])
