@@ -99,7 +99,13 @@ def check_packages(settings: Settings) -> Iterator[str]:
 
     versions = ", ".join(f"{name} {_version(name)}" for name in ("torch", *PIPELINE_PACKAGES))
     yield f"environment: Python {sys.version.split()[0]}, {versions}"
-    for section in (settings.embed, settings.finetune):
+    for section in (
+        settings.embed,
+        settings.finetune,
+        settings.diagnostics,
+        settings.robustness,
+        settings.segment,
+    ):
         resolve(section.device)
     device = resolve(settings.pretrain.device)
     renderer = renderers.describe(renderers.choose(settings.views.renderer, device)[0])

@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     from sslpipe.data.loader import Config as LoaderConfig
     from sslpipe.data.shard import Config as ShardConfig
     from sslpipe.data.sources import Config as SourceConfig
+    from sslpipe.evals.diagnostics import Config as DiagnosticsConfig
     from sslpipe.evals.embed import Config as EmbedConfig
     from sslpipe.evals.finetune import Config as FinetuneConfig
     from sslpipe.evals.linear import Config as LinearConfig
     from sslpipe.evals.neighbours import Config as KnnConfig
     from sslpipe.evals.retrieval import Config as RetrievalConfig
+    from sslpipe.evals.robustness import Config as RobustnessConfig
     from sslpipe.evals.segment import Config as SegmentConfig
     from sslpipe.methods.base import MethodConfig
     from sslpipe.report import Config as ReportConfig
@@ -47,11 +49,15 @@ OWNERS = {
     "retrieval": "sslpipe.evals.retrieval",
     "linear": "sslpipe.evals.linear",
     "finetune": "sslpipe.evals.finetune",
+    "diagnostics": "sslpipe.evals.diagnostics",
+    "robustness": "sslpipe.evals.robustness",
     "segment": "sslpipe.evals.segment",
     "report": "sslpipe.report",
     "tracking": "sslpipe.tracking.record",
 }
 SECTIONS = ("seed", *OWNERS, "methods")
+#: Stages that a params.yaml without a word on them leaves out; as their Configs say.
+OFF = ("robustness", "segment")
 
 C = TypeVar("C", bound=Config)
 
@@ -145,6 +151,16 @@ class Settings:
         return self._section("finetune")
 
     @cached_property
+    def diagnostics(self) -> DiagnosticsConfig:
+        """Light numbers about the features."""
+        return self._section("diagnostics")
+
+    @cached_property
+    def robustness(self) -> RobustnessConfig:
+        """What features ignore, and what corruptions cost."""
+        return self._section("robustness")
+
+    @cached_property
     def segment(self) -> SegmentConfig:
         """Transfer to segmentation."""
         return self._section("segment")
@@ -167,7 +183,7 @@ class Settings:
 
     def enabled(self, stage: str) -> bool:
         """Whether `<stage>.enabled` is on, read without importing the section's owner."""
-        enabled = self._mapping(stage).get("enabled", True)
+        enabled = self._mapping(stage).get("enabled", stage not in OFF)
         if not isinstance(enabled, bool):
             raise SettingsError(f"{self.path}: {stage}.enabled: should be true or false, not {enabled!r}")
         return enabled

@@ -120,9 +120,24 @@ def evaluated(name: str, metrics: dict[str, Any], own: Config, record: Record) -
     record.tag("protocol", json.dumps(protocol, sort_keys=True))
 
 
-def skipped(name: str, settings: Settings, record: Record) -> bool:
-    """Whether a label-based evaluation has nothing to do; then its metrics file says why. Imports no torch."""
-    reason = _reason_to_skip(name, settings)
+def skipped(
+    name: str,
+    settings: Settings,
+    record: Record,
+    *,
+    splits: tuple[str, ...] = ("train", "test"),
+    labels: bool = True,
+) -> bool:
+    """Whether an evaluation has nothing to do; then its metrics file says why. Imports no torch.
+
+    Args:
+        name: of the stage.
+        settings: which say whether it is on.
+        record: of the stage, which gets the reason as a tag.
+        splits: of which it needs images.
+        labels: whether it needs labels of them.
+    """
+    reason = _reason_to_skip(name, settings, splits, labels)
     if reason is None:
         return False
     write_json(f"metrics/{name}.json", {"skipped": reason})
@@ -132,14 +147,14 @@ def skipped(name: str, settings: Settings, record: Record) -> bool:
     return True
 
 
-def _reason_to_skip(name: str, settings: Settings) -> str | None:
+def _reason_to_skip(name: str, settings: Settings, splits: tuple[str, ...], labels: bool) -> str | None:
     if not settings.enabled(name):
         return f"{name}.enabled is false in params.yaml"
     manifest = json.loads(Path("data/shards/manifest.json").read_text())
-    for split in ("train", "test"):
+    for split in splits:
         if not manifest["splits"].get(split, {}).get("count"):
             return f"there are no {split} images"
-        if not manifest["splits"][split]["labelled"]:
+        if labels and not manifest["splits"][split]["labelled"]:
             return f"the {split} images have no labels"
     return None
 

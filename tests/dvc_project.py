@@ -18,18 +18,9 @@ import yaml
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 STAGES = [
-    "source",
-    "shard",
-    "views",
-    "pretrain",
-    "embed",
-    "knn",
-    "retrieval",
-    "linear",
-    "finetune",
-    "segment",
-    "report",
-]
+    "source", "shard", "views", "pretrain", "embed", "knn", "retrieval", "linear", "finetune",
+    "diagnostics", "robustness", "segment", "report",
+]  # fmt: skip
 
 TINY: dict[str, Any] = {
     "seed": 0,
@@ -59,7 +50,9 @@ TINY: dict[str, Any] = {
     "retrieval": {"enabled": True},
     "linear": {"enabled": True, "epochs": 5, "min_steps": 20, "few_labels": [30], "draws": 1, "folds": 2},
     "finetune": {"enabled": True, "labels": 20, "draws": 1, "epochs": 2, "device": "cpu"},
+    "diagnostics": {"enabled": True, "images": 12, "views": 3, "k": 5, "device": "cpu"},
     "segment": {"enabled": True, "scenes": {"train": 16, "test": 8}, "epochs": 1, "rates": [0.01], "device": "cpu"},
+    "robustness": {"enabled": True, "images": 10, "severities": [3], "k": 5, "device": "cpu"},
     "report": {"neighbours": 3},
     "tracking": {"enabled": True, "experiment": "tiny", "uri": None},
 }  # fmt: skip

@@ -69,6 +69,13 @@ def draw(labels: Tensor, count: int | None, seed: int) -> Tensor:
     return order[rank.argsort(stable=True)[:count]]
 
 
+def sample(count: int, limit: int, seed: int) -> Tensor:
+    """At most `limit` of the places 0 … count − 1, drawn by seed, in order: int64 [M]."""
+    if count <= limit:
+        return torch.arange(count)
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:limit].sort().values
+
+
 def folds(labels: Tensor, count: int, seed: int) -> Tensor:
     """A fold number 0 … count−1 for each label, [N], each class spread over all folds."""
     generator = torch.Generator().manual_seed(seed)

@@ -44,6 +44,40 @@ def write_draws(path: str | Path, draws: Sequence[Mapping[str, Any]]) -> None:
     _write(path, ("draw", "series", "top1"), rows)
 
 
+def write_spectrum(path: str | Path, spectra: Mapping[str, Tensor]) -> None:
+    """Eigenvalues of the features' covariance by rank, as shares of the variance; the first thousand of each series."""
+    rows = [
+        (rank, series, f"{value:.4e}")
+        for series, spectrum in spectra.items()
+        for rank, value in enumerate(spectrum[:1000].tolist(), start=1)
+    ]
+    _write(path, ("rank", "series", "share"), rows)
+
+
+def write_robustness(folder: str | Path, metrics: Mapping[str, Any]) -> None:
+    """invariance.csv, and where there are labels corruptions.csv, in which severity 0 is the clean image."""
+    kinds = (("encoder", ""), ("random_init", "random_init_"))
+    rows = [
+        (operation, series, f"{similarity:.4f}", _number(metrics[f"{prefix}invariance"][operation]))
+        for series, prefix in kinds
+        for operation, similarity in metrics[f"{prefix}similarity"].items()
+    ]
+    _write(Path(folder, "invariance.csv"), ("operation", "series", "similarity", "invariance"), rows)
+    if "corruptions" not in metrics:
+        return
+    scores = [
+        (corruption, severity, series, f"{top1:.4f}")
+        for series, prefix in kinds
+        for corruption, by_severity in metrics[f"{prefix}corruptions"].items()
+        for severity, top1 in {"0": metrics[f"{prefix}top1"], **by_severity}.items()
+    ]
+    _write(Path(folder, "corruptions.csv"), ("corruption", "severity", "series", "top1"), scores)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
 def _write(path: str | Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")

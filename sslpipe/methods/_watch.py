@@ -39,8 +39,16 @@ def effective_rank(z: Tensor) -> Tensor:
     Garrido et al., "RankMe: Assessing the Downstream Performance of Pretrained Self-Supervised Representations by
     Their Rank", ICML 2023, eq. 1. It says which of two runs of one method is the better, not which of two methods.
     """
-    sigma = torch.linalg.svdvals(z.double())  # [min(N, D)]
-    p = sigma / sigma.sum().clamp(min=torch.finfo(sigma.dtype).tiny) + 1e-7
+    return rank_of(torch.linalg.svdvals(z.double()))  # of [min(N, D)]
+
+
+@torch.no_grad()
+def rank_of(spectrum: Tensor) -> Tensor:
+    """How many of a spectrum's values, at least 0, count: the exponential of the entropy of their shares.
+
+    exp(−Σ_k p_k log p_k) with p_k = s_k / Σ_j s_j + 1e-7 (Roy & Vetterli 2007): K for K equal values, 1 for one.
+    """
+    p = spectrum / spectrum.sum().clamp(min=torch.finfo(spectrum.dtype).tiny) + 1e-7
     return torch.special.entr(p).sum().exp()
 
 

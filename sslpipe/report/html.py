@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sslpipe import scratch
-from sslpipe.report import dense, making, nearest, origin, outcome, results
+from sslpipe.report import dense, diagnostics, making, nearest, origin, outcome, results, robustness
 from sslpipe.report.config import Config
 from sslpipe.report.parts import duration, method_name, param
 from sslpipe.report.results import Row, integer, is_number, percent
@@ -45,6 +45,8 @@ def build(directory: str | Path, params: Mapping[str, Any], config: Config | Non
         lambda: outcome.feature_map(run, config),
         lambda: nearest.nearest(run, config),
         lambda: outcome.confusion(run),
+        lambda: diagnostics.geometry(run),
+        lambda: robustness.ignored(run),
         lambda: dense.segmentation(run),
         lambda: making.views(run),
         lambda: making.training(run),

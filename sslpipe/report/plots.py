@@ -150,6 +150,48 @@ def line_chart(
     return _svg(width, height, title, parts)
 
 
+def dots(
+    rows: Sequence[tuple[str, bool, Mapping[str, float]]], x_axis: Axis, *, width: int, title: str
+) -> str:
+    """A line of dots for each row, one dot a series, the stretch between them drawn.
+
+    Args:
+        rows: a name, whether it is written in bold, and a value for each CSS class that colours a dot.
+        x_axis: horizontal scale.
+        width: in CSS pixels.
+        title: said by screen readers.
+    """
+    left, right, pitch, top = 16 + 7 * max(len(name) for name, *_ in rows), 14, 30, 6
+    bottom = top + pitch * len(rows)
+    parts = []
+
+    def px(value: float) -> float:
+        return left + x_axis.at(value) * (width - left - right)
+
+    for value, text in x_axis.ticks:
+        x = f"{px(value):.1f}"
+        parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{top}" y2="{bottom}"/>')
+        parts.append(
+            f'<text class="tick" x="{x}" y="{bottom + 18}" text-anchor="middle">{escape(text)}</text>'
+        )
+    for n, (name, bold, values) in enumerate(rows):
+        y = top + pitch * (n + 0.5)
+        weight = ' font-weight="700"' if bold else ""
+        parts.append(
+            f'<text class="axis" x="{left - 14}" y="{y + 4:.1f}" text-anchor="end"{weight}>{escape(name)}</text>'
+        )
+        if len(values) > 1:
+            ends = sorted(px(value) for value in values.values())
+            parts.append(
+                f'<line class="stretch" x1="{ends[0]:.1f}" x2="{ends[-1]:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            )
+        for style, value in values.items():
+            said = f"<title>{escape(name)}: {value:.2f}</title>"
+            mark = _mark("circle", px(value), y)
+            parts.append(f'<g class="line {style}">{said}{mark}</g>')
+    return _svg(width, bottom + 26, title, parts)
+
+
 def confusion(matrix: np.ndarray, names: Sequence[str], *, width: int, title: str) -> str:
     """A confusion matrix whose errors stand out: the diagonal is a quiet tint, every error a warm cell.
 

@@ -22,17 +22,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _STAGES = (
-    "source",
-    "shard",
-    "views",
-    "pretrain",
-    "embed",
-    "knn",
-    "retrieval",
-    "linear",
-    "finetune",
-    "segment",
-)
+    "source", "shard", "views", "pretrain", "embed", "knn", "retrieval", "linear", "finetune", "diagnostics",
+    "robustness", "segment",
+)  # fmt: skip
 _FEATURES = {"encoder": "features", "random_init": "random_init_features", "raw_pixel": "raw_pixel_features"}
 
 
@@ -73,6 +65,7 @@ class Run:
     efficiency: list[Efficiency] = field(default_factory=list)
     confusion: Counter[tuple[str, str]] = field(default_factory=Counter)  # (actual, predicted) -> images
     neighbours: list[Neighbours] = field(default_factory=list)
+    spectra: dict[str, np.ndarray] = field(default_factory=dict)  # by series, shares of the variance, [D]
     worst: list[Neighbours] = field(default_factory=list)  # the queries whose rankings are worst
     features: dict[str, np.ndarray] = field(default_factory=dict)  # by series, test split, [N, D]
     labels: np.ndarray | None = None  # int64 [N], -1 for none
@@ -144,6 +137,7 @@ def read(directory: str | Path, params: Mapping[str, Any]) -> Run:
     run.watched = attempt("plots/pretrain/watch.csv", _curves, {})
     run.efficiency = attempt("plots/linear/label_efficiency.csv", _efficiency, [])
     run.confusion = attempt("plots/knn/confusion.csv", _confusion, Counter())
+    run.spectra = attempt("plots/diagnostics/eigenspectrum.csv", _spectra, {})
     run.neighbours = attempt("plots/knn/neighbours.json", _neighbours, [])
     run.worst = attempt("plots/retrieval/worst.json", _neighbours, [])
     tensors: dict[str, np.ndarray] = attempt("data/features/test.safetensors", _tensors, {})
@@ -209,6 +203,13 @@ def _neighbours(path: Path) -> list[Neighbours]:
         )
         for entry in json.loads(path.read_text())
     ]
+
+
+def _spectra(path: Path) -> dict[str, np.ndarray]:
+    found: dict[str, list[float]] = {}
+    for row in _table(path):
+        found.setdefault(row["series"], []).append(float(row["share"]))
+    return {series: np.array(shares) for series, shares in found.items()}
 
 
 def _tensors(path: Path) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from sslpipe.data.batch import Batch
 from sslpipe.views import reference
@@ -35,11 +36,21 @@ def centre(
     Returns:
         float32 [N, 3, size, size] on the batch's device.
     """
-    if not 0 < crop <= 1:
-        raise ValueError(f"crop must be above 0 and at most 1, not {crop}")
     limit = batch.size.cpu().numpy()  # [N, 2]
-    side = np.maximum(np.rint(crop * limit.min(axis=1, keepdims=True)), 1)
-    corner = np.rint((limit - side) / 2)  # as torchvision's center_crop
-    box = np.concatenate((corner, side, side), axis=1).astype(np.int32)
+    box = central_box(limit, crop)
     spec = ViewSpec(size=size, interpolation=interpolation, mean=mean, std=std)
     return reference.render(batch.pixels, Table.plain(box, limit), spec)
+
+
+def central_box(limit: NDArray[np.int32], crop: float) -> NDArray[np.int32]:
+    """Top, left, height and width, [N, 4], of the square that evaluation sees.
+
+    Args:
+        limit: [N, 2], true height and width of each image.
+        crop: side of the square as a share of the shorter side.
+    """
+    if not 0 < crop <= 1:
+        raise ValueError(f"crop must be above 0 and at most 1, not {crop}")
+    side = np.maximum(np.rint(crop * limit.min(axis=1, keepdims=True)), 1)
+    corner = np.rint((limit - side) / 2)  # as torchvision's center_crop
+    return np.concatenate((corner, side, side), axis=1).astype(np.int32)

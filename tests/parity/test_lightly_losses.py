@@ -1,4 +1,4 @@
-"""Losses against lightly's."""
+"""Losses, and the spread of features, against lightly's."""
 
 import warnings
 
@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from sslpipe.losses import info_nce, negative_cosine, nt_xent, sinkhorn, swapped_prediction
+from sslpipe.methods._watch import spread
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # lightly's own
     loss = pytest.importorskip("lightly.loss", reason="lightly is not installed")
+    debug = pytest.importorskip("lightly.utils.debug", reason="lightly is not installed")
     swav = pytest.importorskip("lightly.loss.swav_loss", reason="lightly is not installed")
 
 
@@ -45,3 +47,9 @@ def test_swapped_prediction() -> None:
     theirs = loss.SwaVLoss(temperature=0.1, sinkhorn_epsilon=0.05, sinkhorn_iterations=3)
     expected = theirs(scores[:2], scores[2:]).squeeze()
     torch.testing.assert_close(swapped_prediction(scores, codes, 0.1), expected)
+
+
+def test_spread() -> None:
+    features = torch.randn(30, 8)
+    theirs = debug.std_of_l2_normalized(features) * 8**0.5
+    torch.testing.assert_close(spread(features), theirs)

@@ -35,11 +35,13 @@ def test_the_first_run_leaves_what_the_house_says(finished: Project) -> None:
         "models/encoder.safetensors", "models/encoder.json", "metrics/pretrain.json", "plots/pretrain/curves.csv",
         "data/features/train.safetensors", "data/features/test.safetensors", "metrics/knn.json",
         "plots/knn/confusion.csv", "plots/knn/neighbours.json", "metrics/linear.json",
-        "plots/linear/label_efficiency.csv", "plots/linear/confusion.csv", "metrics/finetune.json", "report/index.html",
+        "plots/linear/label_efficiency.csv", "plots/linear/confusion.csv", "metrics/finetune.json",
+        "metrics/diagnostics.json", "plots/diagnostics/eigenspectrum.csv", "metrics/robustness.json",
+        "plots/robustness/invariance.csv", "plots/robustness/corruptions.csv", "report/index.html",
     }  # fmt: skip
     assert expected <= left
     assert {f"runs/{stage}.json" for stage in STAGES} <= left
-    for stage in ("knn", "linear", "finetune"):
+    for stage in ("knn", "linear", "finetune", "robustness"):
         metrics = finished.json(f"metrics/{stage}.json")
         assert 0 <= metrics["random_init_top1"] <= 1
         assert 0 < metrics["top1"] <= 1
@@ -91,9 +93,13 @@ def test_changing_a_recipe_of_another_method_trains_nothing(finished: Project, t
 
 def test_evaluations_switched_off_say_so_and_the_dag_stays(finished: Project, tmp_path: Path) -> None:
     project = finished.clone(tmp_path / "project")
-    project.set(knn__enabled=False, finetune__enabled=False)
-    assert ran(project.repro()) == ["source", "knn", "finetune", "report"]
-    assert project.json("metrics/knn.json") == {"skipped": "knn.enabled is false in params.yaml"}
+    off = ["knn", "finetune", "diagnostics", "robustness"]
+    project.set(**{f"{stage}__enabled": False for stage in off})
+    assert ran(project.repro()) == ["source", *off, "report"]
+    for stage in off:
+        assert project.json(f"metrics/{stage}.json") == {
+            "skipped": f"{stage}.enabled is false in params.yaml"
+        }
     assert "knn.enabled is false" in project.bytes("report/index.html").decode()
 
 
@@ -110,6 +116,8 @@ def test_images_without_labels_are_trained_on_and_evaluations_say_why_not(
     assert ran(project.repro()) == STAGES
     for stage in ("knn", "linear", "finetune"):
         assert "no labels" in project.json(f"metrics/{stage}.json")["skipped"]
+    for stage, number in (("diagnostics", "rankme"), ("robustness", "invariance")):
+        assert project.json(f"metrics/{stage}.json")[number]
     assert project.json("metrics/shard.json")["rejects"] == 1
     page = project.bytes("report/index.html").decode()
     assert "no labels" in page

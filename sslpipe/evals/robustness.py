@@ -1,0 +1,232 @@
+"""What changes of an image features ignore, and how much accuracy common corruptions cost them.
+
+Of the encoder and of the same network with random weights, by the same draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from sslpipe import config
+from sslpipe.data.batch import Batch
+from sslpipe.data.loader import Reader
+from sslpipe.device import resolve
+from sslpipe.errors import UserError
+from sslpipe.evals import corruptions, invariance
+from sslpipe.evals.embed import random_twin
+from sslpipe.evals.features import KINDS, Features
+from sslpipe.evals.neighbours import predict
+from sslpipe.evals.subsets import sample
+from sslpipe.networks.backbones import Backbone
+from sslpipe.progress import Progress, progress
+from sslpipe.views import centre
+from sslpipe.views.recipe import Recipe
+
+BATCH = 128  # images at a time; fixed, since what is drawn depends on it
+_VISIBLE = 1e-4  # mean change of a value in [0, 1] below which an operation changes nothing
+
+
+class Config(config.Config):
+    """Settings of the section `robustness`."""
+
+    enabled: bool = False
+    images: int = Field(1000, ge=2, description="test images that are changed and corrupted")
+    severities: tuple[int, ...] = Field(
+        (1, 3, 5), min_length=1, description="of the corruptions, from 1 to 5"
+    )
+    k: int = Field(20, ge=1, description="neighbours, among clean training images")
+    temperature: float = Field(0.07, gt=0)
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+
+    @field_validator("severities")
+    @classmethod
+    def _check(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if sorted(set(value)) != list(value) or not set(value) <= {1, 2, 3, 4, 5}:
+            raise ValueError("must be numbers from 1 to 5, rising")
+        return value
+
+
+class Nets:
+    """The encoder and its random twin, asked together."""
+
+    def __init__(
+        self,
+        encoder: Backbone,
+        preprocess: Mapping[str, Any],
+        last_blocks: int,
+        device: torch.device,
+        seed: int,
+    ) -> None:
+        encoder = encoder.to(device).eval()
+        self.nets = {"": encoder, "random_init_": random_twin(encoder, seed)}
+        self.preprocess, self.last_blocks, self.device = preprocess, last_blocks, device
+
+    @torch.inference_mode()
+    def __call__(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Features [n, D] by prefix of normalised pixels [n, 3, S, S]."""
+        x = pixels.to(self.device)
+        return {name: net.last_blocks(x, self.last_blocks).float().cpu() for name, net in self.nets.items()}
+
+
+def evaluate(
+    encoder: Backbone,
+    preprocess: Mapping[str, Any],
+    train: Features,
+    test: Reader,
+    recipe: Recipe,
+    settings: Config,
+    *,
+    last_blocks: int,
+    seed: int,
+) -> dict[str, Any]:
+    """What metrics/robustness.json holds.
+
+    Args:
+        encoder: in eval mode.
+        preprocess: of the encoder.
+        train: features of the training images as they are: the bank of the k-NN.
+        test: the images that are changed and corrupted.
+        recipe: the resolved views of the method, which say what it was trained with.
+        settings: how many images, which severities.
+        last_blocks: blocks whose features stand side by side, as in `train`.
+        seed: of the sample, of all that is drawn, and of the random weights.
+
+    Raises:
+        UserError: there are fewer than two images.
+    """
+    if len(test) < 2:
+        raise UserError(
+            "robustness compares images, and there are fewer than two: set robustness.enabled to false"
+        )
+    nets = Nets(encoder, preprocess, last_blocks, resolve(settings.device), seed)
+    known = train.labelled()
+    places = sample(len(test), settings.images, seed)
+    labelled = (test.labels >= 0).nonzero()[:, 0]
+    labelled = labelled[sample(len(labelled), settings.images, seed)]
+    corrupted = len(known.index) > 0 and len(labelled) > 0
+    rounds = len(invariance.STRENGTHS) + 1
+    total = rounds * len(places)
+    if corrupted:
+        total += (len(corruptions.NAMES) * len(settings.severities) + 1) * len(labelled)
+    with progress("robustness", total, "images") as bar:
+        metrics = invariances(nets, test, places, recipe.views[0].fill, seed, bar)
+        if corrupted:
+            metrics |= accuracies(nets, known, test, labelled, settings, seed, bar)
+        else:
+            metrics["corruptions_skipped"] = "there are no labels"
+    metrics["in_recipe"] = invariance.in_recipe(recipe)
+    constants = "CIFAR-10-C" if preprocess["size"] < corruptions.LARGE_FROM else "ImageNet-C"
+    metrics["protocol"] = {
+        **settings.model_dump(mode="json", exclude={"enabled", "device"}),
+        "images": len(places),
+        "strengths": invariance.STRENGTHS,
+        "corruption_constants": f"those of {constants}",
+        "classifier": "k-NN by cosine, its bank the clean training images",
+        "train_images": len(known.index),
+        "test_images": len(labelled),
+        "chosen_on": "nothing: settings are fixed beforehand",
+    }
+    return metrics
+
+
+def invariances(
+    nets: Nets, reader: Reader, places: Tensor, fill: float, seed: int, bar: Progress
+) -> dict[str, Any]:
+    """How much of an image's features stays under each operation, by operation."""
+    clean, _ = _embedded(nets, reader, places, None, 0, fill, seed, bar)
+    others = {name: invariance.similarity_of_others(x) for name, x in clean.items()}
+    metrics: dict[str, Any] = {f"{name}similarity_of_others": value for name, value in others.items()}
+    for name in clean:
+        metrics[f"{name}invariance"], metrics[f"{name}similarity"] = {}, {}
+    metrics["without_effect"] = []
+    for number, operation in enumerate(invariance.STRENGTHS, start=1):
+        found, change = _embedded(nets, reader, places, operation, number, fill, seed, bar)
+        if change < _VISIBLE:
+            metrics["without_effect"].append(operation)
+            continue
+        for name, x in found.items():
+            same = invariance.similarity(clean[name], x)
+            metrics[f"{name}similarity"][operation] = same
+            metrics[f"{name}invariance"][operation] = invariance.relative(same, others[name])
+    return metrics
+
+
+def _embedded(
+    nets: Nets,
+    reader: Reader,
+    places: Tensor,
+    operation: str | None,
+    number: int,
+    fill: float,
+    seed: int,
+    bar: Progress,
+) -> tuple[dict[str, Tensor], float]:
+    """Features [N, D] by prefix of the images under an operation, and the mean change of a pixel's value in [0, 1]."""
+    drawn = np.random.default_rng((seed, number)).random((len(places), 2))
+    std = torch.tensor(nets.preprocess["std"]).view(3, 1, 1)
+    rows: dict[str, list[Tensor]] = {name: [] for name in nets.nets}
+    change = 0.0
+    for part, batch in _batches(reader, places, bar):
+        pixels = invariance.changed(batch, nets.preprocess, operation, drawn[part], fill)
+        if operation is not None:
+            before = invariance.changed(batch, nets.preprocess, None, drawn[part], fill)
+            change += ((pixels - before) * std).abs().mean(dim=(1, 2, 3)).sum().item() / len(places)
+        for name, x in nets(pixels).items():
+            rows[name].append(x)
+    return {name: torch.cat(parts) for name, parts in rows.items()}, change
+
+
+def accuracies(
+    nets: Nets, train: Features, test: Reader, places: Tensor, settings: Config, seed: int, bar: Progress
+) -> dict[str, Any]:
+    """Top-1 of a k-NN with a clean bank on corrupted images: clean, by corruption and severity, and the mean."""
+    label = test.labels[places]
+    banks = {prefix: getattr(train, kind) for prefix, kind in KINDS if prefix in nets.nets}
+
+    def top1(name: str | None, severity: int) -> dict[str, float]:
+        rows: dict[str, list[Tensor]] = {prefix: [] for prefix in nets.nets}
+        # Each pair has random numbers of its own, the same for both networks.
+        stream = 0 if name is None else 1 + corruptions.NAMES.index(name)
+        generator = torch.Generator().manual_seed(seed + 1_000_003 * (10 * stream + severity))
+        plain = {**nets.preprocess, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+        mean, std = (torch.tensor(nets.preprocess[key]).view(3, 1, 1) for key in ("mean", "std"))
+        for _, batch in _batches(test, places, bar):
+            pixels = centre(batch, **plain)  # [n, 3, S, S] in [0, 1]
+            if name is not None:
+                pixels = corruptions.corrupt(pixels, name, severity, generator)
+            for prefix, x in nets((pixels - mean) / std).items():
+                rows[prefix].append(x)
+        return {
+            prefix: _accuracy(banks[prefix], train.label, torch.cat(rows[prefix]), label, settings)
+            for prefix in rows
+        }
+
+    metrics: dict[str, Any] = {f"{prefix}top1": value for prefix, value in top1(None, 0).items()}
+    for prefix in nets.nets:
+        metrics[f"{prefix}corruptions"] = {}
+    for name in corruptions.NAMES:
+        scores = {severity: top1(name, severity) for severity in settings.severities}
+        for prefix in nets.nets:
+            metrics[f"{prefix}corruptions"][name] = {str(s): score[prefix] for s, score in scores.items()}
+    for prefix in nets.nets:
+        values = [v for row in metrics[f"{prefix}corruptions"].values() for v in row.values()]
+        metrics[f"{prefix}mean_corrupted_top1"] = sum(values) / len(values)
+    return metrics
+
+
+def _accuracy(bank: Tensor, labels: Tensor, x: Tensor, expected: Tensor, settings: Config) -> float:
+    votes = predict(bank, labels, x, k=settings.k, temperature=settings.temperature)
+    return (votes.argmax(dim=1) == expected).double().mean().item()
+
+
+def _batches(reader: Reader, places: Tensor, bar: Progress) -> Iterator[tuple[slice, Batch]]:
+    for start in range(0, len(places), BATCH):
+        batch = reader.gather(places[start : start + BATCH])
+        yield slice(start, start + len(batch)), batch
+        bar.update(len(batch))
