@@ -14,10 +14,15 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from sslpipe import config
+from sslpipe import config, networks
 from sslpipe.data.loader import Loader, Reader
 from sslpipe.device import autocast, resolve
+from sslpipe.errors import UserError
+from sslpipe.evals import linear
 from sslpipe.evals.embed import random_twin
+from sslpipe.evals.linear import Probe
+from sslpipe.evals.mixing import Config as MixingConfig
+from sslpipe.evals.mixing import Mixing
 from sslpipe.evals.subsets import Labels, Subset, count_of, draw, labelled
 from sslpipe.methods.base import OptimizerConfig
 from sslpipe.networks.backbones import Backbone
@@ -50,6 +55,14 @@ class Config(config.Config):
     crop_scale: tuple[float, float] = Field(
         (0.5, 1.0), description="share of the image that training crops keep"
     )
+    head: Literal["zero", "linear"] = Field(
+        "zero", description="what the new layer starts from: nothing, or a linear probe on the same labels"
+    )
+    freeze_epochs: int = Field(0, ge=0, description="first epochs in which the new layer learns alone")
+    drop_path: float = Field(
+        0.0, ge=0, lt=1, description="chance that a block is skipped; timm's backbones only"
+    )
+    mixing: MixingConfig = MixingConfig()
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     precision: Literal["auto", "fp32", "bf16"] = "auto"
 
@@ -67,6 +80,16 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits [N, C] of images [N, 3, S, S]."""
         return self.head(self.backbone(x))
+
+    @torch.no_grad()
+    def start_from(self, probe: Probe) -> None:
+        """Let the new layer give the probe's logits; the standardisation of features goes into its weights.
+
+        w·(x − mean)/std + b = (w/std)·x + (b − (w/std)·mean)
+        """
+        weight = probe.weight / probe.std[:, None]  # [D, C]
+        self.head.weight.copy_(weight.T)
+        self.head.bias.copy_(probe.bias - probe.mean @ weight)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """The backbone's layers, their names moved below `backbone.`, for timm's layer decay."""
@@ -133,10 +156,12 @@ def evaluate(
         for number in range(draws):
             subset = Subset(train, draw(train.labels, count, seed=seed + number))
             for prefix, layer_decay in (("", settings.layer_decay), ("random_init_", 1.0)):
-                network = random_twin(encoder, seed + number)
+                network = dropping(random_twin(encoder, seed + number), settings.drop_path)
                 if prefix == "":
                     network.load_state_dict(start)
                 model = Classifier(network, classes).to(device)
+                if settings.head == "linear":
+                    model.start_from(probed(network, subset, classes, preprocess, seed + number))
                 fit(model, subset, views, settings, layer_decay, seed + number, bar)
                 scores[prefix].append(accuracy(model, test, preprocess))
     used = len(subset)
@@ -192,22 +217,69 @@ def fit(
     # Batch norm cannot train on one image: a last batch of one is dropped.
     batch_size = min(settings.batch_size, len(subset))
     loader = Loader(subset, batch_size=batch_size, seed=seed, drop_last=len(subset) % batch_size == 1)
+    classes = model.head.out_features
+    mix = Mixing(settings.mixing, classes, settings.label_smoothing, seed) if mixes(settings) else None
+    learning = [parameter for parameter in model.backbone.parameters() if parameter.requires_grad]
     torch.manual_seed(seed)
     model.train()
     for epoch in range(settings.epochs):
+        frozen = epoch < settings.freeze_epochs
+        for parameter in learning:
+            parameter.requires_grad_(not frozen)
+        model.backbone.train(not frozen)
         for step, (batch, (view,)) in enumerate(engine.ahead(loader.epoch(epoch), epoch)):
             factor = rate_factor(schedule, epoch + step / loader.steps, settings.epochs)
             for group in optimizer.param_groups:
                 group["lr"] = settings.rate * factor * group["lr_scale"]
+            pixels, target = view.pixels, batch.label.to(device)
+            if mix is not None:
+                pixels, target = mix(pixels, target)
             with autocast(device, settings.precision):
-                logits = model(view.pixels)
-            loss = cross_entropy(
-                logits.float(), batch.label.to(device), label_smoothing=settings.label_smoothing
-            )
+                logits = model(pixels)
+            smoothing = settings.label_smoothing if mix is None else 0.0  # mixed labels are smooth already
+            loss = cross_entropy(logits.float(), target, label_smoothing=smoothing)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             bar.update(1, f"loss {loss.item():.3f}")
+    for parameter in learning:  # as they were, if all epochs were frozen ones
+        parameter.requires_grad_(True)
+
+
+def mixes(settings: Config) -> bool:
+    """Whether images are mixed or erased."""
+    return bool(settings.mixing.mixup or settings.mixing.cutmix or settings.mixing.erasing)
+
+
+def dropping(network: Backbone, drop_path: float) -> Backbone:
+    """The same architecture, its blocks skipped with some chance in training; weights are new.
+
+    Raises:
+        UserError: the backbone cannot skip blocks.
+    """
+    if not drop_path:
+        return network
+    if "drop_path" not in network.options:
+        raise UserError(
+            f"finetune.drop_path: {network.name} has no blocks that can be skipped; set it to 0, or pretrain one of "
+            "timm's backbones"
+        )
+    options = {**network.options, "drop_path": drop_path}
+    return networks.backbone(network.name, image_size=network.image_size, **options)
+
+
+@torch.inference_mode()
+def probed(
+    network: Backbone, subset: Subset, classes: int, preprocess: Mapping[str, Any], seed: int
+) -> Probe:
+    """A linear probe, by its default protocol, on frozen features of labelled images (LP-FT, Kumar et al. 2022)."""
+    device = next(network.parameters()).device
+    network.eval()
+    rows = [
+        network(centre(batch.to(device), **preprocess)).float().cpu()
+        for batch in Loader(subset, batch_size=256, seed=0, shuffle=False, drop_last=False).epoch(0)
+    ]
+    return linear.fit(torch.cat(rows), subset.labels, classes, linear.Config(), seed)
 
 
 @torch.inference_mode()

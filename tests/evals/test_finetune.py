@@ -7,7 +7,12 @@ import torch
 from support import ToyReader
 
 from sslpipe import networks
+from sslpipe.errors import UserError
+from sslpipe.evals import finetune, linear
 from sslpipe.evals.finetune import Classifier, Config, evaluate, recipe
+from sslpipe.evals.mixing import Config as Mixed
+from sslpipe.evals.subsets import Subset
+from sslpipe.progress import progress
 
 PREPROCESS: dict[str, Any] = {
     "size": 16, "crop": 1.0, "interpolation": "bilinear", "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25),
@@ -82,3 +87,66 @@ def test_flips_and_turns_of_the_recipe_hold_but_not_its_crop() -> None:
     (spec,) = recipe(16, "bilinear", QUICK, dataset, PREPROCESS).views
     assert (spec.hflip, spec.rotation, spec.scale, spec.jitter) == (0.0, 15.0, (0.5, 1.0), None)
     assert spec.mean == (0.5, 0.5, 0.5)
+
+
+def test_a_head_from_the_probe_gives_the_probes_logits() -> None:
+    network = encoder()
+    x, y = torch.randn(40, network.dim) * 3 + 1, torch.arange(40) % 4
+    probe = linear.fit(x, y, 4, linear.Config(epochs=5), seed=0)
+    model = Classifier(network, 4)
+    model.start_from(probe)
+    torch.testing.assert_close(model.head(x), probe(x), rtol=1e-4, atol=1e-4)
+
+
+def test_fine_tuning_may_start_from_the_probe_and_from_the_new_layer_alone() -> None:
+    settings = QUICK.model_copy(update={"head": "linear", "epochs": 2, "draws": 1})
+    metrics = evaluate(encoder(), PREPROCESS, ToyReader(64), ToyReader(32), {}, settings, seed=0)
+    assert metrics["top1"] > 0.5
+    assert metrics["protocol"]["head"] == "linear"
+
+
+def test_while_frozen_only_the_new_layer_learns() -> None:
+    model = Classifier(encoder(), 4)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    settings = QUICK.model_copy(update={"epochs": 2, "freeze_epochs": 2})
+    reader = ToyReader(16)
+    views = recipe(16, "bilinear", settings, {}, PREPROCESS)
+    for epochs, changed in ((2, {"head.weight", "head.bias"}), (3, set(before))):
+        with progress("test", 8, "steps") as bar:
+            finetune.fit(
+                model,
+                Subset(reader, torch.arange(16)),
+                views,
+                settings.model_copy(update={"epochs": epochs}),
+                1.0,
+                0,
+                bar,
+            )
+        after = model.state_dict()
+        assert {name for name in before if not torch.equal(before[name], after[name])} == changed
+
+
+def test_mixing_trains_on_soft_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.Tensor] = []
+    original = finetune.cross_entropy
+
+    def watched(logits: torch.Tensor, target: torch.Tensor, label_smoothing: float) -> torch.Tensor:
+        seen.append(target)
+        assert label_smoothing == 0
+        return original(logits, target, label_smoothing=label_smoothing)
+
+    monkeypatch.setattr(finetune, "cross_entropy", watched)
+    settings = QUICK.model_copy(update={"mixing": Mixed(mixup=0.8, cutmix=1.0), "draws": 1, "epochs": 1})
+    evaluate(encoder(), PREPROCESS, ToyReader(64), ToyReader(32), {}, settings, seed=0)
+    assert all(target.shape == (8, 4) for target in seen)
+    assert any((target > 0.2).sum(1).max() > 1 for target in seen)
+
+
+def test_blocks_are_skipped_where_a_backbone_can_and_else_it_is_said() -> None:
+    vit = networks.backbone("timm:vit_tiny_patch16_224", image_size=32)
+    assert finetune.dropping(vit, 0.0) is vit
+    dropped = finetune.dropping(vit, 0.2)
+    assert dropped.options == {**vit.options, "drop_path": 0.2}
+    dropped.load_state_dict(vit.state_dict())
+    with pytest.raises(UserError, match="small_resnet has no blocks that can be skipped"):
+        finetune.dropping(encoder(), 0.2)
