@@ -105,6 +105,7 @@ def check_packages(settings: Settings) -> Iterator[str]:
         settings.diagnostics,
         settings.robustness,
         settings.segment,
+        settings.detect,
     ):
         resolve(section.device)
     device = resolve(settings.pretrain.device)

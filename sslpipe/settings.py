@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sslpipe.data.loader import Config as LoaderConfig
     from sslpipe.data.shard import Config as ShardConfig
     from sslpipe.data.sources import Config as SourceConfig
+    from sslpipe.evals.detect import Config as DetectConfig
     from sslpipe.evals.diagnostics import Config as DiagnosticsConfig
     from sslpipe.evals.embed import Config as EmbedConfig
     from sslpipe.evals.finetune import Config as FinetuneConfig
@@ -52,12 +53,13 @@ OWNERS = {
     "diagnostics": "sslpipe.evals.diagnostics",
     "robustness": "sslpipe.evals.robustness",
     "segment": "sslpipe.evals.segment",
+    "detect": "sslpipe.evals.detect",
     "report": "sslpipe.report",
     "tracking": "sslpipe.tracking.record",
 }
 SECTIONS = ("seed", *OWNERS, "methods")
 #: Stages that a params.yaml without a word on them leaves out; as their Configs say.
-OFF = ("robustness", "segment")
+OFF = ("robustness", "segment", "detect")
 
 C = TypeVar("C", bound=Config)
 
@@ -164,6 +166,11 @@ class Settings:
     def segment(self) -> SegmentConfig:
         """Transfer to segmentation."""
         return self._section("segment")
+
+    @cached_property
+    def detect(self) -> DetectConfig:
+        """Transfer to detection."""
+        return self._section("detect")
 
     @cached_property
     def report(self) -> ReportConfig:

@@ -36,6 +36,26 @@ def segmentation(run: Run) -> str:
     )
 
 
+def detection(run: Run) -> str:
+    """Scores of the boxes, and scenes with theirs."""
+    found = run.metrics.get("detect", {})
+    protocol = found.get("protocol")
+    if not isinstance(protocol, Mapping) or not is_number(found.get("ap50")):
+        return ""
+    rows = (("AP at an overlap of .5", "ap50"), ("AP over .5 to .95", "map"))
+    learns = "which stays as it is" if protocol.get("freeze") else "which learns, too"
+    note = (
+        f"<p>Faster R-CNN on the encoder, {learns}, trained on {integer(protocol.get('train_scenes', 0))} scenes "
+        f"composed of training images and tested on {integer(protocol.get('test_scenes', 0))} of test images. Average "
+        "precision as COCO has it, in percent.</p>"
+    )
+    sheet = picture(
+        run, "plots/detect/scenes.png", "Scenes with their true boxes, and below with those found"
+    )
+    body = _table(found, rows, "Average precision, %")
+    return section("detection", "Detection", note, body + (f"<h3>Truth, found</h3>{sheet}" if sheet else ""))
+
+
 def _table(found: Mapping[str, object], rows: Sequence[tuple[str, str]], title: str) -> str:
     head = "".join(
         f'<th scope="col"><i class="mark {MARKS[name]}"></i>{SERIES[name]}</th>' for name in _SHOWN

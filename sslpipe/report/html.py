@@ -48,6 +48,7 @@ def build(directory: str | Path, params: Mapping[str, Any], config: Config | Non
         lambda: diagnostics.geometry(run),
         lambda: robustness.ignored(run),
         lambda: dense.segmentation(run),
+        lambda: dense.detection(run),
         lambda: making.views(run),
         lambda: making.training(run),
         lambda: making.pictures(run),

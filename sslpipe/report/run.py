@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 _STAGES = (
     "source", "shard", "views", "pretrain", "embed", "knn", "retrieval", "linear", "finetune", "diagnostics",
-    "robustness", "segment",
+    "robustness", "segment", "detect",
 )  # fmt: skip
 _FEATURES = {"encoder": "features", "random_init": "random_init_features", "raw_pixel": "raw_pixel_features"}
 

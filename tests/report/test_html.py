@@ -42,6 +42,24 @@ def test_retrieval_stands_with_the_neighbours(finished: Path) -> None:
     assert "The worst rankings" in words
 
 
+def test_dense_tasks_stand_beside_random_weights(finished: Path) -> None:
+    protocol = {"train_scenes": 256, "test_scenes": 128, "freeze": True}
+    segment = {"miou": 0.4, "random_init_miou": 0.25, "knn_miou": 0.3, "random_init_knn_miou": 0.35}
+    write(finished / "metrics/segment.json", {**segment, "iou": [0.9, 0.2, None], "protocol": protocol})
+    detect = {"ap50": 0.5, "random_init_ap50": 0.2, "map": 0.3, "random_init_map": 0.1}
+    write(finished / "metrics/detect.json", {**detect, "protocol": protocol})
+    result = page(finished)
+    assert {"segmentation", "detection"} <= set(result.sections)
+    for words in (
+        "Linear layer 40.0 25.0 +15.0",
+        "k-NN of patches 30.0 35.0 −5.0",
+        "background 90.0",
+        "AP over .5 to .95 30.0 10.0 +20.0",
+        "which stays as it is",
+    ):
+        assert words in result.text
+
+
 def test_scores_without_the_test_images_that_repeat_one_of_train(finished: Path) -> None:
     metrics = json.loads((finished / "metrics/knn.json").read_text())
     others = {"top1": 0.85, "test_images": 6}
