@@ -104,6 +104,7 @@ def check_packages(settings: Settings) -> Iterator[str]:
         settings.finetune,
         settings.diagnostics,
         settings.robustness,
+        settings.attentive,
         settings.segment,
         settings.detect,
     ):

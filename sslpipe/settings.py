@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sslpipe.data.loader import Config as LoaderConfig
     from sslpipe.data.shard import Config as ShardConfig
     from sslpipe.data.sources import Config as SourceConfig
+    from sslpipe.evals.attentive import Config as AttentiveConfig
     from sslpipe.evals.detect import Config as DetectConfig
     from sslpipe.evals.diagnostics import Config as DiagnosticsConfig
     from sslpipe.evals.embed import Config as EmbedConfig
@@ -52,6 +53,7 @@ OWNERS = {
     "finetune": "sslpipe.evals.finetune",
     "diagnostics": "sslpipe.evals.diagnostics",
     "robustness": "sslpipe.evals.robustness",
+    "attentive": "sslpipe.evals.attentive",
     "segment": "sslpipe.evals.segment",
     "detect": "sslpipe.evals.detect",
     "report": "sslpipe.report",
@@ -59,7 +61,7 @@ OWNERS = {
 }
 SECTIONS = ("seed", *OWNERS, "methods")
 #: Stages that a params.yaml without a word on them leaves out; as their Configs say.
-OFF = ("robustness", "segment", "detect")
+OFF = ("attentive", "robustness", "segment", "detect")
 
 C = TypeVar("C", bound=Config)
 
@@ -161,6 +163,11 @@ class Settings:
     def robustness(self) -> RobustnessConfig:
         """What features ignore, and what corruptions cost."""
         return self._section("robustness")
+
+    @cached_property
+    def attentive(self) -> AttentiveConfig:
+        """The attentive probe."""
+        return self._section("attentive")
 
     @cached_property
     def segment(self) -> SegmentConfig:

@@ -18,7 +18,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 STAGES = [
-    "source", "shard", "views", "pretrain", "embed", "knn", "retrieval", "linear", "finetune",
+    "source", "shard", "views", "pretrain", "embed", "knn", "retrieval", "linear", "attentive", "finetune",
     "diagnostics", "robustness", "segment", "detect", "report",
 ]  # fmt: skip
 
@@ -53,6 +53,7 @@ TINY: dict[str, Any] = {
     "diagnostics": {"enabled": True, "images": 12, "views": 3, "k": 5, "device": "cpu"},
     "segment": {"enabled": True, "scenes": {"train": 16, "test": 8}, "epochs": 1, "rates": [0.01], "device": "cpu"},
     "detect": {"enabled": True, "scenes": {"train": 8, "test": 4}, "epochs": 1, "device": "cpu"},
+    "attentive": {"enabled": True, "epochs": 1, "rates": [0.001], "device": "cpu"},
     "robustness": {"enabled": True, "images": 10, "severities": [3], "k": 5, "device": "cpu"},
     "report": {"neighbours": 3},
     "tracking": {"enabled": True, "experiment": "tiny", "uri": None},

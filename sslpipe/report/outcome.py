@@ -15,7 +15,12 @@ from sslpipe.report.parts import MARKS, WIDE, both, legend, pairs, param, sectio
 from sslpipe.report.results import NARROW_SPACE, SERIES, Row, integer, percent, points
 from sslpipe.report.run import Efficiency, Run
 
-_STAGE_TITLES = {"knn": "k-NN", "linear": "Linear probe", "finetune": "Fine-tuning"}
+_STAGE_TITLES = {
+    "knn": "k-NN",
+    "linear": "Linear probe",
+    "attentive": "Attentive probe",
+    "finetune": "Fine-tuning",
+}
 
 
 def measured(run: Run, rows: list[Row]) -> str:

@@ -13,8 +13,19 @@ from typing import Any, TypeGuard
 NARROW_SPACE = "\u202f"
 SERIES = {"encoder": "Pretrained", "random_init": "Random weights", "raw_pixel": "Raw pixels"}
 _PREFIX = {"encoder": "", "random_init": "random_init_", "raw_pixel": "raw_pixel_"}
-_TITLES = {"knn": "k-NN", "linear": "Linear probe", "finetune": "Fine-tuning"}
-_SUBJECTS = {"knn": "k-NN", "linear": "a linear probe", "finetune": "fine-tuning"}
+_TITLES = {
+    "knn": "k-NN",
+    "linear": "Linear probe",
+    "attentive": "Attentive probe",
+    "finetune": "Fine-tuning",
+}
+_OFF = ("attentive",)  # off by default: that it was skipped is no news
+_SUBJECTS = {
+    "knn": "k-NN",
+    "linear": "a linear probe",
+    "attentive": "an attentive probe",
+    "finetune": "fine-tuning",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +68,8 @@ def rows(metrics: Mapping[str, Mapping[str, Any]]) -> list[Row]:
         entry = metrics.get(stage)
         if not entry:
             continue
+        if "skipped" in entry and stage in _OFF:
+            continue
         if "skipped" in entry:
             found.append(Row(stage=stage, title=title, skipped=str(entry["skipped"])))
             continue
@@ -88,7 +101,7 @@ def headline(rows: list[Row], method: str, test_count: int | None) -> str | None
 
 def most_telling(rows: list[Row]) -> Row | None:
     """The row of the headline: linear before k-NN before fine-tuning, fewest labels first."""
-    rank = {"linear": 0, "knn": 1, "finetune": 2}
+    rank = {"linear": 0, "knn": 1, "attentive": 2, "finetune": 3}
     usable = [row for row in rows if row.gain is not None]
     return min(usable, key=lambda row: (rank[row.stage], row.labels or math.inf), default=None)
 

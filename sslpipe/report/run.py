@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _STAGES = (
-    "source", "shard", "views", "pretrain", "embed", "knn", "retrieval", "linear", "finetune", "diagnostics",
-    "robustness", "segment", "detect",
+    "source", "shard", "views", "pretrain", "embed", "knn", "retrieval", "linear", "attentive", "finetune",
+    "diagnostics", "robustness", "segment", "detect",
 )  # fmt: skip
 _FEATURES = {"encoder": "features", "random_init": "random_init_features", "raw_pixel": "raw_pixel_features"}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from sslpipe.report.results import NARROW_SPACE, SERIES, Row, points, rows
 
-_STAGES = ("knn", "linear", "finetune")
+_STAGES = ("knn", "linear", "attentive", "finetune")
 
 
 def summary_table(metrics_dir: str | Path) -> str:

@@ -13,6 +13,15 @@ def linear(encoder: float, random: float, pixels: float | None = None) -> dict[s
     return scores if pixels is None else scores | {"raw_pixel_top1": pixels}
 
 
+def test_what_is_off_by_default_is_not_spoken_of_when_skipped() -> None:
+    skipped = {"skipped": "attentive.enabled is false in params.yaml"}
+    assert rows({"attentive": skipped}) == []
+    assert [row.title for row in rows({"attentive": {"top1": 0.5}, "finetune": skipped})] == [
+        "Attentive probe",
+        "Fine-tuning",
+    ]
+
+
 def test_rows_in_order_with_fewer_labels_last() -> None:
     metrics = {
         "finetune": {"top1": 0.9, "random_init_top1": 0.7, "labels": 100},

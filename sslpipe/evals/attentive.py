@@ -1,0 +1,205 @@
+"""Attentive probe: attention pooling and a linear layer on the frozen features of patches.
+
+A learned query attends to an image's patches (or the cells of a CNN's feature map), as in AIM (El-Nouby et al. 2024,
+Sec. 3.3): y = Σ_p softmax_p(q·W_k x_p / √d) W_v x_p, with several heads. It asks what the patches hold, where k-NN and
+linear probe ask what their average holds; masked image models gain most by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from sslpipe import config
+from sslpipe.data.loader import Loader, Reader
+from sslpipe.device import resolve
+from sslpipe.errors import UserError
+from sslpipe.evals.embed import random_twin
+from sslpipe.evals.subsets import folds, labelled
+from sslpipe.networks.backbones import Backbone
+from sslpipe.progress import Progress, progress
+from sslpipe.views import centre
+
+HELD_BACK = 5  # one in so many training images judges the rates
+_BATCH = 256
+
+
+class Config(config.Config):
+    """Settings of the section `attentive`."""
+
+    enabled: bool = False
+    epochs: int = Field(20, ge=1)
+    batch_size: int = Field(256, ge=2)
+    rates: tuple[float, ...] = Field((0.0003, 0.001, 0.003), min_length=1)
+    weight_decay: float = Field(0.1, ge=0)
+    heads: int = Field(4, ge=1, description="of attention; the features' width must be a multiple")
+    memory: float = Field(4.0, gt=0, description="GB that the patches of both splits may take")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+
+
+class Pooling(nn.Module):
+    """Attention pooling and a linear layer.
+
+    Args:
+        dim: features a patch, D.
+        classes: C.
+        heads: D is a multiple of them.
+    """
+
+    def __init__(self, dim: int, classes: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.BatchNorm1d(dim, affine=False, eps=1e-6)
+        self.query = nn.Parameter(torch.randn(heads, dim // heads) * 0.02)
+        self.key, self.value = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
+        self.head = nn.Linear(dim, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Patches [N, P, D] → logits [N, C]."""
+        n, p, d = x.shape
+        x = self.norm(x.flatten(0, 1)).view(n, p, d)
+        k, v = (layer(x).view(n, p, self.heads, -1) for layer in (self.key, self.value))  # [N, P, H, d]
+        weights = (torch.einsum("nphd,hd->nph", k, self.query) / k.shape[-1] ** 0.5).softmax(1)
+        return self.head(torch.einsum("nph,nphd->nhd", weights, v).flatten(1))
+
+
+def evaluate(
+    encoder: Backbone,
+    preprocess: Mapping[str, Any],
+    train: Reader,
+    test: Reader,
+    settings: Config,
+    seed: int,
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What metrics/attentive.json holds, and predictions [M] by prefix, `` and `random_init_`.
+
+    Args:
+        encoder: the pretrained backbone; left as it is.
+        preprocess: of the encoder.
+        train: the training split.
+        test: the test split.
+        settings: the protocol.
+        seed: of weights and order.
+
+    Raises:
+        UserError: the patches do not fit in memory, or heads do not divide the features.
+    """
+    device, train, test = resolve(settings.device), labelled(train), labelled(test)
+    classes = int(train.labels.max()) + 1
+    if encoder.dim % settings.heads:
+        raise UserError(f"attentive.heads {settings.heads} does not divide the {encoder.dim} features")
+    metrics: dict[str, Any] = {}
+    predicted: dict[str, Tensor] = {}
+    rates: dict[str, float] = {}
+    with progress("attentive", 2 * 2 * settings.epochs, "epochs") as bar:
+        for prefix, network in (("", encoder), ("random_init_", random_twin(encoder, seed))):
+            network = network.to(device).eval()
+            x, queries = (patches(network, split, preprocess, settings, device) for split in (train, test))
+            rate = choose(x, train.labels, classes, settings, seed, bar)
+            (model,) = fit(x, train.labels, classes, (rate,), settings, seed, bar)
+            predicted[prefix] = predict(model, queries)
+            metrics[f"{prefix}top1"] = (predicted[prefix] == test.labels).double().mean().item()
+            rates[prefix or "encoder"] = rate
+    metrics["protocol"] = {
+        **settings.model_dump(mode="json", exclude={"enabled", "device", "memory"}),
+        "patches": x.shape[1],
+        "rate_used": rates,
+        "optimiser": "AdamW, cosine, affine-free batch norm",
+        "chosen_on": f"the rate on one in {HELD_BACK} training images, held back; last epoch reported",
+        "train_images": len(train),
+        "test_images": len(test),
+    }
+    return metrics, predicted
+
+
+@torch.inference_mode()
+def patches(
+    network: Backbone, reader: Reader, preprocess: Mapping[str, Any], settings: Config, device: torch.device
+) -> Tensor:
+    """Features of all patches of a split, float32 [N, P, D], on the CPU.
+
+    Raises:
+        UserError: they take more than half of `memory`.
+    """
+    found: Tensor | None = None
+    start = 0
+    for batch in Loader(reader, batch_size=_BATCH, seed=0, shuffle=False, drop_last=False).epoch(0):
+        tokens = network.tokens(centre(batch.to(device), **preprocess)).float().cpu()
+        if found is None:
+            needed = len(reader) * tokens[0].numel() * 4 / 1e9
+            if needed > settings.memory / 2:
+                raise UserError(
+                    f"attentive: the patches of {len(reader)} images take {needed:.1f} GB; raise attentive.memory "
+                    f"above {2 * needed:.0f}, or evaluate on fewer images"
+                )
+            found = torch.empty(len(reader), *tokens.shape[1:])
+        found[start : start + len(tokens)] = tokens
+        start += len(tokens)
+    assert found is not None
+    return found.clone()  # an ordinary tensor, which autograd may keep
+
+
+def choose(x: Tensor, labels: Tensor, classes: int, settings: Config, seed: int, bar: Progress) -> float:
+    """The rate that does best on training images held back, all trained at once; ties go to the first."""
+    held = folds(labels, min(HELD_BACK, len(labels)), seed) == 0
+    models = fit(x[~held], labels[~held], classes, settings.rates, settings, seed, bar)
+    hits = [int((predict(model, x[held]) == labels[held]).sum()) for model in models]
+    return settings.rates[hits.index(max(hits))]
+
+
+def fit(
+    x: Tensor,
+    labels: Tensor,
+    classes: int,
+    rates: tuple[float, ...],
+    settings: Config,
+    seed: int,
+    bar: Progress,
+) -> list[Pooling]:
+    """One probe a rate, all on the same batches.
+
+    Args:
+        x: patches [N, P, D].
+        labels: int64 [N].
+        classes: C.
+        rates: learning rates.
+        settings: the protocol.
+        seed: of weights and order.
+        bar: moves on with each epoch.
+    """
+    device = resolve(settings.device)
+    models = []
+    for _ in rates:
+        torch.manual_seed(seed)  # all start from the same weights
+        models.append(Pooling(x.shape[2], classes, settings.heads).to(device).train())
+    optimizers = [
+        torch.optim.AdamW(model.parameters(), rate, weight_decay=settings.weight_decay)
+        for model, rate in zip(models, rates, strict=True)
+    ]
+    size = min(settings.batch_size, len(x))
+    steps = settings.epochs * (-(-len(x) // size))
+    schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) for optimizer in optimizers]
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(settings.epochs):
+        for rows in torch.randperm(len(x), generator=generator).split(size):
+            batch, target = x[rows].to(device), labels[rows].to(device)
+            for model, optimizer, schedule in zip(models, optimizers, schedules, strict=True):
+                loss = cross_entropy(model(batch), target)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+        bar.update(1, f"loss {loss.item():.3f}")
+    return [model.eval() for model in models]
+
+
+@torch.inference_mode()
+def predict(model: Pooling, x: Tensor) -> Tensor:
+    """Classes int64 [N] of patches [N, P, D], on the CPU."""
+    device = model.query.device
+    return torch.cat([model(chunk.to(device)).argmax(1).cpu() for chunk in x.split(_BATCH)])

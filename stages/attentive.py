@@ -1,0 +1,37 @@
+"""Attentive probe on frozen features of patches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sslpipe.settings import Settings
+from sslpipe.tracking.record import Record
+from stages.runner import evaluated, skipped, stage
+
+
+@stage("attentive", "attentive", "loader")
+def main(settings: Settings, record: Record) -> None:
+    """Write metrics/attentive.json and plots/attentive/."""
+    if skipped("attentive", settings, record):
+        return
+    from sslpipe import load_encoder
+    from sslpipe.data import manifest as manifests
+    from sslpipe.data.loader import open_split
+    from sslpipe.evals import attentive, tables
+    from sslpipe.evals.subsets import labelled
+
+    encoder, own = load_encoder("models/encoder.safetensors"), settings.attentive
+    train, test = (
+        open_split(Path("data/shards"), split, settings.loader.reader) for split in ("train", "test")
+    )
+    metrics, predicted = attentive.evaluate(
+        encoder, dict(encoder.preprocess), train, test, own, settings.seed
+    )
+    evaluated("attentive", metrics, own, record)
+    classes = manifests.read(Path("data/shards")).classes
+    tables.write_confusion("plots/attentive/confusion.csv", labelled(test).labels, predicted[""], classes)
+    record.artifact("plots/attentive")
+
+
+if __name__ == "__main__":
+    main()
