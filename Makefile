@@ -41,7 +41,7 @@ ui: setup
 	@sslpipe ui --port $(PORT)
 
 bench: setup
-	@for name in views data training methods; do echo "== $$name"; python benchmarks/$$name.py || exit 1; done
+	@for name in views data training evals methods; do echo "== $$name"; python benchmarks/$$name.py || exit 1; done
 
 # What `make test` does 150 times: whatever is killed, cut or refused, the next run ends with the same bytes.
 crash: setup

@@ -18,6 +18,7 @@ up.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import itertools
 import math
 import os
@@ -109,11 +110,12 @@ def knn_contenders(bank: tuple[Tensor, Tensor], queries: tuple[Tensor, Tensor]) 
     def ours() -> float:
         return neighbours.knn(*bank, *queries, k=K, temperature=TEMPERATURE)["top1"]
 
-    return {
-        "ours": ours,
-        "faiss": lambda: _faiss(bank, queries),
-        "scikit-learn": lambda: _sklearn(bank, queries),
-    }
+    contenders: dict[str, Contender] = {"ours": ours}
+    if importlib.util.find_spec("faiss"):
+        contenders["faiss"] = lambda: _faiss(bank, queries)
+    else:
+        print("faiss is left out: `pip install faiss-cpu`")
+    return {**contenders, "scikit-learn": lambda: _sklearn(bank, queries)}
 
 
 def _faiss(bank: tuple[Tensor, Tensor], queries: tuple[Tensor, Tensor]) -> float:
