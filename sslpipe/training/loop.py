@@ -72,6 +72,7 @@ def train(
         on_resume(step)
     total, saved, started = config.epochs * loader.steps, time.monotonic(), time.monotonic()
     ledger = Ledger(device, checkpoints.folder)
+    parameters = list(method.parameters())  # once: to walk through all modules takes as long as their norm
 
     def log(rows: Iterable[Row]) -> Row | None:
         """Draw the curves on; the last row, if there is one."""
@@ -106,12 +107,12 @@ def train(
             if first == 0:
                 after_epoch(trained, epoch, step, history.looks, save)
             for batch, views in engine.ahead(loader.epoch(epoch, start=first), epoch):
-                clock = _clock(step, epoch, total, seed)
+                clock = _clock(step, epoch, total, seed, device)
                 optim.set_rates(optimizer, optimizer_config, clock, (step + 1) / loader.steps, config.epochs)
                 optimizer.zero_grad(set_to_none=True)
                 outcome = accumulation.backward(trained, views, clock, config)
                 method.before_update(clock)
-                norm = guards.gradient_norm(method)
+                norm = guards.gradient_norm(parameters)
                 ledger.note(
                     step + 1,
                     optimizer.param_groups[0]["lr"],
@@ -142,13 +143,17 @@ def train(
     return history
 
 
-def _clock(step: int, epoch: int, total: int, seed: int) -> Clock:
+def _clock(step: int, epoch: int, total: int, seed: int, device: torch.device) -> Clock:
     """The clock of a step. Dropout and the generator are seeded by it, so a resume needs no random state.
 
     The generator is equal on all ranks; what is dropped is not, as each has other images.
     """
     step_seed, rank = mixed(seed, step), distributed.rank()
-    torch.manual_seed(mixed(step_seed, rank) if rank else step_seed)
+    own = mixed(step_seed, rank) if rank else step_seed
+    # Not torch.manual_seed, which asks every kind of device there could be: that is a hundredth of a small step.
+    torch.default_generator.manual_seed(own)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(own)
     return Clock(step, epoch, step / total, torch.Generator().manual_seed(step_seed))
 
 

@@ -157,7 +157,7 @@ class _Learner:
         self._gradient(views, clock, watch)
         with watch("optimiser"):
             method.before_update(clock)
-            optim.clip(self.optimizer, method.optimizer.clip, guards.gradient_norm(method))
+            optim.clip(self.optimizer, method.optimizer.clip, guards.gradient_norm(method.parameters()))
             optim.step(self.optimizer, self.fine if self.device.type == "cuda" else None)
             method.after_update(clock)
 

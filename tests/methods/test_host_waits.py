@@ -81,7 +81,7 @@ def train(name: str, settings: OptimizerConfig, folder: Path, accumulate: int = 
         with NoWaiting():
             outcome = accumulation.backward(method, views, now, config)
             method.before_update(now)
-            norm = guards.gradient_norm(method)
+            norm = guards.gradient_norm(method.parameters())
             numbers = {"loss": outcome.loss, "gradient_norm": norm, **outcome.numbers}
             ledger.note(step + 1, 0.1, numbers, batch.index)
             optim.clip(optimizer, settings.clip, norm)

@@ -230,7 +230,7 @@ def sometimes() -> dict[str, Tensor]:
 
 def dropped() -> dict[str, Tensor]:
     """What torch draws in a step, and what the clock's generator does."""
-    clock = loop._clock(3, 0, 10, seed=0)
+    clock = loop._clock(3, 0, 10, seed=0, device=torch.device("cpu"))
     return {"torch": torch.rand(2), "generator": torch.rand(2, generator=clock.generator)}
 
 
