@@ -26,10 +26,11 @@ def nearest(run: Run, config: Config) -> str:
     if first.total:
         note += f"<p>{first.agree} of the {first.total} neighbours shown have the test image\u2019s class"
         note += "; the others are ringed in red.</p>" if first.agree < first.total else ".</p>"
-    body = first.html
+    scores = _scores(run)
+    body = f"{scores}<h3>Examples</h3>{first.html}" if scores else first.html
     if worst.rows:
         body += f"<h3>The worst rankings</h3>{worst.html}"
-    return section("neighbours", "Nearest neighbours", note, _scores(run) + body)
+    return section("neighbours", "Nearest neighbours", note, body)
 
 
 def _scores(run: Run) -> str:
