@@ -26,8 +26,8 @@ ON_DEMAND = {
 }
 
 
-def test_the_first_run_leaves_what_the_house_says(finished: Project) -> None:
-    left = files(finished)
+def test_the_first_run_leaves_what_the_house_says(everything: Project) -> None:
+    finished, left = everything, files(everything)
     expected = {
         "data/source.json", "data/shards/manifest.json", "data/shards/train/train-000000.tar",
         "data/shards/test/test-000000.tar", "data/views/recipe.json", "plots/views/sheet.png",
@@ -55,7 +55,8 @@ def test_the_first_run_leaves_what_the_house_says(finished: Project) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stages_deps_name_every_file_it_imports_and_no_other(finished: Project, stage: str) -> None:
+def test_a_stages_deps_name_every_file_it_imports_and_no_other(everything: Project, stage: str) -> None:
+    finished = everything
     flat = load(finished.folder / "params.yaml", sections=()).flat()
     deps = fingerprint.dependencies(stage, flat, finished.folder / "dvc.yaml")
     imported = set(finished.json(f".trace/{stage}.json")) - (VALIDATION - set(deps))
@@ -93,7 +94,7 @@ def test_changing_a_recipe_of_another_method_trains_nothing(finished: Project, t
 
 def test_evaluations_switched_off_say_so_and_the_dag_stays(finished: Project, tmp_path: Path) -> None:
     project = finished.clone(tmp_path / "project")
-    off = ["knn", "finetune", "diagnostics", "robustness"]
+    off = ["knn", "finetune"]
     project.set(**{f"{stage}__enabled": False for stage in off})
     assert ran(project.repro()) == ["source", *off, "report"]
     for stage in off:
@@ -112,7 +113,9 @@ def test_images_without_labels_are_trained_on_and_evaluations_say_why_not(
     for number, image in enumerate(sorted((project.folder / "data/raw/digits").rglob("*.png"))):
         image.rename(flat / f"{number:04d}.png")
     (flat / "broken.jpg").write_text("not an image")
-    project.set(data__root="data/raw/flat", pretrain__epochs=1)
+    project.set(
+        data__root="data/raw/flat", pretrain__epochs=1, diagnostics__enabled=True, robustness__enabled=True
+    )
     assert ran(project.repro()) == STAGES
     for stage in ("knn", "linear", "finetune"):
         assert "no labels" in project.json(f"metrics/{stage}.json")["skipped"]
