@@ -52,7 +52,16 @@ def load(names: Sequence[str], root: Path, params: Params) -> list[Compared]:
         raise UserError(f"compare takes 2 to {MOST} runs, not {len(names)}")
     if len(set(names)) < len(names):
         raise UserError("the same run is named twice")
-    return [_load(name, locate(name, root), params) for name in names]
+    short = [_shown(name) for name in names]
+    shown = short if len(set(short)) == len(short) else names
+    return [_load(said, locate(name, root), params) for said, name in zip(shown, names, strict=True)]
+
+
+def _shown(name: str) -> str:
+    """What a run is called: a folder by its last name."""
+    if name in (".", "workspace"):
+        return "workspace"
+    return Path(name).name if Path(name).is_dir() else name
 
 
 def _load(name: str, folder: Path, params: Params) -> Compared:

@@ -91,6 +91,17 @@ def test_the_table_says_what_is_measurable(two: tuple[Path, Path]) -> None:
     assert "one pretraining with one seed" in text
 
 
+def test_folders_are_called_by_their_last_names_where_these_differ(
+    two: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [each.name for each in loaded(two)] == [two[0].name, "other"]
+    twin = two[1].parent / "deep" / two[0].name
+    shutil.copytree(two[1], twin)
+    assert [each.name for each in loaded((two[0], twin))] == [str(two[0]), str(twin)]
+    monkeypatch.chdir(two[0])
+    assert [each.name for each in load([".", str(two[1])], Path("."), params)] == ["workspace", "other"]
+
+
 def test_settings_that_differ_alone_are_named(two: tuple[Path, Path]) -> None:
     assert settings_that_differ(loaded(two)) == {"pretrain.method": ["simclr", "byol"]}
     write(two[1] / "params.yaml", {**PARAMS, "pretrain.method": "simclr", "seed": 4})
