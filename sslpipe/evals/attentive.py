@@ -1,8 +1,8 @@
 """Attentive probe: attention pooling and a linear layer on the frozen features of patches.
 
 A learned query attends to an image's patches (or the cells of a CNN's feature map), as in AIM (El-Nouby et al. 2024,
-Sec. 3.3): y = Σ_p softmax_p(q·W_k x_p / √d) W_v x_p, with several heads. It asks what the patches hold, where k-NN and
-linear probe ask what their average holds; masked image models gain most by it.
+Sec. 3.3; `AttentionPoolingClassifier` of its code): y = Σ_p softmax_p(q·W_k x_p / √d) W_v x_p, with several heads. It
+asks what the patches hold, where k-NN and linear probe ask what their average holds; masked image models gain most.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def evaluate(
     """What metrics/attentive.json holds, and predictions [M] by prefix, `` and `random_init_`.
 
     Args:
-        encoder: the pretrained backbone; left as it is.
+        encoder: the pretrained backbone; its weights stay, it moves to the device and into eval mode.
         preprocess: of the encoder.
         train: the training split.
         test: the test split.
@@ -99,7 +99,8 @@ def evaluate(
     with progress("attentive", 2 * 2 * settings.epochs, "epochs") as bar:
         for prefix, network in (("", encoder), ("random_init_", random_twin(encoder, seed))):
             network = network.to(device).eval()
-            x, queries = (patches(network, split, preprocess, settings, device) for split in (train, test))
+            _check_memory(network, (train, test), preprocess, settings.memory, device)
+            x, queries = (patches(network, split, preprocess, device) for split in (train, test))
             rate = choose(x, train.labels, classes, settings, seed, bar)
             (model,) = fit(x, train.labels, classes, (rate,), settings, seed, bar)
             predicted[prefix] = predict(model, queries)
@@ -117,37 +118,44 @@ def evaluate(
     return metrics, predicted
 
 
-@torch.inference_mode()
-def patches(
-    network: Backbone, reader: Reader, preprocess: Mapping[str, Any], settings: Config, device: torch.device
-) -> Tensor:
-    """Features of all patches of a split, float32 [N, P, D], on the CPU.
+@torch.no_grad()
+def _check_memory(
+    network: Backbone,
+    splits: tuple[Reader, Reader],
+    preprocess: Mapping[str, Any],
+    memory: float,
+    device: torch.device,
+) -> None:
+    """Refuse what does not fit before anything is embedded."""
+    one = network.tokens(centre(splits[0].gather(torch.tensor([0])).to(device), **preprocess))
+    needed = sum(map(len, splits)) * one.numel() * 4 / 1e9
+    if needed > memory:
+        raise UserError(
+            f"attentive: the patches of {sum(map(len, splits))} images take {needed:.1f} GB; raise attentive.memory, "
+            "or evaluate on fewer images"
+        )
 
-    Raises:
-        UserError: they take more than half of `memory`.
-    """
+
+@torch.no_grad()
+def patches(network: Backbone, reader: Reader, preprocess: Mapping[str, Any], device: torch.device) -> Tensor:
+    """Features of all patches of a split, float32 [N, P, D], on the CPU."""
     found: Tensor | None = None
     start = 0
     for batch in Loader(reader, batch_size=_BATCH, seed=0, shuffle=False, drop_last=False).epoch(0):
         tokens = network.tokens(centre(batch.to(device), **preprocess)).float().cpu()
         if found is None:
-            needed = len(reader) * tokens[0].numel() * 4 / 1e9
-            if needed > settings.memory / 2:
-                raise UserError(
-                    f"attentive: the patches of {len(reader)} images take {needed:.1f} GB; raise attentive.memory "
-                    f"above {2 * needed:.0f}, or evaluate on fewer images"
-                )
             found = torch.empty(len(reader), *tokens.shape[1:])
         found[start : start + len(tokens)] = tokens
         start += len(tokens)
     assert found is not None
-    return found.clone()  # an ordinary tensor, which autograd may keep
+    return found
 
 
 def choose(x: Tensor, labels: Tensor, classes: int, settings: Config, seed: int, bar: Progress) -> float:
     """The rate that does best on training images held back, all trained at once; ties go to the first."""
     held = folds(labels, min(HELD_BACK, len(labels)), seed) == 0
-    models = fit(x[~held], labels[~held], classes, settings.rates, settings, seed, bar)
+    kept = (~held).nonzero()[:, 0]
+    models = fit(x, labels, classes, settings.rates, settings, seed, bar, kept)
     hits = [int((predict(model, x[held]) == labels[held]).sum()) for model in models]
     return settings.rates[hits.index(max(hits))]
 
@@ -160,6 +168,7 @@ def fit(
     settings: Config,
     seed: int,
     bar: Progress,
+    places: Tensor | None = None,
 ) -> list[Pooling]:
     """One probe a rate, all on the same batches.
 
@@ -171,8 +180,10 @@ def fit(
         settings: the protocol.
         seed: of weights and order.
         bar: moves on with each epoch.
+        places: int64 [n], of the images to learn from; None for all.
     """
     device = resolve(settings.device)
+    places = torch.arange(len(x)) if places is None else places
     models = []
     for _ in rates:
         torch.manual_seed(seed)  # all start from the same weights
@@ -181,12 +192,14 @@ def fit(
         torch.optim.AdamW(model.parameters(), rate, weight_decay=settings.weight_decay)
         for model, rate in zip(models, rates, strict=True)
     ]
-    size = min(settings.batch_size, len(x))
-    steps = settings.epochs * (-(-len(x) // size))
+    size = min(settings.batch_size, len(places))
+    # Batch norm cannot train on one patch: a last batch of one image is left out.
+    batches = -(-len(places) // size) - (len(places) % size == 1)
+    steps = settings.epochs * batches
     schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) for optimizer in optimizers]
     generator = torch.Generator().manual_seed(seed)
     for _ in range(settings.epochs):
-        for rows in torch.randperm(len(x), generator=generator).split(size):
+        for rows in places[torch.randperm(len(places), generator=generator)].split(size)[:batches]:
             batch, target = x[rows].to(device), labels[rows].to(device)
             for model, optimizer, schedule in zip(models, optimizers, schedules, strict=True):
                 loss = cross_entropy(model(batch), target)

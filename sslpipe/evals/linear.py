@@ -24,7 +24,7 @@ from sslpipe.errors import UserError
 from sslpipe.evals.features import KINDS, Features
 from sslpipe.evals.subsets import Labels, count_of, draw, folds
 
-CHUNK = 65_536  # held-out features judged at a time
+CHUNK = 1 << 26  # logits of held-out features at a time: some hundred MB
 KEPT = 4 << 30  # bytes of features that are kept on the device
 STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0)  # C of the logistic regression: the inverse of its penalty
 
@@ -106,8 +106,8 @@ def fit(
     # Head [f, h] leaves fold f out and learns by setting h; the last row of heads leaves nothing out.
     left_out = [*range(int(fold.max()) + 1), -1]
     weight, bias = _train(data, fold, left_out, classes, settings, seed)
-    scores = _held_out_accuracy(data, fold, left_out[:-1], weight, bias)  # [H]
-    best = int(scores.argmax())
+    hits, losses = _held_out(data, fold, left_out[:-1], weight, bias)
+    best = max(range(len(hits)), key=lambda head: (hits[head], -losses[head]))
     return Probe(weight[-1, best].cpu(), bias[-1, best].cpu(), mean, std, *settings.heads()[best])
 
 
@@ -169,18 +169,19 @@ def _train(
     return weight.view(d, f, h, classes).permute(1, 2, 0, 3), bias.view(f, h, classes)
 
 
-def _held_out_accuracy(
+def _held_out(
     data: _Standardised, fold: Tensor, left_out: list[int], weight: Tensor, bias: Tensor
-) -> Tensor:
-    """Accuracy of each setting over the samples its heads did not see, [H]; ties go to the lower loss."""
-    hits, losses = torch.zeros(weight.shape[1]), torch.zeros(weight.shape[1])
+) -> tuple[list[float], list[float]]:
+    """For each setting, over the samples its heads did not see: how many are right, and their summed loss."""
+    _, count, _, classes = weight.shape
+    hits, losses = torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.float64)
     for row, held in enumerate(left_out):
-        for places in (fold == held).nonzero()[:, 0].split(CHUNK):
+        for places in (fold == held).nonzero()[:, 0].split(max(CHUNK // (count * classes), 1)):
             x, y = data.rows(places)
             logits = x @ weight[row] + bias[row][:, None]  # [H, m, C]
             hits += (logits.argmax(-1) == y).sum(-1).cpu()
             losses += torch.stack([cross_entropy(each, y, reduction="sum") for each in logits]).cpu()
-    return hits / len(fold) - 1e-6 * losses / len(fold)
+    return hits.tolist(), losses.tolist()
 
 
 def evaluate(

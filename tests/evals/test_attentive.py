@@ -62,7 +62,7 @@ def test_evaluate_sets_the_encoder_beside_random_weights(name: str) -> None:
 
 def test_patches_are_the_encoders_tokens_in_order() -> None:
     encoder, reader = network("small_vit"), ToyReader(20)
-    found = patches(encoder, reader, PREPROCESS, QUICK, torch.device("cpu"))
+    found = patches(encoder, reader, PREPROCESS, torch.device("cpu"))
     x = (reader.pixels.permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
     with torch.no_grad():
         torch.testing.assert_close(found, encoder.tokens(x), rtol=1e-4, atol=1e-4)
@@ -91,14 +91,15 @@ def test_the_rate_is_chosen_on_images_held_back_as_by_training_each_alone() -> N
         settings = QUICK.model_copy(update={"rates": rates})
         assert attentive.choose(x, labels, 4, settings, 0, bar) == 0.01
         held = folds(labels, attentive.HELD_BACK, 0) == 0
-        both = attentive.fit(x[~held], labels[~held], 4, rates, settings, 0, bar)
+        both = attentive.fit(x, labels, 4, rates, settings, 0, bar, (~held).nonzero()[:, 0])
         (alone,) = attentive.fit(x[~held], labels[~held], 4, rates[1:], settings, 0, bar)
     assert torch.equal(both[1].head.weight, alone.head.weight)
 
 
 def test_too_many_patches_and_odd_heads_are_refused() -> None:
-    with pytest.raises(UserError, match=r"raise attentive.memory"):
-        patches(network("small_vit"), ToyReader(20), PREPROCESS, Config(memory=1e-9), torch.device("cpu"))
+    little = QUICK.model_copy(update={"memory": 1e-9})
+    with pytest.raises(UserError, match=r"of 16 images take 0.0 GB; raise attentive.memory"):
+        evaluate(network("small_vit"), PREPROCESS, ToyReader(8), ToyReader(8), little, 0)
     with pytest.raises(UserError, match="does not divide"):
         evaluate(
             network("small_vit"),
@@ -108,3 +109,10 @@ def test_too_many_patches_and_odd_heads_are_refused() -> None:
             QUICK.model_copy(update={"heads": 3}),
             0,
         )
+
+
+def test_a_last_batch_of_one_image_of_one_patch_is_left_out() -> None:
+    x, labels = torch.randn(17, 1, 8), torch.arange(17) % 4
+    with progress("test", 1, "epochs") as bar:
+        (model,) = attentive.fit(x, labels, 4, (0.01,), QUICK.model_copy(update={"epochs": 1}), 0, bar)
+    assert attentive.predict(model, x).shape == (17,)
