@@ -18,6 +18,7 @@ FILES = (
     "runs",
     "plots/knn",
     "plots/linear",
+    "plots/attentive",
     "plots/pretrain",
 )
 _SUFFIXES = {".json", ".csv", ".yaml"}
