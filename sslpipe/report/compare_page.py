@@ -131,8 +131,8 @@ def _scores(runs: Sequence[Compared]) -> str:
         "points, with the 95\u202f% interval; grey where chance alone gives as much in one of twenty comparisons.</p>"
         "<p>Where both were tested on the same images, only images that one tells and the other does not "
         "count: McNemar\u2019s exact test says what is grey; the interval is the usual approximation, and may "
-        "differ from it where few images count. Otherwise the errors of test images and of drawn labels are added, which "
-        "errs on the safe side.</p>"
+        "differ from it where few images count. Otherwise the errors of test images and of drawn labels are added, "
+        "which errs on the safe side.</p>"
     )
     return section("scores", "Which is better", note, _table(runs, "Top-1 accuracy, %", body))
 
