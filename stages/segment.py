@@ -15,13 +15,12 @@ def main(settings: Settings, record: Record) -> None:
     if skipped("segment", settings, record):
         return
     from sslpipe import load_encoder
-    from sslpipe.data.loader import open_split
     from sslpipe.evals import segment, sheets
-    from sslpipe.evals.scenes import both
+    from sslpipe.evals.scenes import of_shards
 
     encoder, own = load_encoder("models/encoder.safetensors"), settings.segment
-    readers = [open_split(Path("data/shards"), split, settings.loader.reader) for split in ("train", "test")]
-    train, test, classes = both(readers[0], readers[1], encoder.image_size, own.scenes, settings.seed)
+    how = settings.loader.reader
+    train, test, classes = of_shards(Path("data/shards"), how, encoder.image_size, own.scenes, settings.seed)
     metrics, masks = segment.evaluate(
         encoder, dict(encoder.preprocess), train, test, classes, own, settings.seed
     )

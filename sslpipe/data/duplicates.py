@@ -18,9 +18,7 @@ SIDE = 32  # of the small grey pictures, pixels
 _BITS = 8  # a hash has 8 × 8
 NEAR = 4  # bits in which the hashes of near duplicates may differ
 ALIKE = 0.01  # of what makes a picture (its variance), what a near duplicate may not have in common with it
-FLAT = (
-    2.0  # levels of 255: a picture whose standard deviation is below shows nothing that could be correlated
-)
+FLAT = 2.0  # levels of 255: below such a standard deviation there is nothing in a picture to correlate
 LOOKED_AT = 20_000  # pairs of close hashes whose pictures are compared, the closest first
 _CHUNK = 1 << 22  # hashes compared at once
 

@@ -93,13 +93,14 @@ def evaluate(
     classes = int(train.labels.max()) + 1
     if encoder.dim % settings.heads:
         raise UserError(f"attentive.heads {settings.heads} does not divide the {encoder.dim} features")
+    encoder = encoder.to(device).eval()
+    _check_memory(encoder, (train, test), preprocess, settings.memory, device)
     metrics: dict[str, Any] = {}
     predicted: dict[str, Tensor] = {}
     rates: dict[str, float] = {}
     with progress("attentive", 2 * 2 * settings.epochs, "epochs") as bar:
         for prefix, network in (("", encoder), ("random_init_", random_twin(encoder, seed))):
             network = network.to(device).eval()
-            _check_memory(network, (train, test), preprocess, settings.memory, device)
             x, queries = (patches(network, split, preprocess, device) for split in (train, test))
             rate = choose(x, train.labels, classes, settings, seed, bar)
             (model,) = fit(x, train.labels, classes, (rate,), settings, seed, bar)

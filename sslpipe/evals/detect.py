@@ -20,7 +20,7 @@ from sslpipe.device import resolve
 from sslpipe.errors import UserError
 from sslpipe.evals.embed import random_twin
 from sslpipe.evals.scenes import Config as ScenesConfig
-from sslpipe.evals.scenes import Scenes
+from sslpipe.evals.scenes import Scenes, normalised
 from sslpipe.networks.backbones import Backbone
 from sslpipe.networks.pyramid import pyramid
 from sslpipe.progress import Progress, progress
@@ -206,7 +206,7 @@ def fit(
                 {"boxes": scenes.boxes[n].to(device), "labels": scenes.labels[n].to(device) + 1}
                 for n in rows.tolist()
             ]
-            losses = model(list(_normalised(scenes.pixels[rows], preprocess, device)), targets)
+            losses = model(list(normalised(scenes.pixels[rows], preprocess, device)), targets)
             loss = torch.stack(list(losses.values())).sum()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -224,7 +224,7 @@ def predict(
     model.eval()
     found = []
     for chunk in scenes.pixels.split(_BATCH):
-        for each in model(list(_normalised(chunk, preprocess, device))):
+        for each in model(list(normalised(chunk, preprocess, device))):
             found.append((each["boxes"].cpu(), each["labels"].cpu() - 1, each["scores"].cpu()))
     return found
 
@@ -262,12 +262,6 @@ def precision() -> Any:
             f"detect needs {error.name}: run `pip install 'sslpipe[detect]'`, or set detect.enabled to false"
         ) from error
     return MeanAveragePrecision(iou_type="bbox", backend="pycocotools")
-
-
-def _normalised(pixels: Tensor, preprocess: Mapping[str, Any], device: torch.device) -> Tensor:
-    """uint8 [N, S, S, 3] → float32 [N, 3, S, S]."""
-    mean, std = (torch.tensor(preprocess[name], device=device).view(1, 3, 1, 1) for name in ("mean", "std"))
-    return (pixels.to(device).permute(0, 3, 1, 2).float() / 255 - mean) / std
 
 
 def _confident(found: tuple[Tensor, Tensor, Tensor]) -> Boxes:

@@ -82,7 +82,8 @@ def evaluate(
     for prefix, kind in KINDS:
         row, spectra[prefix.removesuffix("_") or "encoder"] = of_images(getattr(train, kind), device, seed)
         metrics |= {prefix + name: value for name, value in row.items()}
-    few, known = _some(test.labelled(), QUERIES, seed), train.labelled()
+    few, known = test.labelled(), train.labelled()
+    few = few.at(sample(len(few.index), QUERIES, seed))
     if len(few.index) and len(known.index):
         for prefix, kind in KINDS:
             metrics[f"{prefix}nn_purity"] = measures.purity(
@@ -177,8 +178,3 @@ def embedded_views(
 def _vary(views: Tensor) -> bool:
     """Whether an image's views differ, by more than rounding, in their features [n, q, D]."""
     return bool((views - views[:, :1]).abs().max() > 1e-5 * views.abs().max())
-
-
-def _some(features: Features, limit: int, seed: int) -> Features:
-    places = sample(len(features.index), limit, seed)
-    return Features(**{name: tensor[places] for name, tensor in vars(features).items()})

@@ -46,7 +46,11 @@ class Features:
     def labelled(self) -> Features:
         """The rows that have a label."""
         here = self.label >= 0
-        return self if here.all() else Features(**{name: tensor[here] for name, tensor in vars(self).items()})
+        return self if here.all() else self.at(here)
+
+    def at(self, rows: Tensor) -> Features:
+        """Some rows: places int64 [n], or a mask bool [N]."""
+        return Features(**{name: tensor[rows] for name, tensor in vars(self).items()})
 
     def save(self, path: Path) -> None:
         """Write as safetensors, atomically."""

@@ -218,7 +218,7 @@ def fit(
     batch_size = min(settings.batch_size, len(subset))
     loader = Loader(subset, batch_size=batch_size, seed=seed, drop_last=len(subset) % batch_size == 1)
     classes = model.head.out_features
-    mix = Mixing(settings.mixing, classes, settings.label_smoothing, seed) if mixes(settings) else None
+    mix = Mixing(settings.mixing, classes, settings.label_smoothing, seed) if settings.mixing.on else None
     learning = [parameter for parameter in model.backbone.parameters() if parameter.requires_grad]
     torch.manual_seed(seed)
     model.train()
@@ -244,11 +244,6 @@ def fit(
             bar.update(1, f"loss {loss.item():.3f}")
     for parameter in learning:  # as they were, if all epochs were frozen ones
         parameter.requires_grad_(True)
-
-
-def mixes(settings: Config) -> bool:
-    """Whether images are mixed or erased."""
-    return bool(settings.mixing.mixup or settings.mixing.cutmix or settings.mixing.erasing)
 
 
 def dropping(network: Backbone, drop_path: float) -> Backbone:

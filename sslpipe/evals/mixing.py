@@ -25,6 +25,11 @@ class Config(config.Config):
         0.0, ge=0, le=1, description="chance that a part of an image becomes noise; MAE: 0.25"
     )
 
+    @property
+    def on(self) -> bool:
+        """Whether anything is done."""
+        return bool(self.mixup or self.cutmix or self.erasing)
+
 
 class Mixing:
     """Batches mixed and erased.

@@ -234,14 +234,28 @@ def evaluate(train: Features, test: Features, settings: Config) -> tuple[dict[st
 
 
 def neighbour_sheet(train: Features, test: Features, queries: int, shown: int = 8) -> list[dict[str, Any]]:
-    """The nearest training images of test images spread evenly over the split, for the report."""
+    """`sheet` of test images spread evenly over the split."""
     picked = torch.linspace(0, len(test.features) - 1, min(queries, len(test.features))).long().unique()
-    similarity, index = nearest(train.features, test.features[picked], min(shown, len(train.features)))
+    return sheet(train, test, picked, shown)
+
+
+def sheet(train: Features, test: Features, queries: Tensor, shown: int) -> list[dict[str, Any]]:
+    """The nearest training images of test images, by their places in the splits, for the report.
+
+    Args:
+        train: the bank.
+        test: with the images that ask.
+        queries: int64 [m], rows of `test`.
+        shown: neighbours of each, at most.
+    """
+    if not len(queries):
+        return []
+    similarity, index = nearest(train.features, test.features[queries], min(shown, len(train.features)))
     return [
         {
             "query": int(test.index[query]),
             "neighbours": train.index[places].tolist(),
             "similarity": [round(value, 4) for value in near.tolist()],
         }
-        for query, places, near in zip(picked, index, similarity, strict=True)
+        for query, places, near in zip(queries, index, similarity, strict=True)
     ]

@@ -19,7 +19,9 @@ from sslpipe import config
 from sslpipe.device import resolve
 from sslpipe.errors import UserError
 from sslpipe.evals.features import KINDS, Features
+from sslpipe.evals.neighbours import sheet
 
+NEIGHBOURS = 8  # that the report has room for
 CHUNK = 1 << 26  # similarities ranked at a time: some hundred MB
 
 
@@ -107,23 +109,9 @@ def evaluate(
         "ks": list(settings.ks),
         "chosen_on": "nothing: there is nothing to choose",
     }
-    worst = own["average_precision"].argsort(stable=True)[: settings.shown]
-    return metrics, _sheet(train, test, asking[worst], own["average_precision"][worst])
-
-
-def _sheet(train: Features, test: Features, queries: Tensor, precision: Tensor) -> list[dict[str, Any]]:
-    """The nearest training images of some test images, for the report."""
-    from sslpipe.evals.neighbours import nearest
-
-    if not len(queries):
-        return []
-    similarity, index = nearest(train.features, test.features[queries], min(8, len(train.features)))
-    return [
-        {
-            "query": int(test.index[query]),
-            "neighbours": train.index[places].tolist(),
-            "similarity": [round(value, 4) for value in near.tolist()],
-            "average_precision": round(float(score), 4),
-        }
-        for query, places, near, score in zip(queries, index, similarity, precision, strict=True)
-    ]
+    precision = own["average_precision"]
+    worst = precision.argsort(stable=True)[: settings.shown]
+    rows = sheet(train, test, asking[worst], NEIGHBOURS)
+    for row, score in zip(rows, precision[worst].tolist(), strict=True):
+        row["average_precision"] = round(score, 4)
+    return metrics, rows

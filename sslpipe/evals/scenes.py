@@ -8,7 +8,10 @@ number alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,10 +20,9 @@ from pydantic import Field
 from torch import Tensor
 
 from sslpipe import config
-from sslpipe.data.loader import Reader
+from sslpipe.data.loader import Reader, open_split
 from sslpipe.errors import UserError
 
-BACKGROUND = 0  # in masks; class c is c + 1
 OPAQUE = 0.3  # from this opacity on a pixel is the object's
 _TRIES = 20  # places tried for an object
 _STREAM = {"train": 11, "test": 12}
@@ -89,21 +91,30 @@ def compose(reader: Reader, split: str, count: int, side: int, settings: Config,
     )
 
 
-def both(train: Reader, test: Reader, side: int, settings: Config, seed: int) -> tuple[Scenes, Scenes, int]:
-    """Scenes to learn from and to be tested on, and the number of classes in training images.
+def of_shards(
+    folder: Path, reader: str, side: int, settings: Config, seed: int
+) -> tuple[Scenes, Scenes, int]:
+    """Scenes to learn from and to be tested on, and the number of classes.
 
     Args:
-        train: the training split.
-        test: the test split.
+        folder: of shards.
+        reader: as `loader.reader`.
         side: of what the encoder sees, pixels.
         settings: how they are composed.
         seed: of everything drawn.
     """
+    train, test = (open_split(folder, split, reader) for split in ("train", "test"))
     return (
         compose(train, "train", settings.train, side, settings, seed),
         compose(test, "test", settings.test, side, settings, seed),
         int(max(train.labels.max(), test.labels.max())) + 1,
     )
+
+
+def normalised(pixels: Tensor, preprocess: Mapping[str, Any], device: torch.device) -> Tensor:
+    """Scenes as the encoder takes them: uint8 [N, S, S, 3] → float32 [N, 3, S, S]."""
+    mean, std = (torch.tensor(preprocess[name], device=device).view(1, 3, 1, 1) for name in ("mean", "std"))
+    return (pixels.to(device).permute(0, 3, 1, 2).float() / 255 - mean) / std
 
 
 def _bits(seed: int, stream: int, number: int) -> np.random.Philox:

@@ -21,7 +21,7 @@ from sslpipe.device import resolve
 from sslpipe.evals.embed import random_twin
 from sslpipe.evals.neighbours import nearest, vote
 from sslpipe.evals.scenes import Config as ScenesConfig
-from sslpipe.evals.scenes import Scenes
+from sslpipe.evals.scenes import Scenes, normalised
 from sslpipe.networks.backbones import Backbone
 from sslpipe.networks.pyramid import hypercolumns, pyramid
 from sslpipe.progress import Progress, progress
@@ -107,10 +107,9 @@ def dense(
     network: Backbone, pixels: Tensor, preprocess: Mapping[str, Any], levels: int, device: torch.device
 ) -> Tensor:
     """Features of every patch of scenes: uint8 [N, S, S, 3] → float32 [N, D, h, w], on the CPU."""
-    mean, std = (torch.tensor(preprocess[name], device=device).view(1, 3, 1, 1) for name in ("mean", "std"))
     found = []
     for chunk in pixels.split(_BATCH):
-        x = (chunk.to(device).permute(0, 3, 1, 2).float() / 255 - mean) / std
+        x = normalised(chunk, preprocess, device)
         found.append(hypercolumns(pyramid(network, x, levels)).float().cpu())
     return torch.cat(found)
 
