@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,15 @@ class Compared:
         """A digest that a stage's number rests on: of `data`, `encoder` or `settings`."""
         protocol = self.run.metrics.get(stage, {}).get("protocol") or {}
         return (protocol.get("digests") or {}).get(what)
+
+    @functools.cached_property
+    def told(self) -> Mapping[str, tuple[list[str], np.ndarray]]:
+        """By stage, the test images' classes in order and whether each was told, where that was written down."""
+        plots = self.run.directory / "plots"
+        found = {
+            stage: _right(plots / stage / "confusion.csv") for stage in {stage for stage, _ in self.rows}
+        }
+        return {stage: each for stage, each in found.items() if each is not None}
 
 
 def load(names: Sequence[str], root: Path, params: Params) -> list[Compared]:
@@ -86,9 +96,9 @@ def difference(first: Compared, second: Compared, key: Key) -> Difference | None
     stage, labels = key
     digests = {each.digest(stage, "data") for each in (first, second)}
     if labels is None and len(digests) == 1 and None not in digests:
-        right = [_right(each.run.directory / "plots" / stage / "confusion.csv") for each in (first, second)]
-        if right[0] is not None and right[1] is not None and right[0][0] == right[1][0]:
-            return paired(right[0][1], right[1][1])
+        one, other = first.told.get(stage), second.told.get(stage)
+        if one is not None and other is not None and one[0] == other[0]:
+            return paired(one[1], other[1])
     return unpaired(
         [row.top1["encoder"] for row in rows if row],
         [each.run.count("test") for each in (first, second)],
@@ -129,7 +139,7 @@ def warnings(runs: Sequence[Compared]) -> list[str]:
         said.append("The runs were not evaluated on the same images: scores are of different tests.")
     for stage in dict.fromkeys(stage for stage, _ in keys(runs)):
         if len({each.digest(stage, "settings") for each in runs if stage in each.run.metrics}) > 1:
-            said.append(f"{results.title(stage)} did not follow the same protocol in all of them.")
+            said.append(f"{results.TITLES[stage]} did not follow the same protocol in all of them.")
     seeds = set(settings_that_differ(runs))
     if seeds == {"seed"}:
         said.append("They differ in the seed alone: what they differ by is the noise of any comparison.")

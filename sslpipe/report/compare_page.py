@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,8 @@ import numpy as np
 from sslpipe import scratch
 from sslpipe.report import compare, plots, results
 from sslpipe.report.compare import Compared
-from sslpipe.report.outcome import efficiency
-from sslpipe.report.parts import WIDE, both, duration, section, text
+from sslpipe.report.outcome import efficiency, efficiency_chart
+from sslpipe.report.parts import WIDE, both, document, duration, section, text
 from sslpipe.report.results import NARROW_SPACE, integer, is_number, points
 from sslpipe.report.run import seconds
 
@@ -41,20 +40,12 @@ def build(runs: Sequence[Compared], path: Path) -> Path:
 
 
 def _page(runs: Sequence[Compared], body: str) -> str:
-    style = files("sslpipe.report").joinpath("page.css").read_text(encoding="utf-8")
     colours = "".join(
         f".line.run{n}{{--c:{colour}}}.mark.run{n}{{background:{colour}}}"
         for n, colour in enumerate(_COLOURS[: len(runs)])
     )
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        f"<title>{escape(' and '.join(each.name for each in runs))}: sslpipe comparison</title>\n"
-        f"<style>{style}{colours}</style></head>\n<body>{body}</body></html>\n"
-    )
+    title = f"{' and '.join(each.name for each in runs)}: sslpipe comparison"
+    return document(title, body, style=colours)
 
 
 def _header(runs: Sequence[Compared]) -> str:
@@ -148,14 +139,13 @@ def _beside(runs: Sequence[Compared], number: int, key: compare.Key) -> str:
 
 def _label_efficiency(runs: Sequence[Compared]) -> str:
     """Accuracy of the linear probe against the number of labels, the runs over each other."""
-    lines, values, counts = [], [], set()
+    lines, shown = [], []
     for number, each in enumerate(runs):
         found = each.run.efficiency or efficiency(each.run, list(each.rows.values()))
         mine = sorted((p for p in found if p.series == "encoder"), key=lambda p: p.labels)
         if len(mine) < 2:
             continue
-        counts |= {point.labels for point in mine}
-        values += [point.top1 for point in mine]
+        shown += mine
         lines.append(
             plots.Line(
                 style=f"run{number}",
@@ -167,25 +157,8 @@ def _label_efficiency(runs: Sequence[Compared]) -> str:
         )
     if not lines:
         return ""
-    ticks = [(count, integer(count)) for count in sorted(counts)]
-    x_axis = plots.Axis(low=min(counts) / 1.18, high=max(counts) * 1.18, log=True, ticks=ticks)
-    y_axis = plots.axis(
-        max(0.0, min(values) - 0.02), min(1.0, max(values) + 0.02), 5, lambda v: f"{100 * v:.0f}"
-    )
-
-    def draw(width: int) -> str:
-        return plots.line_chart(
-            lines,
-            x_axis,
-            y_axis,
-            width=width,
-            height=340 if width == WIDE else 280,
-            x_label="labelled images",
-            title="Accuracy of a linear probe against the number of labelled images",
-        )
-
     note = "<p>A linear probe on frozen features, with fewer and fewer labels; the bars are the spread over draws.</p>"
-    return section("labels", "With fewer labels", note, _legend(runs) + both(draw))
+    return section("labels", "With fewer labels", note, _legend(runs) + efficiency_chart(lines, shown))
 
 
 def _watched(runs: Sequence[Compared], column: str, name: str, title: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from sslpipe.report.parts import MARKS, picture, section
+from sslpipe.report.parts import heads, picture, section
 from sslpipe.report.results import SERIES, integer, is_number, points
 from sslpipe.report.run import Run
 
@@ -57,9 +57,6 @@ def detection(run: Run) -> str:
 
 
 def _table(found: Mapping[str, object], rows: Sequence[tuple[str, str]], title: str) -> str:
-    head = "".join(
-        f'<th scope="col"><i class="mark {MARKS[name]}"></i>{SERIES[name]}</th>' for name in _SHOWN
-    )
     body = []
     for name, key in rows:
         own, random = found.get(key), found.get(f"random_init_{key}")
@@ -72,7 +69,8 @@ def _table(found: Mapping[str, object], rows: Sequence[tuple[str, str]], title: 
             gain = f'<td class="{style}" data-label="Gain">{points(own - random)}</td>'
             body.append(f'<tr><th scope="row">{escape(name)}</th>{cells}{gain}</tr>')
     return (
-        f'<table class="results"><thead><tr><th scope="col">{title}</th>{head}<th scope="col">Gain</th></tr></thead>'
+        f'<table class="results"><thead><tr><th scope="col">{title}</th>{heads(_SHOWN)}'
+        f'<th scope="col">Gain</th></tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table>"
     )
 

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from sslpipe.report import plots
-from sslpipe.report.parts import MARKS, WIDE, both, legend, section
-from sslpipe.report.results import SERIES, integer, is_number, percent
+from sslpipe.report.parts import MARKS, WIDE, both, heads, legend, section
+from sslpipe.report.results import PREFIX, SERIES, integer, is_number, percent
 from sslpipe.report.run import Run
 
-_PREFIX = {"encoder": "", "random_init": "random_init_", "raw_pixel": "raw_pixel_"}
 #: Name, title, how to read it.
 _ROWS = (
     ("rankme", "RankMe", "how many directions the features fill"),
@@ -33,25 +32,22 @@ def geometry(run: Run) -> str:
     """A table of the numbers beside the baselines', and the eigenspectra."""
     metrics = run.metrics.get("diagnostics", {})
     columns = [
-        name for name in SERIES if any(is_number(metrics.get(_PREFIX[name] + row)) for row, *_ in _ROWS)
+        name for name in SERIES if any(is_number(metrics.get(PREFIX[name] + row)) for row, *_ in _ROWS)
     ]
     if not columns:
         return ""
-    head = "".join(
-        f'<th scope="col"><i class="mark {MARKS[name]}"></i>{SERIES[name]}</th>' for name in columns
-    )
     body = "".join(_row(metrics, columns, *row) for row in _ROWS)
     note = (
         "<p>Numbers that need no training, and all but the purity no labels. They tell collapse from health.</p>"
         "<p>Of two runs of one method the one with the higher RankMe and LiDAR is often the better. Between methods, "
         "and beside random weights, a rank says little: random features are spread, too.</p>"
     )
-    table = f'<table class="numbers"><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>'
+    table = f'<table class="numbers"><thead><tr><th></th>{heads(columns)}</tr></thead><tbody>{body}</tbody></table>'
     return section("diagnostics", "What the features look like", note, table + _spectrum(run))
 
 
 def _row(metrics: Mapping[str, Any], columns: list[str], name: str, title: str, said: str) -> str:
-    values = [metrics.get(_PREFIX[series] + name) for series in columns]
+    values = [metrics.get(PREFIX[series] + name) for series in columns]
     if not any(is_number(value) for value in values):
         return ""
     cells = "".join(f"<td>{_said(name, value)}</td>" for value in values)

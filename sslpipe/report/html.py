@@ -15,7 +15,7 @@ from typing import Any
 from sslpipe import scratch
 from sslpipe.report import dense, diagnostics, making, nearest, origin, outcome, results, robustness
 from sslpipe.report.config import Config
-from sslpipe.report.parts import duration, method_name, param
+from sslpipe.report.parts import document, duration, method_name, param
 from sslpipe.report.results import Row, integer, is_number, percent
 from sslpipe.report.run import Run, read, seconds
 
@@ -64,19 +64,9 @@ def build(directory: str | Path, params: Mapping[str, Any], config: Config | Non
 
 
 def _page(run: Run, body: str) -> str:
-    style = files("sslpipe.report").joinpath("page.css").read_text(encoding="utf-8")
     script = files("sslpipe.report").joinpath("page.js").read_text(encoding="utf-8")
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
     title = " on ".join(str(part) for part in (method_name(run), param(run, "data.source")) if part)
-    title = f"{title}: sslpipe report" if title else "sslpipe report"
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        f"<title>{escape(title)}</title>\n<style>{style}</style></head>\n"
-        f"<body>{body}\n<script>{script}</script></body></html>\n"
-    )
+    return document(f"{title}: sslpipe report" if title else "sslpipe report", body, script=script)
 
 
 def _header(run: Run, rows: list[Row]) -> str:

@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from sslpipe.report.config import Config
-from sslpipe.report.parts import MARKS, section, thumbnails
-from sslpipe.report.results import SERIES, integer, is_number
+from sslpipe.report.parts import heads, section, thumbnails
+from sslpipe.report.results import PREFIX, SERIES, integer, is_number
 from sslpipe.report.run import Neighbours, Run
-
-_PREFIX = {"encoder": "", "random_init": "random_init_", "raw_pixel": "raw_pixel_"}
 
 
 def nearest(run: Run, config: Config) -> str:
@@ -41,12 +39,11 @@ def _scores(run: Run) -> str:
         return ""
     names = {f"recall_{k}": f"Recall@{k}" for k in protocol.get("ks") or ()}
     names |= {"map": "Mean average precision", "r_precision": "R-precision"}
-    shown = [series for series, prefix in _PREFIX.items() if is_number(found.get(f"{prefix}map"))]
-    head = "".join(f'<th scope="col"><i class="mark {MARKS[name]}"></i>{SERIES[name]}</th>' for name in shown)
+    shown = [series for series, prefix in PREFIX.items() if is_number(found.get(f"{prefix}map"))]
     rows = []
     for key, name in names.items():
         values: dict[str, float] = {
-            series: value for series in shown if is_number(value := found.get(_PREFIX[series] + key))
+            series: value for series in shown if is_number(value := found.get(PREFIX[series] + key))
         }
         if len(values) < len(shown):
             continue
@@ -62,7 +59,7 @@ def _scores(run: Run) -> str:
         return ""
     return (
         '<table class="results"><thead><tr><th scope="col">'
-        f"Retrieval by {integer(protocol.get('queries', 0))} test images, %</th>{head}</tr></thead>"
+        f"Retrieval by {integer(protocol.get('queries', 0))} test images, %</th>{heads(shown)}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
 

@@ -11,16 +11,9 @@ import numpy as np
 
 from sslpipe.report import plots, results
 from sslpipe.report.config import Config
-from sslpipe.report.parts import MARKS, WIDE, both, legend, pairs, param, section, thumbnails
+from sslpipe.report.parts import MARKS, WIDE, both, heads, legend, pairs, param, section, thumbnails
 from sslpipe.report.results import NARROW_SPACE, SERIES, Row, integer, percent, points
 from sslpipe.report.run import Efficiency, Run
-
-_STAGE_TITLES = {
-    "knn": "k-NN",
-    "linear": "Linear probe",
-    "attentive": "Attentive probe",
-    "finetune": "Fine-tuning",
-}
 
 
 def measured(run: Run, rows: list[Row]) -> str:
@@ -39,9 +32,7 @@ def measured(run: Run, rows: list[Row]) -> str:
     ticks = [tick for tick in range(low, 101) if tick % (10 if 100 - low <= 40 else 20) == 0]
     scale = "".join(f'<span style="left:{_along(tick / 100, low):.1f}%">{tick}</span>' for tick in ticks)
     columns = [series for series in SERIES if any(series in row.top1 for row in scored)]
-    head = "".join(
-        f'<th scope="col"><i class="mark {MARKS[name]}"></i>{SERIES[name]}</th>' for name in columns
-    )
+    head = heads(columns)
     body = "".join(_result_row(row, columns, low) for row in rows)
     table = (
         '<table class="results"><thead><tr><th scope="col">Top-1 accuracy, %</th>'
@@ -71,7 +62,7 @@ def _without_duplicates(run: Run) -> str:
     """What remains of the scores where test images that repeat training images are left out."""
     found = []
     images = None
-    for stage, title in _STAGE_TITLES.items():
+    for stage, title in results.TITLES.items():
         others = run.metrics.get(stage, {}).get("without_duplicates")
         if isinstance(others, Mapping) and results.is_number(others.get("top1")):
             change = others["top1"] - run.metrics[stage]["top1"]
@@ -131,7 +122,7 @@ def _along(fraction: float, low: int) -> float:
 
 def _protocols(run: Run) -> str:
     items = []
-    for stage, title in _STAGE_TITLES.items():
+    for stage, title in results.TITLES.items():
         protocol = run.metrics.get(stage, {}).get("protocol")
         if isinstance(protocol, Mapping) and protocol:
             items.append(f"<dt>{title}</dt><dd>{pairs(protocol)}</dd>")
@@ -148,13 +139,27 @@ def few_labels(run: Run, rows: list[Row]) -> str:
     if len({point.labels for point in found}) < 2:
         return ""
     shown = [series for series in SERIES if any(point.series == series for point in found)]
+    lines = [_efficiency_line(series, found) for series in reversed(shown)]
+    note = (
+        "<p>A linear probe on frozen features, trained with fewer and fewer labels. Top-1 in percent; "
+        "the number of labels is on a logarithmic scale.</p>"
+    )
+    return section("labels", "With fewer labels", note, legend(shown) + efficiency_chart(lines, found))
+
+
+def efficiency_chart(lines: Sequence[plots.Line], found: Sequence[Efficiency]) -> str:
+    """Accuracy against the number of labels, on a logarithmic scale.
+
+    Args:
+        lines: to draw.
+        found: their points, at least one, which the axes have to hold.
+    """
     counts = sorted({point.labels for point in found})
     tops = [point.top1 for point in found]
     y_axis = plots.axis(max(0.0, min(tops) - 0.02), min(1.0, max(tops) + 0.02), 5, lambda v: f"{100 * v:.0f}")
     x_axis = plots.Axis(
         low=counts[0] / 1.18, high=counts[-1] * 1.18, log=True, ticks=[(n, integer(n)) for n in counts]
     )
-    lines = [_efficiency_line(series, found) for series in reversed(shown)]
 
     def draw(width: int) -> str:
         height = 340 if width == WIDE else 280
@@ -168,11 +173,7 @@ def few_labels(run: Run, rows: list[Row]) -> str:
             title="Accuracy of a linear probe against the number of labelled images",
         )
 
-    note = (
-        "<p>A linear probe on frozen features, trained with fewer and fewer labels. Top-1 in percent; "
-        "the number of labels is on a logarithmic scale.</p>"
-    )
-    return section("labels", "With fewer labels", note, legend(shown) + both(draw))
+    return both(draw)
 
 
 def efficiency(run: Run, rows: list[Row]) -> list[Efficiency]:

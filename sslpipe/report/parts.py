@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from importlib.resources import files
 from typing import Any
 
 from sslpipe.report.results import NARROW_SPACE, SERIES, integer
@@ -16,6 +17,35 @@ _METHODS = {
     "simsiam": "SimSiam", "beit": "BEiT", "simmim": "SimMIM", "dino": "DINO", "ijepa": "I-JEPA",
     "vicreg": "VICReg", "barlow_twins": "Barlow Twins", "patch_contrast": "Patch contrast",
 }  # fmt: skip
+
+
+def document(title: str, body: str, *, style: str = "", script: str = "") -> str:
+    """A whole page, which loads nothing.
+
+    Args:
+        title: plain text.
+        body: HTML.
+        style: CSS beside the page's own.
+        script: JavaScript; without any, none is allowed.
+    """
+    own = files("sslpipe.report").joinpath("page.css").read_text(encoding="utf-8")
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    policy += "; script-src 'unsafe-inline'" if script else ""
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f"<title>{escape(title)}</title>\n<style>{own}{style}</style></head>\n"
+        f"<body>{body}" + (f"\n<script>{script}</script>" if script else "") + "</body></html>\n"
+    )
+
+
+def heads(series: Sequence[str]) -> str:
+    """The heads of a table's columns, one a series."""
+    return "".join(
+        f'<th scope="col"><i class="mark {MARKS[name]}"></i>{SERIES[name]}</th>' for name in series
+    )
 
 
 def section(name: str, title: str, note: str, body: str) -> str:

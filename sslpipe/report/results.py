@@ -12,8 +12,8 @@ from typing import Any, TypeGuard
 
 NARROW_SPACE = "\u202f"
 SERIES = {"encoder": "Pretrained", "random_init": "Random weights", "raw_pixel": "Raw pixels"}
-_PREFIX = {"encoder": "", "random_init": "random_init_", "raw_pixel": "raw_pixel_"}
-_TITLES = {
+PREFIX = {"encoder": "", "random_init": "random_init_", "raw_pixel": "raw_pixel_"}
+TITLES = {
     "knn": "k-NN",
     "linear": "Linear probe",
     "attentive": "Attentive probe",
@@ -52,11 +52,6 @@ class Row:
         return "all labels" if self.labels is None else f"{integer(self.labels)} labels"
 
 
-def title(stage: str) -> str:
-    """What an evaluation is called."""
-    return _TITLES.get(stage, stage)
-
-
 def rows(metrics: Mapping[str, Mapping[str, Any]]) -> list[Row]:
     """The table's rows from `metrics/{knn,linear,finetune}.json`, those not there left out.
 
@@ -64,7 +59,7 @@ def rows(metrics: Mapping[str, Mapping[str, Any]]) -> list[Row]:
         metrics: parsed metrics by stage.
     """
     found = []
-    for stage, title in _TITLES.items():
+    for stage, title in TITLES.items():
         entry = metrics.get(stage)
         if not entry:
             continue
@@ -129,7 +124,7 @@ def integer(value: float) -> str:
 
 def _row(stage: str, title: str, entry: Mapping[str, Any], labels: int | None) -> Row:
     top1, std = {}, {}
-    for series, prefix in _PREFIX.items():
+    for series, prefix in PREFIX.items():
         value, spread = entry.get(f"{prefix}top1"), entry.get(f"{prefix}top1_std")
         if is_number(value):
             top1[series] = float(value)

@@ -10,10 +10,10 @@ import numpy as np
 
 from sslpipe.report import plots
 from sslpipe.report.parts import MARKS, NARROW, both, legend, section
-from sslpipe.report.results import is_number, percent
+from sslpipe.report.results import PREFIX, is_number, percent
 from sslpipe.report.run import Run
 
-_PREFIX = {"encoder": "", "random_init": "random_init_"}
+_PREFIX = {series: PREFIX[series] for series in ("encoder", "random_init")}
 _NAMES = {
     "crop": "crop", "hflip": "mirrored", "vflip": "upside down", "rotation": "rotation",
     "quarter_turns": "quarter turn", "brightness": "brightness", "contrast": "contrast", "saturation": "saturation",

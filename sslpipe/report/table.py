@@ -6,9 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sslpipe.report.results import NARROW_SPACE, SERIES, Row, points, rows
-
-_STAGES = ("knn", "linear", "attentive", "finetune")
+from sslpipe.report.results import NARROW_SPACE, SERIES, TITLES, Row, points, rows
 
 
 def summary_table(metrics_dir: str | Path) -> str:
@@ -21,7 +19,7 @@ def summary_table(metrics_dir: str | Path) -> str:
         Lines without a final newline. Accuracies are top-1 in percent on the test split, the gain in points.
     """
     folder = Path(metrics_dir)
-    entries = rows({stage: _read(folder / f"{stage}.json") for stage in _STAGES})
+    entries = rows({stage: _read(folder / f"{stage}.json") for stage in TITLES})
     report = folder.parent / "report" / "index.html"
     where = [f"report  {report}"] if report.is_file() else []
     if not entries:
