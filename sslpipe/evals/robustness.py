@@ -139,47 +139,39 @@ def invariances(
     nets: Nets, reader: Reader, places: Tensor, fill: float, seed: int, bar: Progress
 ) -> dict[str, Any]:
     """How much of an image's features stays under each operation, by operation."""
-    clean, _ = _embedded(nets, reader, places, None, 0, fill, seed, bar)
-    others = {name: invariance.similarity_of_others(x) for name, x in clean.items()}
+    operations = (None, *invariance.STRENGTHS)
+    drawn = {
+        operation: np.random.default_rng((seed, number)).random((len(places), 2))
+        for number, operation in enumerate(operations)
+    }
+    std = torch.tensor(nets.preprocess["std"]).view(3, 1, 1)
+    found = {operation: _Rows() for operation in operations}
+    change = dict.fromkeys(operations, 0.0)  # the mean of a pixel's value in [0, 1]
+    for part, batch in _batches(reader, places):
+        clean = invariance.changed(batch, nets.preprocess, None, drawn[None][part], fill)
+        for operation in operations:
+            pixels = clean
+            if operation is not None:
+                pixels = invariance.changed(batch, nets.preprocess, operation, drawn[operation][part], fill)
+                change[operation] += ((pixels - clean) * std).abs().mean(dim=(1, 2, 3)).sum().item() / len(
+                    places
+                )
+            found[operation].add(nets(pixels))
+            bar.update(len(batch))
+    before = found[None].whole()
+    others = {name: invariance.similarity_of_others(x) for name, x in before.items()}
     metrics: dict[str, Any] = {f"{name}similarity_of_others": value for name, value in others.items()}
-    for name in clean:
+    for name in before:
         metrics[f"{name}invariance"], metrics[f"{name}similarity"] = {}, {}
-    metrics["without_effect"] = []
-    for number, operation in enumerate(invariance.STRENGTHS, start=1):
-        found, change = _embedded(nets, reader, places, operation, number, fill, seed, bar)
-        if change < _VISIBLE:
-            metrics["without_effect"].append(operation)
+    metrics["without_effect"] = [name for name in invariance.STRENGTHS if change[name] < _VISIBLE]
+    for operation in invariance.STRENGTHS:
+        if operation in metrics["without_effect"]:
             continue
-        for name, x in found.items():
-            same = invariance.similarity(clean[name], x)
+        for name, x in found[operation].whole().items():
+            same = invariance.similarity(before[name], x)
             metrics[f"{name}similarity"][operation] = same
             metrics[f"{name}invariance"][operation] = invariance.relative(same, others[name])
     return metrics
-
-
-def _embedded(
-    nets: Nets,
-    reader: Reader,
-    places: Tensor,
-    operation: str | None,
-    number: int,
-    fill: float,
-    seed: int,
-    bar: Progress,
-) -> tuple[dict[str, Tensor], float]:
-    """Features [N, D] by prefix of the images under an operation, and the mean change of a pixel's value in [0, 1]."""
-    drawn = np.random.default_rng((seed, number)).random((len(places), 2))
-    std = torch.tensor(nets.preprocess["std"]).view(3, 1, 1)
-    rows: dict[str, list[Tensor]] = {name: [] for name in nets.nets}
-    change = 0.0
-    for part, batch in _batches(reader, places, bar):
-        pixels = invariance.changed(batch, nets.preprocess, operation, drawn[part], fill)
-        if operation is not None:
-            before = invariance.changed(batch, nets.preprocess, None, drawn[part], fill)
-            change += ((pixels - before) * std).abs().mean(dim=(1, 2, 3)).sum().item() / len(places)
-        for name, x in nets(pixels).items():
-            rows[name].append(x)
-    return {name: torch.cat(parts) for name, parts in rows.items()}, change
 
 
 def accuracies(
@@ -188,36 +180,58 @@ def accuracies(
     """Top-1 of a k-NN with a clean bank on corrupted images: clean, by corruption and severity, and the mean."""
     label = test.labels[places]
     banks = {prefix: getattr(train, kind) for prefix, kind in KINDS if prefix in nets.nets}
+    pairs = [(name, severity) for name in corruptions.NAMES for severity in settings.severities]
+    # Each pair has random numbers of its own, the same for both networks.
+    generators = {
+        (name, severity): torch.Generator().manual_seed(
+            seed + 1_000_003 * (10 * (1 + corruptions.NAMES.index(name)) + severity)
+        )
+        for name, severity in pairs
+    }
+    plain = {**nets.preprocess, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    mean, std = (torch.tensor(nets.preprocess[key]).view(3, 1, 1) for key in ("mean", "std"))
+    clean, corrupted = _Rows(), {pair: _Rows() for pair in pairs}
+    for _, batch in _batches(test, places):
+        pixels = centre(batch, **plain)  # [n, 3, S, S] in [0, 1]
+        clean.add(nets((pixels - mean) / std))
+        bar.update(len(batch))
+        for pair in pairs:
+            changed = corruptions.corrupt(pixels, *pair, generators[pair])
+            corrupted[pair].add(nets((changed - mean) / std))
+            bar.update(len(batch))
 
-    def top1(name: str | None, severity: int) -> dict[str, float]:
-        rows: dict[str, list[Tensor]] = {prefix: [] for prefix in nets.nets}
-        # Each pair has random numbers of its own, the same for both networks.
-        stream = 0 if name is None else 1 + corruptions.NAMES.index(name)
-        generator = torch.Generator().manual_seed(seed + 1_000_003 * (10 * stream + severity))
-        plain = {**nets.preprocess, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
-        mean, std = (torch.tensor(nets.preprocess[key]).view(3, 1, 1) for key in ("mean", "std"))
-        for _, batch in _batches(test, places, bar):
-            pixels = centre(batch, **plain)  # [n, 3, S, S] in [0, 1]
-            if name is not None:
-                pixels = corruptions.corrupt(pixels, name, severity, generator)
-            for prefix, x in nets((pixels - mean) / std).items():
-                rows[prefix].append(x)
+    def top1(rows: _Rows) -> dict[str, float]:
         return {
-            prefix: _accuracy(banks[prefix], train.label, torch.cat(rows[prefix]), label, settings)
-            for prefix in rows
+            prefix: _accuracy(banks[prefix], train.label, x, label, settings)
+            for prefix, x in rows.whole().items()
         }
 
-    metrics: dict[str, Any] = {f"{prefix}top1": value for prefix, value in top1(None, 0).items()}
+    metrics: dict[str, Any] = {f"{prefix}top1": value for prefix, value in top1(clean).items()}
     for prefix in nets.nets:
-        metrics[f"{prefix}corruptions"] = {}
-    for name in corruptions.NAMES:
-        scores = {severity: top1(name, severity) for severity in settings.severities}
-        for prefix in nets.nets:
-            metrics[f"{prefix}corruptions"][name] = {str(s): score[prefix] for s, score in scores.items()}
+        metrics[f"{prefix}corruptions"] = {name: {} for name in corruptions.NAMES}
+    for (name, severity), rows in corrupted.items():
+        for prefix, value in top1(rows).items():
+            metrics[f"{prefix}corruptions"][name][str(severity)] = value
     for prefix in nets.nets:
         values = [v for row in metrics[f"{prefix}corruptions"].values() for v in row.values()]
         metrics[f"{prefix}mean_corrupted_top1"] = sum(values) / len(values)
     return metrics
+
+
+class _Rows:
+    """Features by prefix, batch by batch."""
+
+    def __init__(self) -> None:
+        self.parts: dict[str, list[Tensor]] = {}
+
+    def add(self, features: Mapping[str, Tensor]) -> None:
+        """One more batch, [n, D] each."""
+        for prefix, x in features.items():
+            self.parts.setdefault(prefix, []).append(x)
+
+    def whole(self) -> dict[str, Tensor]:
+        """All of them, [N, D] each."""
+        return {prefix: torch.cat(parts) for prefix, parts in self.parts.items()}
 
 
 def _accuracy(bank: Tensor, labels: Tensor, x: Tensor, expected: Tensor, settings: Config) -> float:
@@ -225,8 +239,7 @@ def _accuracy(bank: Tensor, labels: Tensor, x: Tensor, expected: Tensor, setting
     return (votes.argmax(dim=1) == expected).double().mean().item()
 
 
-def _batches(reader: Reader, places: Tensor, bar: Progress) -> Iterator[tuple[slice, Batch]]:
+def _batches(reader: Reader, places: Tensor) -> Iterator[tuple[slice, Batch]]:
     for start in range(0, len(places), BATCH):
         batch = reader.gather(places[start : start + BATCH])
         yield slice(start, start + len(batch)), batch
-        bar.update(len(batch))
