@@ -38,6 +38,7 @@ from sslpipe.evals.embed import embed, random_twin
 from sslpipe.evals.subsets import Subset, draw, labelled
 from sslpipe.methods.base import Method, Preparation
 from sslpipe.networks.backbones import Backbone
+from sslpipe.networks.lab import Lightness
 from sslpipe.progress import progress
 from sslpipe.settings import Settings
 from sslpipe.training.build import backbone_name, build_backbone, build_method, build_recipe, check_batch
@@ -49,6 +50,7 @@ from sslpipe.yaml12 import read
 ROOT = Path(__file__).parents[1]
 PEERED = ("simclr", "moco", "byol", "simsiam", "swav", "mae")
 FREE = ("random", "supervised")  # arms that train no method
+SECTIONS = ("seed", "data", "shard", "views", "pretrain", "methods", "embed", "knn", "linear", "finetune")
 Numbers = dict[str, float]
 
 
@@ -84,7 +86,7 @@ def main() -> None:
         for arm in arms:
             settings = settings_for(options, arm.method, seed)
             title = arm.title(backbone_name(settings.pretrain))
-            key = scratch.digest([settings.flat(), arm.kind])[:16]
+            key = key_of(settings, arm)
             known = runs.setdefault(title, {}).get(str(seed))
             if known is None or known["settings"] != key:
                 known = {"settings": key, "numbers": run(settings, arm)}
@@ -97,6 +99,12 @@ def main() -> None:
             rows.setdefault(title, []).append(known["numbers"])
     print(f"\n{time.strftime('%F')}; {machine}; n = {options.seeds} seeds; top-1 on test in %, mean ± std\n")
     print(table(rows))
+
+
+def key_of(settings: Settings, arm: Arm) -> str:
+    """What tells an arm's numbers of one seed from those under other settings."""
+    read_here = {key: value for key, value in settings.flat().items() if key.split(".")[0] in SECTIONS}
+    return scratch.digest([read_here, arm.kind])[:16]
 
 
 def _parse() -> argparse.Namespace:
@@ -147,13 +155,16 @@ def _parse() -> argparse.Namespace:
 
 def _arms(names: list[str], peers: bool) -> Iterator[Arm]:
     trained = [name for name in names if name not in FREE] or list(methods.names())
-    wanted = {methods.find(name).default_backbone for name in trained}
+    bearers: dict[str, str] = {}  # by backbone, the method whose settings and encoder the free arms have
+    for name in ("simclr", "mae", *trained):
+        backbone = methods.find(name).default_backbone
+        if any(methods.find(each).default_backbone == backbone for each in trained):
+            bearers.setdefault(backbone, name)
+    if set(trained) == {"colorization"}:  # its encoder sees lightness alone: so must what stands beside it
+        bearers = dict.fromkeys(bearers, "colorization")
     for name in names:
         if name in FREE:
-            bearers = ("simclr", "mae")  # of a ResNet, of a ViT
-            yield from (
-                Arm(name, bearer) for bearer in bearers if methods.find(bearer).default_backbone in wanted
-            )
+            yield from (Arm(name, bearer) for bearer in bearers.values())
             continue
         yield Arm("method", name)
         if peers and name in PEERED:
@@ -203,8 +214,8 @@ def run(settings: Settings, arm: Arm) -> Numbers:
         if arm.kind == "supervised":
             return supervised(settings, manifest, *splits)
         if arm.kind == "random":
-            encoder, numbers = untrained(settings), {}
             preprocess = _preprocess(settings, _recipe(settings, manifest))
+            encoder, numbers = untrained(settings, preprocess), {}
         else:
             encoder, preprocess, seconds = pretrain(settings, manifest, Path(folder), arm.peer)
             images = settings.pretrain.epochs * len(splits[0])
@@ -278,9 +289,12 @@ def _preprocess(settings: Settings, recipe: Recipe) -> dict[str, Any]:
     return {**view, "interpolation": spec.interpolation, "mean": spec.mean, "std": spec.std}
 
 
-def untrained(settings: Settings) -> Backbone:
-    """The method's backbone with random weights, as pretraining begins with it."""
-    return build_backbone(settings.pretrain, settings.views.size, settings.seed).eval()
+def untrained(settings: Settings, preprocess: Mapping[str, Any]) -> Backbone:
+    """The method's encoder with random weights, as pretraining begins with it."""
+    backbone = build_backbone(settings.pretrain, settings.views.size, settings.seed)
+    if settings.pretrain.method == "colorization":
+        backbone = Lightness(backbone, preprocess["mean"], preprocess["std"])
+    return backbone.eval()
 
 
 def tuned(
@@ -310,7 +324,7 @@ def supervised(settings: Settings, manifest: Manifest, train: Reader, test: Read
     train, test = labelled(train), labelled(test)
     changes = {"epochs": settings.pretrain.epochs, "batch_size": settings.pretrain.batch_size}
     config = config.model_copy(update=changes)
-    network, everything = untrained(settings), Subset(train, torch.arange(len(train)))
+    network, everything = untrained(settings, preprocess), Subset(train, torch.arange(len(train)))
     score = _trained(network, everything, test, preprocess, manifest, config, 1.0, settings.seed)
     return {"supervised": score}
 

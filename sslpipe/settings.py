@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sslpipe.evals.finetune import Config as FinetuneConfig
     from sslpipe.evals.linear import Config as LinearConfig
     from sslpipe.evals.neighbours import Config as KnnConfig
+    from sslpipe.evals.repeats import Config as EvaluateConfig
     from sslpipe.evals.retrieval import Config as RetrievalConfig
     from sslpipe.evals.robustness import Config as RobustnessConfig
     from sslpipe.evals.segment import Config as SegmentConfig
@@ -47,6 +48,7 @@ OWNERS = {
     "views": "sslpipe.views.config",
     "pretrain": "sslpipe.training.config",
     "embed": "sslpipe.evals.embed",
+    "evaluate": "sslpipe.evals.repeats",
     "knn": "sslpipe.evals.neighbours",
     "retrieval": "sslpipe.evals.retrieval",
     "linear": "sslpipe.evals.linear",
@@ -133,6 +135,11 @@ class Settings:
     def embed(self) -> EmbedConfig:
         """How features are computed."""
         return self._section("embed")
+
+    @cached_property
+    def evaluate(self) -> EvaluateConfig:
+        """How often evaluations are repeated."""
+        return self._section("evaluate")
 
     @cached_property
     def knn(self) -> KnnConfig:

@@ -9,7 +9,7 @@ from sslpipe.tracking.record import Record
 from stages.runner import evaluated, skipped, stage
 
 
-@stage("attentive", "attentive", "loader")
+@stage("attentive", "attentive", "loader", "evaluate")
 def main(settings: Settings, record: Record) -> None:
     """Write metrics/attentive.json and plots/attentive/."""
     if skipped("attentive", settings, record):
@@ -18,14 +18,18 @@ def main(settings: Settings, record: Record) -> None:
     from sslpipe.data import manifest as manifests
     from sslpipe.data.loader import open_split
     from sslpipe.evals import attentive, tables
+    from sslpipe.evals.repeats import repeated
     from sslpipe.evals.subsets import labelled
 
     encoder, own = load_encoder("models/encoder.safetensors"), settings.attentive
     train, test = (
         open_split(Path("data/shards"), split, settings.loader.reader) for split in ("train", "test")
     )
-    metrics, predicted = attentive.evaluate(
-        encoder, dict(encoder.preprocess), train, test, own, settings.seed
+    preprocess = dict(encoder.preprocess)
+    metrics, predicted = repeated(
+        lambda seed: attentive.evaluate(encoder, preprocess, train, test, own, seed),
+        settings.evaluate,
+        settings.seed,
     )
     evaluated("attentive", metrics, own, record)
     classes = manifests.read(Path("data/shards")).classes

@@ -9,20 +9,24 @@ from sslpipe.tracking.record import Record
 from stages.runner import evaluated, skipped, stage
 
 
-@stage("detect", "detect", "loader")
+@stage("detect", "detect", "loader", "evaluate")
 def main(settings: Settings, record: Record) -> None:
     """Write metrics/detect.json and plots/detect/."""
     if skipped("detect", settings, record):
         return
     from sslpipe import load_encoder
     from sslpipe.evals import detect, sheets
+    from sslpipe.evals.repeats import repeated
     from sslpipe.evals.scenes import of_shards
 
     encoder, own = load_encoder("models/encoder.safetensors"), settings.detect
     how = settings.loader.reader
     train, test, classes = of_shards(Path("data/shards"), how, encoder.image_size, own.scenes, settings.seed)
-    metrics, found = detect.evaluate(
-        encoder, dict(encoder.preprocess), train, test, classes, own, settings.seed
+    preprocess = dict(encoder.preprocess)
+    metrics, found = repeated(
+        lambda seed: detect.evaluate(encoder, preprocess, train, test, classes, own, seed),
+        settings.evaluate,
+        settings.seed,
     )
     evaluated("detect", metrics, own, record)
     if found:

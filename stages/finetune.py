@@ -9,7 +9,7 @@ from sslpipe.tracking.record import Record
 from stages.runner import evaluated, skipped, stage
 
 
-@stage("finetune", "views", "loader")
+@stage("finetune", "views", "loader", "evaluate")
 def main(settings: Settings, record: Record) -> None:
     """Write metrics/finetune.json."""
     if skipped("finetune", settings, record):
@@ -19,6 +19,7 @@ def main(settings: Settings, record: Record) -> None:
     from sslpipe.data.loader import open_split
     from sslpipe.evals import tables
     from sslpipe.evals.finetune import evaluate
+    from sslpipe.evals.repeats import repeated
 
     manifest = manifests.read(Path("data/shards"))
     encoder = load_encoder("models/encoder.safetensors")
@@ -26,10 +27,13 @@ def main(settings: Settings, record: Record) -> None:
         open_split(Path("data/shards"), split, settings.loader.reader) for split in ("train", "test")
     )
     changes = {**manifest.recipe, **settings.views.recipe}
-    metrics = evaluate(
-        encoder, dict(encoder.preprocess), train, test, changes, settings.finetune, settings.seed
+    own, preprocess = settings.finetune, dict(encoder.preprocess)
+    metrics, _ = repeated(
+        lambda seed: (evaluate(encoder, preprocess, train, test, changes, own, seed), None),
+        settings.evaluate,
+        settings.seed,
     )
-    evaluated("finetune", metrics, settings.finetune, record)
+    evaluated("finetune", metrics, own, record)
     tables.write_draws("plots/finetune/draws.csv", metrics["draws"])
 
 

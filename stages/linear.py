@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from sslpipe.settings import Settings
 from sslpipe.tracking.record import Record
 from stages.runner import evaluated, skipped, stage
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-@stage("linear")
+
+@stage("linear", "evaluate")
 def main(settings: Settings, record: Record) -> None:
     """Write metrics/linear.json and plots/linear/."""
     if skipped("linear", settings, record):
@@ -17,12 +21,17 @@ def main(settings: Settings, record: Record) -> None:
     from sslpipe.data import manifest as manifests
     from sslpipe.evals import linear, tables, trust
     from sslpipe.evals.features import Features
+    from sslpipe.evals.repeats import repeated
 
     manifest = manifests.read(Path("data/shards"))
     files = (Path(f"data/features/{split}.safetensors") for split in ("train", "test"))
     train, test = (Features.load(file).labelled() for file in files)
-    metrics, predicted = linear.evaluate(train, test, settings.linear, settings.seed)
-    metrics |= trust.without_duplicates(manifest, test, predicted)
+
+    def evaluate(seed: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        metrics, predicted = linear.evaluate(train, test, settings.linear, seed)
+        return metrics | trust.without_duplicates(manifest, test, predicted), predicted
+
+    metrics, predicted = repeated(evaluate, settings.evaluate, settings.seed)
     evaluated("linear", metrics, settings.linear, record)
     tables.write_label_efficiency("plots/linear/label_efficiency.csv", metrics)
     tables.write_confusion("plots/linear/confusion.csv", test.label, predicted[""], manifest.classes)

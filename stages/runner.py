@@ -113,8 +113,9 @@ def evaluated(name: str, metrics: dict[str, Any], own: Config, record: Record) -
     from sslpipe.evals.trust import digests
 
     manifest = manifests.read(Path("data/shards"))
-    found = digests(manifest, own, Path("models/encoder.json"))
-    protocol = {**metrics["protocol"], "digests": found}
+    protocol = metrics["protocol"]
+    found = digests(manifest, own, Path("models/encoder.json"), protocol.get("seeds", 1))
+    protocol = {**protocol, "digests": found}
     write_json(f"metrics/{name}.json", {**metrics, "protocol": protocol})
     record.metrics({key: value for key, value in metrics.items() if isinstance(value, int | float)})
     record.tag("protocol", json.dumps(protocol, sort_keys=True))

@@ -9,20 +9,24 @@ from sslpipe.tracking.record import Record
 from stages.runner import evaluated, skipped, stage
 
 
-@stage("segment", "segment", "loader")
+@stage("segment", "segment", "loader", "evaluate")
 def main(settings: Settings, record: Record) -> None:
     """Write metrics/segment.json and plots/segment/."""
     if skipped("segment", settings, record):
         return
     from sslpipe import load_encoder
     from sslpipe.evals import segment, sheets
+    from sslpipe.evals.repeats import repeated
     from sslpipe.evals.scenes import of_shards
 
     encoder, own = load_encoder("models/encoder.safetensors"), settings.segment
     how = settings.loader.reader
     train, test, classes = of_shards(Path("data/shards"), how, encoder.image_size, own.scenes, settings.seed)
-    metrics, masks = segment.evaluate(
-        encoder, dict(encoder.preprocess), train, test, classes, own, settings.seed
+    preprocess = dict(encoder.preprocess)
+    metrics, masks = repeated(
+        lambda seed: segment.evaluate(encoder, preprocess, train, test, classes, own, seed),
+        settings.evaluate,
+        settings.seed,
     )
     evaluated("segment", metrics, own, record)
     shown = slice(own.shown)

@@ -15,18 +15,20 @@ from sslpipe.data.manifest import Manifest
 from sslpipe.evals.features import Features
 
 
-def digests(manifest: Manifest, settings: config.Config, encoder: Path) -> dict[str, str]:
+def digests(manifest: Manifest, settings: config.Config, encoder: Path, seeds: int = 1) -> dict[str, str]:
     """What tells two numbers apart: digests of the shards, of the encoder's weights and of the protocol's settings.
 
     Args:
         manifest: of the shards.
         settings: of the evaluation.
         encoder: the encoder's JSON file.
+        seeds: how often the evaluation was repeated.
     """
+    own = settings.model_dump(mode="json", exclude={"enabled", "device"})
     return {
         "data": manifest.digest,
         "encoder": json.loads(encoder.read_text())["weights_sha256"],
-        "settings": scratch.digest(settings.model_dump(mode="json", exclude={"enabled", "device"})),
+        "settings": scratch.digest({**own, "seeds": seeds}),
     }
 
 

@@ -34,8 +34,15 @@ class Compared:
 
     def digest(self, stage: str, what: str) -> str | None:
         """A digest that a stage's number rests on: of `data`, `encoder` or `settings`."""
-        protocol = self.run.metrics.get(stage, {}).get("protocol") or {}
-        return (protocol.get("digests") or {}).get(what)
+        return (self._protocol(stage).get("digests") or {}).get(what)
+
+    def times(self, stage: str, what: str) -> int:
+        """How many `seeds` or `draws` a stage's number is the mean of."""
+        count = self._protocol(stage).get(what, 1)
+        return count if isinstance(count, int) else 1
+
+    def _protocol(self, stage: str) -> Mapping[str, Any]:
+        return self.run.metrics.get(stage, {}).get("protocol") or {}
 
     @functools.cached_property
     def told(self) -> Mapping[str, tuple[list[str], np.ndarray]]:
@@ -95,7 +102,8 @@ def difference(first: Compared, second: Compared, key: Key) -> Difference | None
         return None
     stage, labels = key
     digests = {each.digest(stage, "data") for each in (first, second)}
-    if labels is None and len(digests) == 1 and None not in digests:
+    once = all(each.times(stage, "seeds") == 1 for each in (first, second))
+    if labels is None and once and len(digests) == 1 and None not in digests:
         one, other = first.told.get(stage), second.told.get(stage)
         if one is not None and other is not None and one[0] == other[0]:
             return paired(one[1], other[1])
@@ -103,7 +111,7 @@ def difference(first: Compared, second: Compared, key: Key) -> Difference | None
         [row.top1["encoder"] for row in rows if row],
         [each.run.count("test") for each in (first, second)],
         [row.std.get("encoder") for row in rows if row],
-        _draws(first, stage),
+        first.times(stage, "seeds") * (1 if labels is None else first.times(stage, "draws")),
     )
 
 
@@ -117,11 +125,6 @@ def _right(path: Path) -> tuple[list[str], np.ndarray] | None:
     if not pairs:
         return None
     return [actual for actual, _ in pairs], np.array([actual == predicted for actual, predicted in pairs])
-
-
-def _draws(each: Compared, stage: str) -> int:
-    draws = (each.run.metrics.get(stage, {}).get("protocol") or {}).get("draws", 1)
-    return draws if isinstance(draws, int) else 1
 
 
 def settings_that_differ(runs: Sequence[Compared]) -> dict[str, list[Any]]:

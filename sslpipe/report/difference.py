@@ -78,14 +78,14 @@ def unpaired(
     Args:
         scores: of the first and the second run, fractions.
         images: test images of each, None where not known.
-        deviations: standard deviation over draws of labels, None for a single one.
-        draws: how many.
+        deviations: standard deviation over draws of labels or seeds, None for a single one.
+        draws: how many, of labels or of seeds.
     """
     variance = sum(p * (1 - p) / n for p, n in zip(scores, images, strict=True) if n)
     variance += sum(s**2 / max(draws, 1) for s in deviations if s is not None)
     value, error = scores[1] - scores[0], math.sqrt(variance)
     chance = math.erfc(abs(value) / error / math.sqrt(2)) if error else float(value == 0)
-    spread = f", {draws} draws of labels" if any(s is not None for s in deviations) else ""
+    spread = f", {draws} draws" if any(s is not None for s in deviations) else ""
     known = [n for n in images if n]
     how = (
         f"{' and '.join(str(n) for n in dict.fromkeys(known))} test images{spread}" if known else "no counts"

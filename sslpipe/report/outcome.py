@@ -53,7 +53,9 @@ def measured(run: Run, rows: list[Row]) -> str:
             f"{100 * error:.1f} points.</p>"
         )
     if any(row.std for row in scored):
-        note.append("<p>\u00b1 is the standard deviation over draws of the labelled images.</p>")
+        note.append(
+            "<p>\u00b1 is the standard deviation over draws of the labelled images and over seeds.</p>"
+        )
     note.append(_without_duplicates(run))
     return section("results", "What pretraining bought", "".join(note), key + table + _protocols(run))
 

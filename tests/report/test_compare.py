@@ -151,3 +151,15 @@ def test_what_is_no_run_is_said(two: tuple[Path, Path], tmp_path: Path) -> None:
 def test_nine_runs_are_too_many() -> None:
     with pytest.raises(UserError, match="2 to 8"):
         compare.load([str(n) for n in range(9)], Path("."), params)
+
+
+def test_scores_over_seeds_are_compared_by_their_spread(two: tuple[Path, Path]) -> None:
+    for folder in two:
+        metrics = json.loads((folder / "metrics/knn.json").read_text())
+        metrics["protocol"]["seeds"], metrics["top1_std"] = 4, 0.1
+        write(folder / "metrics/knn.json", metrics)
+    found = difference(*loaded(two), ("knn", None))
+    assert found is not None
+    assert found.how == "8 test images, 4 draws"
+    scores = (20 / 40, 32 / 40)
+    assert found.error**2 == pytest.approx(sum(p * (1 - p) / 8 + 0.1**2 / 4 for p in scores))
