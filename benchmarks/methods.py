@@ -12,6 +12,7 @@ epochs; `random` evaluates a backbone that has learnt nothing, and fine-tunes it
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
@@ -35,6 +36,7 @@ from sslpipe.data.sources import open_source
 from sslpipe.device import describe, make_deterministic, resolve
 from sslpipe.evals import finetune, linear, neighbours
 from sslpipe.evals.embed import embed, random_twin
+from sslpipe.evals.features import Features
 from sslpipe.evals.subsets import Subset, draw, labelled
 from sslpipe.methods.base import Method, Preparation
 from sslpipe.networks.backbones import Backbone
@@ -237,13 +239,19 @@ def _frozen(
 ) -> Numbers:
     """k-NN and linear probes on features."""
     bank, queries = (
-        embed(encoder, reader, preprocess, settings.embed, settings.seed).labelled()
+        _alone(embed(encoder, reader, preprocess, settings.embed, settings.seed).labelled())
         for reader in (train, test)
     )
     knn, _ = neighbours.evaluate(bank, queries, settings.knn)
     probe, _ = linear.evaluate(bank, queries, settings.linear, settings.seed)
     few = {f"linear_{count}": values["top1"] for count, values in probe["few_labels"].items()}
     return {"knn": knn["top1"], "linear": probe["top1"], **few}
+
+
+def _alone(features: Features) -> Features:
+    """Without what stands beside the encoder's features in the pipeline: here it has rows of its own."""
+    nothing = features.features[:, :1]
+    return dataclasses.replace(features, random_init_features=nothing, raw_pixel_features=nothing)
 
 
 def pretrain(
