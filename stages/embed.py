@@ -1,4 +1,4 @@
-"""Features of every image: the encoder's, random weights', raw pixels."""
+"""Features of every image: the encoder's, random weights', raw pixels; pictures of what patches hold."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from sslpipe import load_encoder
 from sslpipe.data import manifest as manifests
 from sslpipe.data.loader import open_split
+from sslpipe.evals import patches
 from sslpipe.evals.embed import embed
 from sslpipe.settings import Settings
 from sslpipe.tracking.record import Record
@@ -15,15 +16,21 @@ from stages.runner import stage
 
 @stage("embed", "embed", "loader")
 def main(settings: Settings, record: Record) -> None:
-    """Write data/features/{train,test}.safetensors."""
+    """Write data/features/{train,test}.safetensors and plots/embed/."""
     manifest = manifests.read(Path("data/shards"))
     record.dataset(manifest.source.name, manifest.digest, manifest.source.name)
     encoder = load_encoder("models/encoder.safetensors")
+    readers = {}
     for split in ("train", "test"):
         reader = open_split(Path("data/shards"), split, settings.loader.reader)
         features = embed(encoder, reader, dict(encoder.preprocess), settings.embed, settings.seed)
         features.save(Path(f"data/features/{split}.safetensors"))
         record.metric(f"{split}_images", len(features.index))
+        readers[split] = reader
+    shown = readers["test"] if len(readers["test"]) else readers["train"]
+    preprocess, count = dict(encoder.preprocess), settings.embed.shown
+    patches.show(Path("plots/embed"), encoder, shown, preprocess, count, settings.seed)
+    record.artifact("plots/embed")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ class Config(config.Config):
         ge=1,
         description="blocks of a ViT, counted from the last, whose features stand side by side (DINO: 4)",
     )
+    shown: int = Field(8, ge=0, le=12, description="images whose patches the report shows")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
 
 

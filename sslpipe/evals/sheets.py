@@ -1,4 +1,4 @@
-"""Pictures of what dense evaluations see and say: scenes beside masks, scenes with boxes."""
+"""Sheets of pictures: scenes beside masks, scenes with boxes, images side by side."""
 
 from __future__ import annotations
 
@@ -58,6 +58,16 @@ def boxes(path: str, pixels: Tensor, found: Sequence[Sequence[tuple[Tensor, Tens
             shown.append(picture)
         rows.append(shown)
     _save(path, _grid(rows))
+
+
+def strip(path: str, images: Tensor) -> None:
+    """A PNG of images side by side.
+
+    Args:
+        path: of the file.
+        images: uint8 [n, h, w, 3].
+    """
+    _save(path, _grid([[Image.fromarray(image) for image in images.numpy()]]))
 
 
 def _grid(rows: list[list[Image.Image]]) -> Image.Image:

@@ -194,8 +194,18 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """[N, T, D] → [N, T, D]; `bias`, [1 or N, H, T, T], is added before the softmax."""
-        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # 3 × [N, H, T, D/H]
+        q, k, v = self._heads(x)
         return self.out(attend(q, k, v, bias).transpose(1, 2).flatten(2))
+
+    def weights(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """What `forward` weighs values by, float32 [N, H, T, T]: softmax(q kᵀ / √d + bias)."""
+        q, k, _ = self._heads(x).float()
+        logits = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+        return (logits if bias is None else logits + bias.float()).softmax(-1)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """q, k and v, [3, N, H, T, D/H]."""
+        return self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -52,6 +52,7 @@ def build(directory: str | Path, params: Mapping[str, Any], config: Config | Non
         lambda: making.views(run),
         lambda: making.training(run),
         lambda: making.pictures(run),
+        lambda: making.patches(run),
         lambda: origin.data(run),
         lambda: origin.times(run),
         lambda: origin.provenance(run),

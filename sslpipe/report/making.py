@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -198,6 +200,30 @@ def pictures(run: Run) -> str:
         return ""
     note = f"<p>Pictures that {escape(method_name(run))} draws of its own work at the end of pretraining.</p>"
     return section("pictures", "The method at work", note, "".join(figures))
+
+
+def patches(run: Run) -> str:
+    """What the encoder makes of the parts of images."""
+    path = run.directory / "plots" / "embed" / "strips.json"
+    try:
+        strips = json.loads(path.read_text()) if path.is_file() else []
+        named = [(str(strip["file"]), str(strip["title"])) for strip in strips]
+    except (OSError, ValueError, KeyError, TypeError):
+        run.problems.append("plots/embed/strips.json could not be read")
+        return ""
+    figures = []
+    for file, title in named:
+        image = picture(run, f"plots/embed/{Path(file).name}", title)
+        if image:
+            figures.append(f"<figure><figcaption>{escape(title)}</figcaption>{image}</figure>")
+    if not figures:
+        return ""
+    note = (
+        "<p>The first three principal components of the features of all patches of these images, as red, green and "
+        "blue: patches that the encoder takes for alike have like colours, across images too. For a vision "
+        "transformer also where its last block looks.</p>"
+    )
+    return section("patches", "What it makes of parts", note, f'<div class="strips">{"".join(figures)}</div>')
 
 
 def _short(value: float) -> str:
