@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from sslpipe.evals.retrieval import Config as RetrievalConfig
     from sslpipe.evals.robustness import Config as RobustnessConfig
     from sslpipe.evals.segment import Config as SegmentConfig
+    from sslpipe.evals.transfer import Config as TransferConfig
     from sslpipe.methods.base import MethodConfig
     from sslpipe.report import Config as ReportConfig
     from sslpipe.tracking.record import Config as TrackingConfig
@@ -58,12 +59,13 @@ OWNERS = {
     "attentive": "sslpipe.evals.attentive",
     "segment": "sslpipe.evals.segment",
     "detect": "sslpipe.evals.detect",
+    "transfer": "sslpipe.evals.transfer",
     "report": "sslpipe.report",
     "tracking": "sslpipe.tracking.record",
 }
 SECTIONS = ("seed", *OWNERS, "methods")
 #: Stages that a params.yaml without a word on them leaves out; as their Configs say.
-OFF = ("attentive", "robustness", "segment", "detect")
+OFF = ("attentive", "robustness", "segment", "detect", "transfer")
 
 C = TypeVar("C", bound=Config)
 
@@ -140,6 +142,11 @@ class Settings:
     def evaluate(self) -> EvaluateConfig:
         """How often evaluations are repeated."""
         return self._section("evaluate")
+
+    @cached_property
+    def transfer(self) -> TransferConfig:
+        """The evaluation on another labelled set."""
+        return self._section("transfer")
 
     @cached_property
     def knn(self) -> KnnConfig:

@@ -11,13 +11,16 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from sslpipe.config import Config
 from sslpipe.errors import UserError, explain_os_error
 from sslpipe.scratch import write_json
 from sslpipe.settings import Settings, load
 from sslpipe.tracking.record import Record, code_digest, experiment_key
+
+if TYPE_CHECKING:
+    from sslpipe.data.manifest import Manifest
 
 Body = Callable[[Settings, Record], None]
 #: What this process does of a stage: it `records` and writes, `helps` one that does, or has `launched` others for it.
@@ -100,7 +103,9 @@ def fail(name: str, message: str) -> NoReturn:
     sys.exit(1)
 
 
-def evaluated(name: str, metrics: dict[str, Any], own: Config, record: Record) -> None:
+def evaluated(
+    name: str, metrics: dict[str, Any], own: Config, record: Record, manifest: Manifest | None = None
+) -> None:
     """Write an evaluation's metrics file with the digests of what it measured, and record its numbers and protocol.
 
     Args:
@@ -108,11 +113,12 @@ def evaluated(name: str, metrics: dict[str, Any], own: Config, record: Record) -
         metrics: numbers, and `protocol`.
         own: the stage's settings.
         record: of the run.
+        manifest: of the shards it was measured on; None for data/shards.
     """
     from sslpipe.data import manifest as manifests
     from sslpipe.evals.trust import digests
 
-    manifest = manifests.read(Path("data/shards"))
+    manifest = manifest or manifests.read(Path("data/shards"))
     protocol = metrics["protocol"]
     found = digests(manifest, own, Path("models/encoder.json"), protocol.get("seeds", 1))
     protocol = {**protocol, "digests": found}

@@ -11,12 +11,17 @@ from stages.runner import fail, key_of, stop_with_parent
 
 
 def main() -> None:
-    """Write data/source.json; the record stays the same as long as the digest does."""
+    """Write data/source.json, and data/elsewhere.json of what evaluations read.
+
+    The record stays the same as long as the digest does.
+    """
     stop_with_parent()
     try:
-        settings = load(sections=("seed", "data", "tracking"))
+        settings = load(sections=("seed", "data", "transfer", "tracking"))
         source = source_digest(settings.data)
         write_json("data/source.json", source)
+        other = source_digest(settings.transfer.data) if settings.transfer.enabled else None
+        write_json("data/elsewhere.json", {"transfer": other})
         fingerprint = digest([source["digest"], settings.data.model_dump(mode="json")])
         if restore("source", match=fingerprint):
             return

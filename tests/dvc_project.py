@@ -19,11 +19,11 @@ ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 STAGES = [
     "source", "shard", "views", "pretrain", "embed", "knn", "retrieval", "linear", "attentive", "finetune",
-    "diagnostics", "robustness", "segment", "detect", "report",
+    "diagnostics", "robustness", "segment", "detect", "transfer", "report",
 ]  # fmt: skip
 
 #: Evaluations that are off in `TINY`, since each takes seconds; the fixture `everything` has them on.
-OFF = ["attentive", "diagnostics", "robustness", "segment", "detect"]
+OFF = ["attentive", "diagnostics", "robustness", "segment", "detect", "transfer"]
 
 TINY: dict[str, Any] = {
     "seed": 0,
@@ -58,6 +58,7 @@ TINY: dict[str, Any] = {
     "detect": {"enabled": False, "scenes": {"train": 8, "test": 4}, "epochs": 1, "device": "cpu"},
     "attentive": {"enabled": False, "epochs": 1, "rates": [0.001], "device": "cpu"},
     "robustness": {"enabled": False, "images": 10, "severities": [3], "k": 5, "device": "cpu"},
+    "transfer": {"enabled": False, "source": "folder", "root": "data/raw/digits", "test_fraction": 0.4},
     "report": {"neighbours": 3},
     "tracking": {"enabled": True, "experiment": "tiny", "uri": None},
 }  # fmt: skip

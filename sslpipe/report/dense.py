@@ -1,15 +1,41 @@
-"""The part of the page on transfer to dense tasks: scores beside random weights, and examples."""
+"""The part of the page on transfer: to another data set, and to dense tasks with examples."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Mapping
 from html import escape
 
-from sslpipe.report.parts import heads, picture, section
-from sslpipe.report.results import SERIES, integer, is_number, points
+from sslpipe.report.parts import picture, scores, section
+from sslpipe.report.results import PREFIX, SERIES, integer, is_number
 from sslpipe.report.run import Run
 
-_SHOWN = ("encoder", "random_init")
+
+def another_set(run: Run) -> str:
+    """Scores on another labelled set."""
+    found = run.metrics.get("transfer", {})
+    protocol = found.get("protocol")
+    if not isinstance(protocol, Mapping) or not is_number(found.get("linear_top1")):
+        return ""
+    few = found.get("few_labels")
+    few = few if isinstance(few, Mapping) else {}
+    table = dict(found)
+    for (count, each), prefix in itertools.product(few.items(), PREFIX.values()):
+        table[f"{prefix}few_{count}"] = each.get(f"{prefix}top1")
+    rows = [
+        ("Linear probe, all labels", "linear_top1"),
+        *((f"Linear probe, {integer(int(count))} labels", f"few_{count}") for count in few),
+        ("k-NN, all labels", "knn_top1"),
+    ]
+    name, classes = escape(str(protocol.get("source", "Another set"))), protocol.get("classes", "?")
+    note = (
+        f"<p>{name}: {integer(protocol.get('train_images', 0))} images to learn from, "
+        f"{integer(protocol.get('test_images', 0))} to be tested on, {classes} classes; "
+        "frozen features, nothing pretrained on it.</p>"
+    )
+    return section(
+        "transfer", "On another data set", note, scores(table, rows, "Top-1 accuracy, %", tuple(SERIES))
+    )
 
 
 def segmentation(run: Run) -> str:
@@ -27,7 +53,7 @@ def segmentation(run: Run) -> str:
     sheet = picture(
         run, "plots/segment/scenes.png", "Scenes, their true masks, and those of the linear layer, row by row"
     )
-    body = _table(found, rows, "mIoU, %") + _by_class(run, found.get("iou"))
+    body = scores(found, rows, "mIoU, %") + _by_class(run, found.get("iou"))
     return section(
         "segmentation",
         "Segmentation",
@@ -52,38 +78,19 @@ def detection(run: Run) -> str:
     sheet = picture(
         run, "plots/detect/scenes.png", "Scenes with their true boxes, and below with those found"
     )
-    body = _table(found, rows, "Average precision, %")
+    body = scores(found, rows, "Average precision, %")
     return section("detection", "Detection", note, body + (f"<h3>Truth, found</h3>{sheet}" if sheet else ""))
 
 
-def _table(found: Mapping[str, object], rows: Sequence[tuple[str, str]], title: str) -> str:
-    body = []
-    for name, key in rows:
-        own, random = found.get(key), found.get(f"random_init_{key}")
-        if is_number(own) and is_number(random):
-            cells = "".join(
-                f'<td data-label="{SERIES[series]}">{100 * value:.1f}</td>'
-                for series, value in zip(_SHOWN, (own, random), strict=True)
-            )
-            style = "gain" if own >= random else "gain loss"
-            gain = f'<td class="{style}" data-label="Gain">{points(own - random)}</td>'
-            body.append(f'<tr><th scope="row">{escape(name)}</th>{cells}{gain}</tr>')
-    return (
-        f'<table class="results"><thead><tr><th scope="col">{title}</th>{heads(_SHOWN)}'
-        f'<th scope="col">Gain</th></tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table>"
-    )
-
-
-def _by_class(run: Run, scores: object) -> str:
+def _by_class(run: Run, found: object) -> str:
     """A bar for each class."""
-    if not isinstance(scores, list):
+    if not isinstance(found, list):
         return ""
-    names = ["background", *(run.class_name(number) or "" for number in range(len(scores) - 1))]
+    names = ["background", *(run.class_name(number) or "" for number in range(len(found) - 1))]
     items = "".join(
         f'<li><span title="{escape(name)}">{escape(name)}</span><div class="bars">'
         f'<i style="width:{97 * score:.1f}%"></i></div><span>{100 * score:.1f}</span></li>'
-        for name, score in zip(names[:40], scores, strict=False)
+        for name, score in zip(names[:40], found, strict=False)
         if is_number(score)
     )
     return f'<details><summary>By class</summary><ol class="counts">{items}</ol></details>' if items else ""

@@ -47,6 +47,7 @@ def build(directory: str | Path, params: Mapping[str, Any], config: Config | Non
         lambda: outcome.confusion(run),
         lambda: diagnostics.geometry(run),
         lambda: robustness.ignored(run),
+        lambda: dense.another_set(run),
         lambda: dense.segmentation(run),
         lambda: dense.detection(run),
         lambda: making.views(run),

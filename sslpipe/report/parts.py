@@ -7,7 +7,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from sslpipe.report.results import NARROW_SPACE, SERIES, integer
+from sslpipe.report.results import NARROW_SPACE, PREFIX, SERIES, integer, is_number, points
 from sslpipe.report.run import Run
 
 WIDE, NARROW = 820, 350  # CSS pixels a figure is drawn for: a desktop's column, a phone's
@@ -45,6 +45,41 @@ def heads(series: Sequence[str]) -> str:
     """The heads of a table's columns, one a series."""
     return "".join(
         f'<th scope="col"><i class="mark {MARKS[name]}"></i>{SERIES[name]}</th>' for name in series
+    )
+
+
+def scores(
+    found: Mapping[str, object],
+    rows: Sequence[tuple[str, str]],
+    title: str,
+    series: Sequence[str] = ("encoder", "random_init"),
+) -> str:
+    """A table of scores in percent, the encoder's beside those of baselines, and what it gains over random weights.
+
+    Args:
+        found: fractions by key, with the baseline's prefix (`results.PREFIX`) where they are a baseline's.
+        rows: names and keys; those without the encoder's or random weights' number are left out.
+        title: what is measured.
+        series: of `results.SERIES`.
+    """
+    body = []
+    for name, key in rows:
+        values = {each: found.get(f"{PREFIX[each]}{key}") for each in series}
+        own, random = values["encoder"], values["random_init"]
+        if is_number(own) and is_number(random):
+            cells = "".join(
+                f'<td data-label="{SERIES[each]}">{100 * value:.1f}</td>'
+                if is_number(value)
+                else f'<td data-label="{SERIES[each]}">\u2013</td>'
+                for each, value in values.items()
+            )
+            style = "gain" if own >= random else "gain loss"
+            gain = f'<td class="{style}" data-label="Gain">{points(own - random)}</td>'
+            body.append(f'<tr><th scope="row">{escape(name)}</th>{cells}{gain}</tr>')
+    return (
+        f'<table class="results"><thead><tr><th scope="col">{title}</th>{heads(series)}'
+        f'<th scope="col">Gain</th></tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table>"
     )
 
 

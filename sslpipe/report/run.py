@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 _STAGES = (
     "source", "shard", "views", "pretrain", "embed", "knn", "retrieval", "linear", "attentive", "finetune",
-    "diagnostics", "robustness", "segment", "detect",
+    "diagnostics", "robustness", "segment", "detect", "transfer",
 )  # fmt: skip
 _FEATURES = {"encoder": "features", "random_init": "random_init_features", "raw_pixel": "raw_pixel_features"}
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from report_runs import CLASSES, PARAMS, Page, write
 from safetensors.numpy import load_file, save_file
 
@@ -58,6 +59,33 @@ def test_dense_tasks_stand_beside_random_weights(finished: Path) -> None:
         "which stays as it is",
     ):
         assert words in result.text
+
+
+def test_another_set_stands_with_all_baselines(finished: Path) -> None:
+    numbers = {"linear_top1": 0.9, "random_init_linear_top1": 0.7, "raw_pixel_linear_top1": 0.6}
+    few = {"20": {"top1": 0.5, "random_init_top1": 0.55, "raw_pixel_top1": 0.4}}
+    protocol = {"source": "cells & co", "classes": 2, "train_images": 100, "test_images": 40}
+    write(finished / "metrics/transfer.json", {**numbers, "few_labels": few, "protocol": protocol})
+    result = page(finished)
+    assert "transfer" in result.sections
+    assert "cells & co: 100 images to learn from, 40 to be tested on, 2 classes" in result.text
+    assert "all labels 90.0 70.0 60.0 +20.0" in result.text
+    assert "20 labels 50.0 55.0 40.0 −5.0" in result.text
+
+
+def test_strips_of_patches_are_shown_with_their_names(finished: Path) -> None:
+    folder = finished / "plots" / "embed"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (40, 8), (9, 90, 9)).save(folder / "0.png")
+    write(
+        folder / "strips.json",
+        [{"file": "0.png", "title": "Heads & tails"}, {"file": "no.png", "title": "No"}],
+    )
+    result = page(finished)
+    assert "patches" in result.sections
+    assert "Heads & tails" in result.text
+    write(folder / "strips.json", [{"file": 3}])
+    assert "plots/embed/strips.json could not be read" in page(finished).text
 
 
 def test_scores_without_the_test_images_that_repeat_one_of_train(finished: Path) -> None:

@@ -1,0 +1,43 @@
+"""Transfer to another labelled set, by frozen features."""
+
+from __future__ import annotations
+
+from sslpipe.settings import Settings
+from sslpipe.tracking.record import Record
+from stages.runner import evaluated, skipped, stage
+
+
+@stage("transfer", "shard", "transfer", "evaluate")
+def main(settings: Settings, record: Record) -> None:
+    """Write metrics/transfer.json and plots/transfer/."""
+    if skipped("transfer", settings, record, splits=(), labels=False):
+        return
+    from sslpipe import load_encoder
+    from sslpipe.data import manifest as manifests
+    from sslpipe.data.loader import open_split
+    from sslpipe.evals import tables, transfer
+    from sslpipe.evals.embed import embed
+    from sslpipe.evals.repeats import repeated
+
+    encoder = load_encoder("models/encoder.safetensors")
+    preprocess, seed = dict(encoder.preprocess), settings.seed
+    with transfer.shards(settings.transfer, settings.shard, seed) as folder:
+        manifest = manifests.read(folder)
+        record.dataset(manifest.source.name, manifest.digest, manifest.source.name)
+        readers = (open_split(folder, split, settings.loader.reader) for split in ("train", "test"))
+        train, test = (
+            embed(encoder, reader, preprocess, settings.embed, seed).labelled() for reader in readers
+        )
+    metrics, predicted = repeated(
+        lambda seed: transfer.evaluate(train, test, settings.knn, settings.linear, seed),
+        settings.evaluate,
+        seed,
+    )
+    metrics["protocol"] |= {"source": manifest.source.name, "classes": len(manifest.classes or ())}
+    evaluated("transfer", metrics, settings.transfer, record, manifest)
+    tables.write_confusion("plots/transfer/confusion.csv", test.label, predicted[""], manifest.classes)
+    record.artifact("plots/transfer")
+
+
+if __name__ == "__main__":
+    main()
