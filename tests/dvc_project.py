@@ -49,6 +49,7 @@ TINY: dict[str, Any] = {
         "simmim": {}, "beit": {"tokenizer": {"words": 32, "dim": 8, "width": 8, "epochs": 1, "batch_size": 32}},
     },
     "embed": {"batch_size": 64, "device": "cpu"},
+    "evaluate": {"seeds": 1},
     "knn": {"enabled": True, "k": 5, "temperature": 0.07},
     "retrieval": {"enabled": True},
     "linear": {"enabled": True, "epochs": 5, "min_steps": 20, "few_labels": [30], "draws": 1, "folds": 2},

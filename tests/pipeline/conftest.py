@@ -35,7 +35,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory, finished: Project) -> P
     def make(folder: Path) -> None:
         project = finished.clone(folder, tracking=True)
         shutil.copytree(finished.folder / ".trace", folder / ".trace")
-        project.set(**{f"{stage}__enabled": True for stage in OFF})
+        project.set(evaluate__seeds=2, **{f"{stage}__enabled": True for stage in OFF})
         _run_traced(project)
 
     return _once(tmp_path_factory, "everything", make)
