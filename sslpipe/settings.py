@@ -216,6 +216,15 @@ class Settings:
             raise SettingsError(f"{self.path}: {stage}.enabled: should be true or false, not {enabled!r}")
         return enabled
 
+    def scenes_root(self, stage: str) -> str | None:
+        """The folder of annotated images that an evaluation is to read instead of composed scenes, if it is on.
+
+        Looks at the file's own words, so that torch is not imported for it.
+        """
+        scenes = self._mapping(stage).get("scenes")
+        root = scenes.get("root") if isinstance(scenes, Mapping) and self.enabled(stage) else None
+        return None if root is None else str(root)
+
     def flat(self) -> dict[str, Any]:
         """What makes this experiment: dotted keys, without `tracking` and without methods that were not chosen."""
         sections = {key: value for key, value in self.raw.items() if key not in ("tracking", "methods")}

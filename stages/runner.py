@@ -11,16 +11,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import Any, NoReturn, cast
 
 from sslpipe.config import Config
 from sslpipe.errors import UserError, explain_os_error
 from sslpipe.scratch import write_json
 from sslpipe.settings import Settings, load
 from sslpipe.tracking.record import Record, code_digest, experiment_key
-
-if TYPE_CHECKING:
-    from sslpipe.data.manifest import Manifest
 
 Body = Callable[[Settings, Record], None]
 #: What this process does of a stage: it `records` and writes, `helps` one that does, or has `launched` others for it.
@@ -104,7 +101,7 @@ def fail(name: str, message: str) -> NoReturn:
 
 
 def evaluated(
-    name: str, metrics: dict[str, Any], own: Config, record: Record, manifest: Manifest | None = None
+    name: str, metrics: dict[str, Any], own: Config, record: Record, data: str | None = None
 ) -> None:
     """Write an evaluation's metrics file with the digests of what it measured, and record its numbers and protocol.
 
@@ -113,18 +110,24 @@ def evaluated(
         metrics: numbers, and `protocol`.
         own: the stage's settings.
         record: of the run.
-        manifest: of the shards it was measured on; None for data/shards.
+        data: digest of the data it was measured on; None for data/shards.
     """
     from sslpipe.data import manifest as manifests
     from sslpipe.evals.trust import digests
 
-    manifest = manifest or manifests.read(Path("data/shards"))
+    data = data or manifests.read(Path("data/shards")).digest
     protocol = metrics["protocol"]
-    found = digests(manifest, own, Path("models/encoder.json"), protocol.get("seeds", 1))
+    found = digests(data, own, Path("models/encoder.json"), protocol.get("seeds", 1))
     protocol = {**protocol, "digests": found}
     write_json(f"metrics/{name}.json", {**metrics, "protocol": protocol})
     record.metrics({key: value for key, value in metrics.items() if isinstance(value, int | float)})
     record.tag("protocol", json.dumps(protocol, sort_keys=True))
+
+
+def elsewhere(name: str) -> str | None:
+    """Digest of the data outside data/shards that an evaluation reads, as stage `source` found it; None for none."""
+    found = json.loads(Path("data/elsewhere.json").read_text())[name]
+    return None if found is None else str(found["digest"])
 
 
 def skipped(

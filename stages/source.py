@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from sslpipe.data import layouts
 from sslpipe.data.sources import source_digest
 from sslpipe.errors import UserError
 from sslpipe.scratch import digest, write_json
-from sslpipe.settings import load
+from sslpipe.settings import Settings, load
 from sslpipe.tracking.record import Record, restore
 from stages.runner import fail, key_of, stop_with_parent
+
+
+def _elsewhere(settings: Settings) -> dict[str, Any]:
+    """Digests of what else evaluations read, None where they read nothing else."""
+    roots = {stage: settings.scenes_root(stage) for stage in ("segment", "detect")}
+    return {
+        "transfer": source_digest(settings.transfer.data) if settings.transfer.enabled else None,
+        **{stage: layouts.digest(root) if root else None for stage, root in roots.items()},
+    }
 
 
 def main() -> None:
@@ -20,8 +32,7 @@ def main() -> None:
         settings = load(sections=("seed", "data", "transfer", "tracking"))
         source = source_digest(settings.data)
         write_json("data/source.json", source)
-        other = source_digest(settings.transfer.data) if settings.transfer.enabled else None
-        write_json("data/elsewhere.json", {"transfer": other})
+        write_json("data/elsewhere.json", _elsewhere(settings))
         fingerprint = digest([source["digest"], settings.data.model_dump(mode="json")])
         if restore("source", match=fingerprint):
             return

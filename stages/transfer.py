@@ -34,7 +34,7 @@ def main(settings: Settings, record: Record) -> None:
         seed,
     )
     metrics["protocol"] |= {"source": manifest.source.name, "classes": len(manifest.classes or ())}
-    evaluated("transfer", metrics, settings.transfer, record, manifest)
+    evaluated("transfer", metrics, settings.transfer, record, manifest.digest)
     tables.write_confusion("plots/transfer/confusion.csv", test.label, predicted[""], manifest.classes)
     record.artifact("plots/transfer")
 

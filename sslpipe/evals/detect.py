@@ -191,9 +191,12 @@ def fit(
     seed: int,
     bar: Progress,
 ) -> None:
-    """Train a detector in place; scenes without an object are passed over."""
+    """Train a detector in place; scenes without an object are passed over, and so are crowds."""
     device = next(model.parameters()).device
-    some = torch.tensor([n for n, boxes in enumerate(scenes.boxes) if len(boxes)])
+    clear = [torch.arange(len(boxes)) for boxes in scenes.boxes]
+    if scenes.crowd is not None:
+        clear = [(crowd == 0).nonzero()[:, 0] for crowd in scenes.crowd]
+    some = torch.tensor([n for n, places in enumerate(clear) if len(places)])
     learning = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learning, settings.rate, weight_decay=settings.weight_decay)
     steps = settings.epochs * -(-len(some) // _BATCH)
@@ -203,7 +206,10 @@ def fit(
     for _ in range(settings.epochs):
         for rows in some[torch.randperm(len(some), generator=generator)].split(_BATCH):
             targets = [
-                {"boxes": scenes.boxes[n].to(device), "labels": scenes.labels[n].to(device) + 1}
+                {
+                    "boxes": scenes.boxes[n][clear[n]].to(device),
+                    "labels": scenes.labels[n][clear[n]].to(device) + 1,
+                }
                 for n in rows.tolist()
             ]
             losses = model(list(normalised(scenes.pixels[rows], preprocess, device)), targets)
@@ -237,11 +243,12 @@ def average_precision(found: list[tuple[Tensor, Tensor, Tensor]], scenes: Scenes
         scenes: with the true boxes.
     """
     metric = precision()
+    crowds = scenes.crowd or [torch.zeros_like(labels) for labels in scenes.labels]
     metric.update(
         [{"boxes": boxes, "labels": labels, "scores": scores} for boxes, labels, scores in found],
         [
-            {"boxes": boxes, "labels": labels}
-            for boxes, labels in zip(scenes.boxes, scenes.labels, strict=True)
+            {"boxes": boxes, "labels": labels, "iscrowd": crowd}
+            for boxes, labels, crowd in zip(scenes.boxes, scenes.labels, crowds, strict=True)
         ],
     )
     result = metric.compute()

@@ -20,19 +20,25 @@ from pydantic import Field
 from torch import Tensor
 
 from sslpipe import config
+from sslpipe.data import manifest as manifests
 from sslpipe.data.loader import Reader, open_split
 from sslpipe.errors import UserError
 
+IGNORED = 255  # in masks, a pixel of no class
 OPAQUE = 0.3  # from this opacity on a pixel is the object's
 _TRIES = 20  # places tried for an object
 _STREAM = {"train": 11, "test": 12}
 
 
 class Config(config.Config):
-    """How scenes are composed."""
+    """Where scenes come from, and how they are composed."""
 
-    train: int = Field(256, ge=8, description="scenes to learn from, of training images")
-    test: int = Field(128, ge=1, description="scenes to be tested on, of test images")
+    root: str | None = Field(
+        None, description="folder laid out as Pascal VOC or COCO; null: scenes composed of the images"
+    )
+
+    train: int = Field(256, ge=8, description="scenes to learn from, at most")
+    test: int = Field(128, ge=1, description="scenes to be tested on, at most")
     size: int = Field(2, ge=1, le=8, description="their side, in sides of what the encoder sees")
     objects: tuple[int, int] = Field((1, 3), description="objects in a scene, the fewest and the most")
     scale: tuple[float, float] = Field(
@@ -45,19 +51,22 @@ class Config(config.Config):
 
 @dataclass(frozen=True)
 class Scenes:
-    """Composed scenes.
+    """Images with what is in them.
 
     Attributes:
         pixels: uint8 [N, S, S, 3].
-        masks: int64 [N, S, S], 0 for the background, c + 1 for class c.
+        masks: int64 [N, S, S], 0 for the background, c + 1 for class c, `IGNORED`; [N, 0, 0] where not wanted.
         boxes: for each scene float32 [n, 4], x1, y1, x2, y2 in pixels around what is visible.
         labels: for each scene int64 [n], classes.
+        crowd: for each scene int64 [n], 1 for what need not be found (COCO's crowds, VOC's difficult objects); None
+            where there is nothing of the kind.
     """
 
     pixels: Tensor
     masks: Tensor
     boxes: list[Tensor]
     labels: list[Tensor]
+    crowd: list[Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -93,8 +102,8 @@ def compose(reader: Reader, split: str, count: int, side: int, settings: Config,
 
 def of_shards(
     folder: Path, reader: str, side: int, settings: Config, seed: int
-) -> tuple[Scenes, Scenes, int]:
-    """Scenes to learn from and to be tested on, and the number of classes.
+) -> tuple[Scenes, Scenes, list[str]]:
+    """Scenes to learn from and to be tested on, composed of a split each, and the names of the classes.
 
     Args:
         folder: of shards.
@@ -104,10 +113,12 @@ def of_shards(
         seed: of everything drawn.
     """
     train, test = (open_split(folder, split, reader) for split in ("train", "test"))
+    count = int(max(train.labels.max(), test.labels.max())) + 1
+    names = manifests.read(folder).classes
     return (
         compose(train, "train", settings.train, side, settings, seed),
         compose(test, "test", settings.test, side, settings, seed),
-        int(max(train.labels.max(), test.labels.max())) + 1,
+        list(names) if names else [str(number) for number in range(count)],
     )
 
 

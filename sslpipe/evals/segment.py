@@ -8,6 +8,7 @@ resolutions, side by side.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,13 +21,12 @@ from sslpipe import config
 from sslpipe.device import resolve
 from sslpipe.evals.embed import random_twin
 from sslpipe.evals.neighbours import nearest, vote
+from sslpipe.evals.scenes import IGNORED, Scenes, normalised
 from sslpipe.evals.scenes import Config as ScenesConfig
-from sslpipe.evals.scenes import Scenes, normalised
 from sslpipe.networks.backbones import Backbone
 from sslpipe.networks.pyramid import hypercolumns, pyramid
 from sslpipe.progress import Progress, progress
 
-IGNORED = 255  # a pixel of no class
 _BATCH = 32
 
 
@@ -38,6 +38,10 @@ class Config(config.Config):
     levels: int = Field(
         3, ge=1, description="resolutions of a CNN whose features are used, counted from the last"
     )
+    freeze: bool = Field(
+        True, description="frozen features only; false: also with the whole encoder learning"
+    )
+    finetune_rate: float = Field(3e-4, gt=0, description="of encoder and layer where the encoder learns, too")
     epochs: int = Field(20, ge=1)
     rates: tuple[float, ...] = Field((0.001, 0.003, 0.01), min_length=1)
     k: int = Field(20, ge=1)
@@ -70,7 +74,8 @@ def evaluate(
     device = resolve(settings.device)
     metrics: dict[str, Any] = {}
     rates: dict[str, float] = {}
-    with progress("segment", 2 * (len(settings.rates) + 1) * settings.epochs, "epochs") as bar:
+    rounds = len(settings.rates) + (1 if settings.freeze else 2)
+    with progress("segment", 2 * rounds * settings.epochs, "epochs") as bar:
         for prefix, network in (("", encoder), ("random_init_", random_twin(encoder, seed))):
             network = network.to(device).eval()
             features = [
@@ -80,7 +85,13 @@ def evaluate(
             found = predict(head, features[1], test.masks.shape[-1])
             by_votes = neighbours(features[0], train.masks, features[1], classes, settings, seed)
             votes = enlarged(by_votes, test.masks.shape[-1]).argmax(1)
-            for name, masks in (("", found), ("knn_", votes)):
+            ways = [("", found), ("knn_", votes)]
+            if not settings.freeze:
+                tuned = copy.deepcopy(network)
+                finetune(tuned, head, train, preprocess, settings, seed, bar)
+                adapted = dense(tuned, test.pixels, preprocess, settings.levels, device)
+                ways.append(("finetuned_", predict(head, adapted, test.masks.shape[-1])))
+            for name, masks in ways:
                 scores = intersection_over_union(masks, test.masks, classes + 1)
                 metrics[f"{prefix}{name}miou"] = _mean(scores)
                 if prefix == "" == name:
@@ -179,6 +190,45 @@ def fit(
             schedule.step()
         bar.update(1, f"loss {loss.item():.3f}")
     return head.eval()
+
+
+def finetune(
+    network: Backbone,
+    head: Head,
+    scenes: Scenes,
+    preprocess: Mapping[str, Any],
+    settings: Config,
+    seed: int,
+    bar: Progress,
+) -> None:
+    """Train encoder and head on together, in place; the head begins as it was trained on frozen features.
+
+    Args:
+        network: the encoder.
+        head: its head.
+        scenes: to learn from.
+        preprocess: of the encoder.
+        settings: epochs, rate and device.
+        seed: of the order.
+        bar: moves on with each epoch.
+    """
+    device = resolve(settings.device)
+    parts = nn.ModuleList([network, head]).eval()  # batch norm keeps its statistics
+    learning = [parameter for parameter in parts.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(learning, settings.finetune_rate, weight_decay=0.05)
+    generator = torch.Generator().manual_seed(seed)
+    steps = settings.epochs * -(-len(scenes) // _BATCH)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(settings.epochs):
+        for rows in torch.randperm(len(scenes), generator=generator).split(_BATCH):
+            maps = pyramid(network, normalised(scenes.pixels[rows], preprocess, device), settings.levels)
+            logits = enlarged(head(hypercolumns(maps)), scenes.masks.shape[-1])
+            loss = cross_entropy(logits, scenes.masks[rows].to(device), ignore_index=IGNORED)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        bar.update(1, f"loss {loss.item():.3f}")
 
 
 def enlarged(logits: Tensor, side: int) -> Tensor:

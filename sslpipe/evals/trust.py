@@ -15,18 +15,18 @@ from sslpipe.data.manifest import Manifest
 from sslpipe.evals.features import Features
 
 
-def digests(manifest: Manifest, settings: config.Config, encoder: Path, seeds: int = 1) -> dict[str, str]:
+def digests(data: str, settings: config.Config, encoder: Path, seeds: int = 1) -> dict[str, str]:
     """What tells two numbers apart: digests of the shards, of the encoder's weights and of the protocol's settings.
 
     Args:
-        manifest: of the shards.
+        data: of the shards, or of what else was read.
         settings: of the evaluation.
         encoder: the encoder's JSON file.
         seeds: how often the evaluation was repeated.
     """
     own = settings.model_dump(mode="json", exclude={"enabled", "device"})
     return {
-        "data": manifest.digest,
+        "data": data,
         "encoder": json.loads(encoder.read_text())["weights_sha256"],
         "settings": scratch.digest({**own, "seeds": seeds}),
     }

@@ -44,7 +44,11 @@ def segmentation(run: Run) -> str:
     protocol = found.get("protocol")
     if not isinstance(protocol, Mapping) or not is_number(found.get("miou")):
         return ""
-    rows = (("Linear layer", "miou"), ("k-NN of patches", "knn_miou"))
+    rows = (
+        ("Linear layer", "miou"),
+        ("k-NN of patches", "knn_miou"),
+        ("Encoder and layer fine-tuned", "finetuned_miou"),
+    )
     note = (
         f"<p>{integer(protocol.get('test_scenes', 0))} scenes composed of test images, told apart by what "
         f"{integer(protocol.get('train_scenes', 0))} scenes of training images teach on frozen patch features. Mean "
@@ -86,7 +90,9 @@ def _by_class(run: Run, found: object) -> str:
     """A bar for each class."""
     if not isinstance(found, list):
         return ""
-    names = ["background", *(run.class_name(number) or "" for number in range(len(found) - 1))]
+    said = run.metrics["segment"]["protocol"].get("class_names")
+    said = said if isinstance(said, list) else [run.class_name(number) for number in range(len(found) - 1)]
+    names = ["background", *map(str, said)]
     items = "".join(
         f'<li><span title="{escape(name)}">{escape(name)}</span><div class="bars">'
         f'<i style="width:{97 * score:.1f}%"></i></div><span>{100 * score:.1f}</span></li>'

@@ -97,6 +97,23 @@ def test_evaluate_sets_the_encoder_beside_random_weights(name: str, options: dic
     assert "held back" in metrics["protocol"]["chosen_on"]
 
 
+def test_an_encoder_that_learns_does_better_and_the_given_one_stays() -> None:
+    reader = ToyReader(40)
+    train = scenes.compose(reader, "train", 24, 16, QUICK.scenes, seed=0)
+    encoder = backbone("small_resnet", image_size=16, width=8).eval()
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    settings = QUICK.model_copy(update={"epochs": 40, "freeze": False, "finetune_rate": 3e-3})
+    metrics, _ = evaluate(encoder, PREPROCESS, train, train, 4, settings, seed=0)
+    frozen, _ = evaluate(
+        encoder, PREPROCESS, train, train, 4, settings.model_copy(update={"freeze": True}), 0
+    )
+    assert metrics["miou"] == frozen["miou"]
+    assert metrics["finetuned_miou"] > metrics["miou"]
+    assert 0 < metrics["random_init_finetuned_miou"] < 1
+    assert "finetuned_miou" not in frozen
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+
+
 def test_test_masks_choose_nothing() -> None:
     reader = ToyReader(40)
     train = scenes.compose(reader, "train", 24, 16, QUICK.scenes, seed=0)

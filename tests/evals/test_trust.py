@@ -84,8 +84,11 @@ def test_digests_change_with_what_was_measured_and_not_with_the_device(tmp_path:
     encoder = tmp_path / "encoder.json"
     encoder.write_text(json.dumps({"weights_sha256": "w" * 64}))
     found, settings = manifest(), linear.Config()
-    first = digests(found, settings, encoder)
+    first = digests(found.digest, settings, encoder)
     assert first["data"] == found.digest
     assert first["encoder"] == "w" * 64
-    assert digests(found, settings.model_copy(update={"device": "cpu"}), encoder) == first
-    assert digests(found, settings.model_copy(update={"epochs": 3}), encoder)["settings"] != first["settings"]
+    assert digests(found.digest, settings.model_copy(update={"device": "cpu"}), encoder) == first
+    assert (
+        digests(found.digest, settings.model_copy(update={"epochs": 3}), encoder)["settings"]
+        != first["settings"]
+    )

@@ -96,7 +96,8 @@ def test_evaluations_switched_off_say_so_and_the_dag_stays(finished: Project, tm
     project = finished.clone(tmp_path / "project")
     off = ["knn", "finetune"]
     project.set(**{f"{stage}__enabled": False for stage in off})
-    assert ran(project.repro()) == ["source", *off, "report"]
+    # transfer follows the section knn, and is off, too.
+    assert ran(project.repro()) == ["source", *off, "transfer", "report"]
     for stage in off:
         assert project.json(f"metrics/{stage}.json") == {
             "skipped": f"{stage}.enabled is false in params.yaml"
