@@ -131,7 +131,8 @@ def _parser() -> argparse.ArgumentParser:
         description=(
             "Set runs side by side: scores, differences with their 95 % intervals, settings that differ, cost. "
             "Prints a table and writes a self-contained page. A RUN is `.` (the workspace), a DVC experiment "
-            "(`dvc exp show`), a git revision whose dvc.lock is committed, or the folder of another run."
+            "(`dvc exp show`), a git revision whose dvc.lock is committed, the folder of "
+            "another run, or `mlflow:KEY`, one of MLflow's rows by the short key at the end of its name."
         ),
     )
     compare.add_argument(

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from sslpipe import scratch
 from sslpipe.errors import UserError
+from sslpipe.report import logged
+from sslpipe.settings import load
 
 #: What a comparison reads. Folders are read whole.
 FILES = (
@@ -28,7 +30,8 @@ def locate(name: str, root: Path) -> Path:
     """The folder of a run.
 
     Args:
-        name: `.` or `workspace`, a folder with `metrics/`, or an experiment or revision of the project in `root`.
+        name: `.` or `workspace`, a folder with `metrics/`, `mlflow:` and what a run is called there, or an experiment
+            or revision of the project in `root`.
         root: the project.
 
     Raises:
@@ -36,6 +39,9 @@ def locate(name: str, root: Path) -> Path:
     """
     if name in (".", "workspace"):
         return root
+    if name.startswith(logged.PREFIX):
+        tracking = load(root / "params.yaml", sections=()).tracking
+        return logged.fetch(name.removeprefix(logged.PREFIX), tracking)
     if Path(name, "metrics").is_dir():
         return Path(name)
     if Path(name).is_dir():

@@ -65,7 +65,7 @@ class Mirror:
 
     def __init__(self, uri: str, experiment: str) -> None:
         """Open the store, made if it is a new SQLite file, and get or create the experiment."""
-        self.client = _client(uri)
+        self.client = client(uri)
         found = self.client.get_experiment_by_name(experiment)
         if found is not None and found.lifecycle_stage == "deleted":
             raise UserError(
@@ -290,7 +290,8 @@ def reason(error: BaseException, uri: str) -> str:
     return re.sub(r"//[^/@\s]*@", "//", line.replace(uri, "the store"))[:200]
 
 
-def _client(uri: str) -> MlflowClient:
+def client(uri: str) -> MlflowClient:
+    """MLflow's client of a store, patient as `ENVIRONMENT` says."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)  # read at import
     with warnings.catch_warnings():

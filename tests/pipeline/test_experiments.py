@@ -31,7 +31,7 @@ def parents(project: Project) -> list[dict[str, str]]:
 def test_exp_run_shows_up_beside_the_workspace(finished: Project, tmp_path: Path) -> None:
     project = finished.clone(tmp_path / "project")
     output = project.run("dvc", "exp", "run", "-S", "knn.k=7", "--name", "k7").stdout
-    assert ran(output) == ["source", "knn", "report"]
+    assert ran(output) == ["source", "knn", "transfer", "report"]
     rows = {row["Experiment"]: row for row in table(project)}
     assert rows["k7"]["knn.k"] == "7"
     assert float(rows["k7"]["metrics/knn.json:top1"]) > 0
@@ -52,6 +52,26 @@ def test_a_temporary_workspace_keeps_its_results_and_its_rows(finished: Project,
     missing = project.run("sslpipe", "compare", ".", "k4", check=False)
     assert missing.returncode == 1
     assert "no experiment, revision or folder `k4`; did you mean k3?" in missing.stdout
+
+
+def test_a_row_of_mlflow_is_compared_as_its_files_are(finished: Project, tmp_path: Path) -> None:
+    project = finished.clone(tmp_path / "project", tracking=True)
+    project.run("sslpipe", "sync")
+    key = project.json("runs/report.json")["key"][:6]
+    lines = project.run("sslpipe", "compare", ".", f"mlflow:{key}").stdout.splitlines()
+    scores = [line.split("   ") for line in lines if "labels   " in line]
+    assert len(scores) > 3
+    for _, workspace, logged in ([cell.strip() for cell in line if cell.strip()] for line in scores):
+        assert logged.split("  ")[0] == workspace
+        assert "~0.0" in logged
+    text = "\n".join(lines)
+    assert "not evaluated on the same images" not in text
+    assert "same protocol" not in text
+    page = (project.folder / "report/compare.html").read_text()
+    assert "All settings are the same" in page
+    assert "the same 30 test images: 0 won, 0 lost" in page  # by the copies of the confusions
+    unknown = project.run("sslpipe", "compare", ".", "mlflow:nothing", check=False)
+    assert f"known by their short keys: {key}" in unknown.stdout
 
 
 def test_two_queued_at_once_on_a_fresh_store(finished: Project, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def fresh_store(tmp_path_factory):
         warnings.simplefilter("ignore")  # forking beside MLflow's threads
         from sslpipe.tracking import mlflow
 
-        mlflow._client("sqlite:///:memory:")  # import it once, for all four
+        mlflow.client("sqlite:///:memory:")  # import it once, for all four
         children = []
         for _ in range(4):
             if not (child := os.fork()):
