@@ -115,6 +115,39 @@ def difference(first: Compared, second: Compared, key: Key) -> Difference | None
     )
 
 
+#: Numbers of evaluations that are no top-1 on the test images: stage, key, title, the factor they are shown by.
+OTHERS = (
+    ("transfer", "linear_top1", "Another set, linear probe, %", 100),
+    ("transfer", "knn_top1", "Another set, k-NN, %", 100),
+    ("retrieval", "map", "Retrieval, mean average precision, %", 100),
+    ("segment", "miou", "Segmentation, linear, mIoU, %", 100),
+    ("segment", "knn_miou", "Segmentation, k-NN, mIoU, %", 100),
+    ("segment", "finetuned_miou", "Segmentation, fine-tuned, mIoU, %", 100),
+    ("detect", "ap50", "Detection, AP50, %", 100),
+    ("detect", "map", "Detection, mAP, %", 100),
+    ("robustness", "mean_corrupted_top1", "k-NN under corruptions, %", 100),
+    ("diagnostics", "rankme", "RankMe", 1),
+    ("diagnostics", "lidar", "LiDAR", 1),
+)
+
+
+def others(runs: Sequence[Compared]) -> dict[str, list[tuple[float, float | None] | None]]:
+    """By title, each run's number and its deviation over seeds, None for a run without; only what two runs have."""
+    found = {}
+    for stage, key, title, factor in OTHERS:
+        cells: list[tuple[float, float | None] | None] = []
+        for each in runs:
+            numbers = each.run.metrics.get(stage, {})
+            value, spread = numbers.get(key), numbers.get(f"{key}_std")
+            if results.is_number(value):
+                cells.append((factor * value, factor * spread if results.is_number(spread) else None))
+            else:
+                cells.append(None)
+        if sum(cell is not None for cell in cells) > 1:
+            found[title] = cells
+    return found
+
+
 def _right(path: Path) -> tuple[list[str], np.ndarray] | None:
     """The classes of the test images, in order, and whether each was told."""
     try:
@@ -167,11 +200,17 @@ def table(runs: Sequence[Compared]) -> str:
             found = difference(runs[0], each, key) if number else None
             cells.append(score + ("" if found is None else f"  {_said(found)}"))
         lines.append(cells)
+    for name, numbers in others(runs).items():
+        lines.append([name, *("-" if each is None else _number(*each) for each in numbers)])
     widths = [max(len(line[n]) for line in lines) for n in range(len(head))]
     text = ["   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
     text.insert(1, "-" * len(text[0]))
     notes = [f"differences to {runs[0].name} with 95 % intervals; ~ no measurable difference"]
     return "\n".join(line.rstrip() for line in [*text, "", *notes, *warnings(runs)])
+
+
+def _number(value: float, spread: float | None) -> str:
+    return f"{value:.1f}" + ("" if spread is None else f" ± {spread:.1f}")
 
 
 def _said(found: Difference) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sslpipe import scratch
-from sslpipe.report import compare, plots, results
+from sslpipe.report import compare, making, plots, results
 from sslpipe.report.compare import Compared
 from sslpipe.report.outcome import efficiency, efficiency_chart
 from sslpipe.report.parts import WIDE, both, document, duration, section, text
@@ -28,7 +28,9 @@ def build(runs: Sequence[Compared], path: Path) -> Path:
     """
     sections: tuple[Callable[[Sequence[Compared]], str], ...] = (
         _scores,
+        _others,
         _label_efficiency,
+        _loss,
         lambda each: _watched(each, "knn_top1", "looks", "k-NN between epochs"),
         _settings,
         _cost,
@@ -137,6 +139,29 @@ def _beside(runs: Sequence[Compared], number: int, key: compare.Key) -> str:
     return f'<small{style} title="{escape(found.how)}">{said}</small>'
 
 
+def _others(runs: Sequence[Compared]) -> str:
+    """What is measured otherwise than by top-1 on the test images."""
+    rows = [
+        (
+            escape(title),
+            [
+                NONE
+                if cell is None
+                else f"{cell[0]:.1f}" + ("" if cell[1] is None else f"<small>\u00b1 {cell[1]:.1f}</small>")
+                for cell in cells
+            ],
+        )
+        for title, cells in compare.others(runs).items()
+    ]
+    if not rows:
+        return ""
+    note = (
+        "<p>Without intervals: only the deviation over seeds is known, where <code>evaluate.seeds</code> asked for "
+        "several.</p>"
+    )
+    return section("others", "Other tasks", note, _table(runs, "Encoder", rows))
+
+
 def _label_efficiency(runs: Sequence[Compared]) -> str:
     """Accuracy of the linear probe against the number of labels, the runs over each other."""
     lines, shown = [], []
@@ -170,11 +195,39 @@ def _watched(runs: Sequence[Compared], column: str, name: str, title: str) -> st
             lines.append(plots.Line(style=f"run{number}", x=x, y=y, marks="circle"))
     if not lines:
         return ""
+    note = (
+        "<p>Top-1 on training images that ask others of the training split, in percent: a look at how fast features "
+        "become useful, not a test.</p>"
+    )
+    chart = _over_epochs(lines, title, lambda v: f"{100 * v:.0f}")
+    return section(name, title, note, _legend(runs) + chart)
+
+
+def _loss(runs: Sequence[Compared]) -> str:
+    """The training losses over each other, where all runs are of one method."""
+    methods = {each.run.params.get("pretrain.method") for each in runs}
+    lines = []
+    for number, each in enumerate(runs):
+        loss = each.run.curves.get("loss", np.empty(0))
+        if len(loss) < 2 or not np.isfinite(loss).all():
+            continue
+        x, label = making.clock(each.run.curves)
+        if label == "epoch":
+            x, y = plots.thin(x, plots.smooth(loss, max(1, len(loss) // 40)), 400)
+            lines.append(plots.Line(style=f"run{number}", x=x, y=y))
+    if len(methods) > 1 or len(lines) < 2:
+        return ""
+    note = "<p>Moving means, since all runs are of one method; settings may make losses differ by themselves.</p>"
+    return section("loss", "Pretraining loss", note, _legend(runs) + _over_epochs(lines, "Pretraining loss"))
+
+
+def _over_epochs(lines: Sequence[plots.Line], title: str, shown: Callable[[float], str] | None = None) -> str:
+    """A chart of lines over epochs; `shown` writes the ticks of y."""
     last = max(float(line.x[-1]) for line in lines)
     ticks = [tick for tick in plots.nice_ticks(0, last, 6) if tick <= last]
     x_axis = plots.Axis(low=0, high=last, ticks=list(zip(ticks, plots.plain(ticks), strict=True)))
     ends = [float(end(line.y)) for line in lines for end in (np.min, np.max)]
-    y_axis = plots.axis(min(ends), max(ends), 5, lambda v: f"{100 * v:.0f}")
+    y_axis = plots.axis(min(ends), max(ends), 5, shown) if shown else plots.axis(min(ends), max(ends), 5)
 
     def draw(width: int) -> str:
         height = 300 if width == WIDE else 240
@@ -182,11 +235,7 @@ def _watched(runs: Sequence[Compared], column: str, name: str, title: str) -> st
             lines, x_axis, y_axis, width=width, height=height, x_label="epoch", title=title
         )
 
-    note = (
-        "<p>Top-1 on training images that ask others of the training split, in percent: a look at how fast features "
-        "become useful, not a test. Losses are not shown, since those of different methods cannot be compared.</p>"
-    )
-    return section(name, title, note, _legend(runs) + both(draw))
+    return both(draw)
 
 
 def _settings(runs: Sequence[Compared]) -> str:

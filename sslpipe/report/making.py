@@ -79,7 +79,7 @@ def training(run: Run) -> str:
     curves = run.curves
     if "loss" not in curves or not np.isfinite(curves["loss"]).any():
         return ""
-    x, x_label = _clock(curves)
+    x, x_label = clock(curves)
     x_axis = plots.Axis(low=float(x[0]), high=float(x[-1]), ticks=_clock_ticks(x))
     loss = curves["loss"]
     window = max(1, len(loss) // 40)
@@ -145,7 +145,7 @@ def _small_curves(
     return f'<div class="smalls">{charts}</div>' if charts else ""
 
 
-def _clock(curves: Mapping[str, np.ndarray]) -> tuple[np.ndarray, str]:
+def clock(curves: Mapping[str, np.ndarray]) -> tuple[np.ndarray, str]:
     """The horizontal axis: fractional epochs where both columns allow it, else steps, else rows."""
     count = len(curves["loss"])
     step, epoch = curves.get("step"), curves.get("epoch")

@@ -121,7 +121,7 @@ def test_other_data_and_other_protocols_are_warned_of(two: tuple[Path, Path]) ->
 
 def test_the_page_is_whole_and_alone(two: tuple[Path, Path], tmp_path: Path) -> None:
     page = Page(compare_page.build(loaded(two), tmp_path / "deep" / "page.html"))
-    assert page.sections == ["scores", "labels", "looks", "settings", "cost", "lineage"]
+    assert page.sections == ["scores", "others", "labels", "looks", "settings", "cost", "lineage"]
     assert page.links == []
     assert "script" not in page.tags
     words = page.text.replace("\u202f", " ")
@@ -163,3 +163,25 @@ def test_scores_over_seeds_are_compared_by_their_spread(two: tuple[Path, Path]) 
     assert found.how == "8 test images, 4 draws"
     scores = (20 / 40, 32 / 40)
     assert found.error**2 == pytest.approx(sum(p * (1 - p) / 8 + 0.1**2 / 4 for p in scores))
+
+
+def test_other_tasks_stand_beside_each_other(two: tuple[Path, Path], tmp_path: Path) -> None:
+    for folder, value in zip(two, (0.25, 0.5), strict=True):
+        write(folder / "metrics/segment.json", {"miou": value, "miou_std": 0.01, "protocol": {}})
+    write(two[0] / "metrics/detect.json", {"ap50": 0.5, "protocol": {}})
+    runs = loaded(two)
+    found = compare.others(runs)
+    assert found["Segmentation, linear, mIoU, %"] == [(25.0, 1.0), (50.0, 1.0)]
+    assert not any("Detection" in title for title in found)  # of one run alone
+    (line,) = (line for line in table(runs).splitlines() if line.startswith("Segmentation"))
+    assert line.split("%")[1].split() == ["25.0", "±", "1.0", "50.0", "±", "1.0"]
+    page = Page(compare_page.build(runs, tmp_path / "page.html"))
+    assert "others" in page.sections
+
+
+def test_losses_are_laid_over_each_other_for_one_method_alone(two: tuple[Path, Path], tmp_path: Path) -> None:
+    different = Page(compare_page.build(loaded(two), tmp_path / "page.html"))
+    assert "loss" not in different.sections
+    write(two[1] / "params.yaml", {**PARAMS, "pretrain.method": "simclr", "seed": 9})
+    same = Page(compare_page.build(loaded(two), tmp_path / "page.html"))
+    assert "loss" in same.sections
