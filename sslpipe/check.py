@@ -11,7 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from sslpipe.data.sources import Source, open_source
+from sslpipe.data import layouts
+from sslpipe.data.sources import Source, open_source, source_digest
 from sslpipe.errors import UserError
 from sslpipe.settings import Settings, load
 
@@ -31,6 +32,7 @@ def check(params: str = "params.yaml") -> Iterator[str]:
     yield from check_packages(settings)
     source = open_source(settings.data, settings.seed)
     yield from check_data(settings, source)
+    yield from check_elsewhere(settings)
     yield from check_networks(settings, source)
 
 
@@ -138,6 +140,17 @@ def check_data(settings: Settings, source: Source) -> Iterator[str]:
             f"pretrain.batch_size is {batch}, more than the {counts['train']} training images: set it lower"
         )
     yield from check_reading(settings, counts["train"])
+
+
+def check_elsewhere(settings: Settings) -> Iterator[str]:
+    """The data that evaluations read besides the images."""
+    if settings.transfer.enabled:
+        found = source_digest(settings.transfer.data)
+        count = f", {found['count']} images" if "count" in found else ""
+        yield f"transfer: {found['source']}{count}"
+    for stage in ("segment", "detect"):
+        if root := settings.scenes_root(stage):
+            yield f"{stage}: {root}, laid out as {layouts.layout(root).upper()}"
 
 
 def check_reading(settings: Settings, count: int) -> Iterator[str]:

@@ -50,6 +50,20 @@ def test_a_good_project_passes_and_shows_the_resolved_recipe(small_project: Path
     assert "2 classes" in said
 
 
+def test_what_evaluations_read_besides(small_project: Path) -> None:
+    (small_project / "voc" / "JPEGImages").mkdir(parents=True)
+    set_params(
+        {
+            "transfer__enabled": True,
+            "detect__enabled": True,
+            "detect__scenes": {"root": str(small_project / "voc")},
+        }
+    )
+    said = list(check())
+    assert any(line.startswith("transfer: folder, ") for line in said)
+    assert f"detect: {small_project / 'voc'}, laid out as VOC" in said
+
+
 def test_how_many_processes_will_train(small_project: Path) -> None:
     assert "processes: 1" in list(check())
     set_params({"pretrain__devices": 5})
@@ -114,6 +128,9 @@ def test_quiet_says_nothing(small_project: Path, capsys: pytest.CaptureFixture[s
         ({"pretrain__cluster": {"nodes": 2}}, "pretrain.cluster.endpoint"),
         ({"pretrain__cluster": {"endpoint": "host"}}, "pretrain.cluster.endpoint"),
         ({"pretrain__launch": "slurm"}, "pretrain.devices is auto"),
+        ({"transfer__enabled": True, "transfer__root": "data/raw/nowhere"}, "nowhere"),
+        ({"transfer__enabled": True, "transfer__source": None}, "transfer: enabled, but source is null"),
+        ({"segment__enabled": True, "segment__scenes": {"root": "data/raw"}}, "set it to such a folder"),
     ],
 )
 def test_what_is_wrong_is_named_in_one_line(
