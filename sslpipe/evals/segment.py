@@ -9,7 +9,7 @@ resolutions, side by side.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -177,18 +177,7 @@ def fit(
     device = resolve(settings.device)
     head = Head(features, classes).to(device)
     optimizer = torch.optim.AdamW(head.parameters(), rate, weight_decay=1e-4)
-    generator = torch.Generator().manual_seed(seed)
-    steps = settings.epochs * -(-len(features) // _BATCH)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(settings.epochs):
-        for rows in torch.randperm(len(features), generator=generator).split(_BATCH):
-            logits = enlarged(head(features[rows].to(device)), masks.shape[-1])
-            loss = cross_entropy(logits, masks[rows].to(device), ignore_index=IGNORED)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-        bar.update(1, f"loss {loss.item():.3f}")
+    _descend(lambda rows: head(features[rows].to(device)), optimizer, masks, settings.epochs, seed, bar)
     return head.eval()
 
 
@@ -216,14 +205,29 @@ def finetune(
     parts = nn.ModuleList([network, head]).eval()  # batch norm keeps its statistics
     learning = [parameter for parameter in parts.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learning, settings.finetune_rate, weight_decay=0.05)
+
+    def logits(rows: Tensor) -> Tensor:
+        x = normalised(scenes.pixels[rows], preprocess, device)
+        return head(hypercolumns(pyramid(network, x, settings.levels)))
+
+    _descend(logits, optimizer, scenes.masks, settings.epochs, seed, bar)
+
+
+def _descend(
+    logits: Callable[[Tensor], Tensor],
+    optimizer: torch.optim.Optimizer,
+    masks: Tensor,
+    epochs: int,
+    seed: int,
+    bar: Progress,
+) -> None:
+    """Cross-entropy of masks by logits [n, C, h, w] of rows, in shuffled batches, the rate along a cosine."""
     generator = torch.Generator().manual_seed(seed)
-    steps = settings.epochs * -(-len(scenes) // _BATCH)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(settings.epochs):
-        for rows in torch.randperm(len(scenes), generator=generator).split(_BATCH):
-            maps = pyramid(network, normalised(scenes.pixels[rows], preprocess, device), settings.levels)
-            logits = enlarged(head(hypercolumns(maps)), scenes.masks.shape[-1])
-            loss = cross_entropy(logits, scenes.masks[rows].to(device), ignore_index=IGNORED)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * -(-len(masks) // _BATCH))
+    for _ in range(epochs):
+        for rows in torch.randperm(len(masks), generator=generator).split(_BATCH):
+            found = enlarged(logits(rows), masks.shape[-1])
+            loss = cross_entropy(found, masks[rows].to(found.device), ignore_index=IGNORED)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
