@@ -157,16 +157,14 @@ def _parse() -> argparse.Namespace:
 
 def _arms(names: list[str], peers: bool) -> Iterator[Arm]:
     trained = [name for name in names if name not in FREE] or list(methods.names())
-    bearers: dict[str, str] = {}  # by backbone, the method whose settings and encoder the free arms have
-    for name in ("simclr", "mae", *trained):
-        backbone = methods.find(name).default_backbone
-        if any(methods.find(each).default_backbone == backbone for each in trained):
-            bearers.setdefault(backbone, name)
+    wanted = {methods.find(name).default_backbone for name in trained}
+    # Whose settings and encoder the free arms have: of a ResNet, of a ViT.
+    bearers = [name for name in ("simclr", "mae") if methods.find(name).default_backbone in wanted]
     if set(trained) == {"colorization"}:  # its encoder sees lightness alone: so must what stands beside it
-        bearers = dict.fromkeys(bearers, "colorization")
+        bearers = trained
     for name in names:
         if name in FREE:
-            yield from (Arm(name, bearer) for bearer in bearers.values())
+            yield from (Arm(name, bearer) for bearer in bearers)
             continue
         yield Arm("method", name)
         if peers and name in PEERED:

@@ -70,6 +70,12 @@ def scenes(
             raise UserError(f"scenes.root {root}: its {_SPLITS[split]} set lists no image with {need}")
         order = np.random.default_rng(seed).permutation(len(each))[: counts[split]]
         found[split] = _read([each[place] for place in sorted(order)], side * settings.size, need)
+        known = found[split].masks[found[split].masks != IGNORED]
+        if len(known) and int(known.max()) > len(names):
+            raise UserError(
+                f"scenes.root {root}: masks hold the value {int(known.max())}, but the annotations of the listed "
+                f"images name {len(names)} classes: {', '.join(names)}"
+            )
     return found["train"], found["test"], names
 
 

@@ -160,6 +160,14 @@ def test_masks_alone_number_their_classes(tmp_path: Path) -> None:
     assert opened(root, "masks")[2] == ["1", "2"]
 
 
+def test_masks_of_classes_that_no_annotation_names_are_refused(tmp_path: Path) -> None:
+    root = voc(tmp_path)
+    mask = Image.fromarray(np.full((20, 20), 3, np.uint8))
+    mask.save(root / "SegmentationClass/third.png")
+    with pytest.raises(UserError, match=r"masks hold the value 3, but .* name 2 classes: cat, dog"):
+        opened(root, "masks")
+
+
 def test_the_digest_follows_the_annotations(tmp_path: Path) -> None:
     root = voc(tmp_path)
     before = layouts.digest(str(root))
