@@ -5,7 +5,8 @@
 
 `overhead`: SimCLR on views that are made beforehand, so that only loops differ. By hand is what a script would do: the
 same networks, NT-Xent in four lines, AdamW, one cosine; no progress, checks, curves or checkpoints. The two take
-turns, in an order drawn for each pair; the figure is the mean ratio of their times with its 95 % interval.
+turns step by step in one process, since a machine's pace changes from second to second, in an order drawn for each
+pair of steps. A run's figure is the ratio of the two sums; the table has the runs' mean and its 95 % interval.
 
 `lightly`: SimCLR from images to weights: ours beside lightly's dataset, transform, head and loss under Lightning's
 Trainer with as many loader processes as cores, same backbone, batch and optimiser. Images a second after a first epoch.
@@ -23,7 +24,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,20 +74,44 @@ class Canvases:
         )
 
 
-class CachedEpoch:
-    """A loader and a view engine in one that give the same few batches again and again."""
+class Turns:
+    """A loader and a view engine in one: a few batches made beforehand, and between our steps, those of another loop.
 
-    def __init__(self, made: list[tuple[Batch, list[View]]], steps: int) -> None:
-        self.made, self.steps, self.device = made, steps, made[0][1][0].pixels.device
+    Args:
+        made: batches and their views.
+        steps: an epoch.
+        other: makes one step of the other loop each time it is asked.
+        turn: steps of one loop before the other has as many.
+        seed: draws which of the two goes first in each pair of turns.
+    """
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[int]:
+    def __init__(
+        self, made: list[tuple[Batch, list[View]]], steps: int, other: Iterator[None], turn: int, seed: int
+    ) -> None:
+        self.made, self.steps, self.other, self.turn = made, steps, other, turn
+        self.device, self.random = made[0][1][0].pixels.device, random.Random(seed)
+        self.seconds: list[tuple[float, float]] = []  # of each pair of turns: ours, the other's
+
+    def epoch(self, epoch: int, start: int = 0) -> Sequence[int]:
         """The numbers of the batches."""
-        yield from range(start, self.steps)
+        return range(start, self.steps)
 
-    def ahead(self, numbers: Iterator[int], epoch: int) -> Iterator[tuple[Batch, list[View]]]:
-        """Each batch with its views."""
-        for number in numbers:
-            yield self.made[number % len(self.made)]
+    def ahead(self, numbers: Sequence[int], epoch: int) -> Iterator[tuple[Batch, list[View]]]:
+        """Each batch with its views: what happens between one and the next is a step of ours."""
+        for _ in range(0, len(numbers), self.turn):
+            first = self.random.random() < 0.5
+            theirs = self._others() if first else 0.0
+            start = _now(self.device)
+            for number in range(self.turn):
+                yield self.made[number % len(self.made)]
+            ours = _now(self.device) - start
+            self.seconds.append((ours, theirs if first else self._others()))
+
+    def _others(self) -> float:
+        start = _now(self.device)
+        for _ in range(self.turn):
+            next(self.other)
+        return _now(self.device) - start
 
 
 def digits(device: torch.device) -> Canvases:
@@ -103,54 +128,47 @@ def simclr(device: torch.device, seed: int = 0) -> Method:
     return methods.build("simclr", networks.backbone("small_resnet", image_size=28), config).to(device)
 
 
-def overhead(device: torch.device, pairs: int, steps: int) -> str:
+def overhead(device: torch.device, runs: int, steps: int) -> str:
     """Our loop's time over that of one written by hand."""
     loader = Loader(digits(device), batch_size=BATCH, seed=0)
     engine = ViewEngine(methods.recipe("simclr", 28), seed=0, device=device)
     made = [(batch, engine(batch, 0)) for batch, _ in zip(loader.epoch(0), range(CACHED), strict=False)]
-    cached = CachedEpoch(made, steps)
     config = Config(epochs=1, batch_size=BATCH)
-
-    def ours() -> None:
+    turn = (
+        1 if device.type == "cpu" else 10
+    )  # a GPU works ahead of its loop; at the end of a turn it is waited for
+    logs, rates = [], []
+    for run in range(runs + 1):
+        bare = by_hand(simclr(device), [[view.pixels for view in views] for _, views in made], steps, config)
+        turns = Turns(made, steps, bare, turn, run)
         with tempfile.TemporaryDirectory() as folder:
             train(
                 simclr(device),
-                cached,
-                cached,
+                turns,  # type: ignore[arg-type]
+                turns,  # type: ignore[arg-type]
                 config,
                 ADAMW,
                 seed=0,
-                checkpoints=Checkpoints(Path(folder)),  # type: ignore[arg-type]
+                checkpoints=Checkpoints(Path(folder)),
             )
-
-    def bare() -> None:
-        by_hand(
-            simclr(device), [[view.pixels for view in views] for _, views in made], steps, config.precision
-        )
-
-    seconds: dict[Callable[[], None], list[float]] = {ours: [], bare: []}
-    order = [ours, bare]
-    for pair in range(pairs + 1):
-        random.Random(pair).shuffle(order)
-        for loop in order:
-            taken = timed(loop, device)
-            if pair:  # the first warms up
-                seconds[loop].append(taken)
-    logs = [math.log(a / b) for a, b in zip(seconds[ours], seconds[bare], strict=True)]
-    middle, error = statistics.mean(logs), statistics.stdev(logs) / math.sqrt(pairs)
-    reach = float(stats.t.ppf(0.975, pairs - 1)) * error
+        if run:  # the first warms up
+            ours, theirs = (sum(values) for values in zip(*turns.seconds, strict=True))
+            logs.append(math.log(ours / theirs))
+            rates.append((steps * BATCH / ours, steps * BATCH / theirs))
+    middle, error = statistics.mean(logs), statistics.stdev(logs) / math.sqrt(runs)
+    reach = float(stats.t.ppf(0.975, runs - 1)) * error
     low, mean, high = (100 * (math.exp(value) - 1) for value in (middle - reach, middle, middle + reach))
-    rates = [steps * BATCH / statistics.median(seconds[loop]) for loop in (ours, bare)]
+    ours, theirs = (statistics.median(values) for values in zip(*rates, strict=True))
     return (
         "| | images/s | over by hand | 95 % interval |\n|---|---:|---:|---:|\n"
-        f"| ours | {rates[0]:.0f} | {mean:+.1f} % | {low:+.1f} to {high:+.1f} % |\n"
-        f"| by hand | {rates[1]:.0f} | | |\n\n{pairs} pairs of {steps} steps, "
+        f"| ours | {ours:.0f} | {mean:+.1f} % | {low:+.1f} to {high:+.1f} % |\n"
+        f"| by hand | {theirs:.0f} | | |\n\n{runs} runs of {steps} pairs of steps, "
         f"SimCLR, small ResNet, 28 px, batch {BATCH}"
     )
 
 
-def by_hand(method: Method, batches: list[list[Tensor]], steps: int, precision: str) -> None:
-    """What a script would do."""
+def by_hand(method: Method, batches: list[list[Tensor]], steps: int, config: Config) -> Iterator[None]:
+    """What a script would do; a step each time it is asked."""
     backbone, projector = method.backbone, method.projector
     assert isinstance(projector, nn.Module)
     device = batches[0][0].device
@@ -160,7 +178,7 @@ def by_hand(method: Method, batches: list[list[Tensor]], steps: int, precision: 
     method.train()
     for step in range(steps):
         x_i, x_j = batches[step % len(batches)]
-        with autocast(device, precision):
+        with autocast(device, config.precision):
             z = F.normalize(projector(backbone(torch.cat([x_i, x_j]))).float(), dim=1)
             logits = (z @ z.T / SIMCLR["temperature"]).fill_diagonal_(float("-inf"))
             target = torch.arange(len(z), device=device).roll(len(x_i))
@@ -169,7 +187,7 @@ def by_hand(method: Method, batches: list[list[Tensor]], steps: int, precision: 
         loss.backward()
         optimizer.step()
         schedule.step()
-    float(loss)
+        yield
 
 
 def beside_lightly(device: torch.device, rounds: int, epochs: int) -> str:
@@ -338,15 +356,18 @@ def _rate_and_ceiling(
     return (len(marks) - 11) * batch / (marks[-1] - marks[10]), alone
 
 
+def _now(device: torch.device) -> float:
+    """The time at which all of the device's work is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
 def timed(work: Callable[[], object], device: torch.device) -> float:
     """Seconds, with all of the device's work."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
+    start = _now(device)
     work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+    return _now(device) - start
 
 
 def main() -> None:
@@ -356,8 +377,8 @@ def main() -> None:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--pairs", type=int, default=40, help="of loops, default: 40")
-    parser.add_argument("--steps", type=int, default=20, help="a loop, default: 20")
+    parser.add_argument("--runs", type=int, default=12, help="of the loops, default: 12")
+    parser.add_argument("--steps", type=int, default=80, help="of each loop in a run, default: 80")
     parser.add_argument("--rounds", type=int, default=3, help="beside lightly, default: 3")
     options = parser.parse_args()
     device = resolve(options.device)
@@ -365,7 +386,7 @@ def main() -> None:
     cpu = f"{torch.get_num_threads()} threads, torch {torch.__version__}"
     print(f"{time.strftime('%F')}; {describe(device)}; {cpu}\n", flush=True)
     if "overhead" in options.parts:
-        print(f"## Loop\n\n{overhead(device, options.pairs, options.steps)}\n", flush=True)
+        print(f"## Loop\n\n{overhead(device, options.runs, options.steps)}\n", flush=True)
     if "lightly" in options.parts:
         print(
             f"## Beside lightly under Lightning\n\n{beside_lightly(device, options.rounds, 4)}\n", flush=True

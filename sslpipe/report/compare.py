@@ -14,7 +14,7 @@ import numpy as np
 
 from sslpipe.errors import UserError
 from sslpipe.report import results
-from sslpipe.report.difference import Difference, paired, unpaired
+from sslpipe.report.difference import Difference, paired, together, unpaired
 from sslpipe.report.results import Row
 from sslpipe.report.revisions import locate
 from sslpipe.report.run import Run, read
@@ -101,9 +101,8 @@ def difference(first: Compared, second: Compared, key: Key) -> Difference | None
     if any(row is None or "encoder" not in row.top1 for row in rows):
         return None
     stage, labels = key
-    digests = {each.digest(stage, "data") for each in (first, second)}
     once = all(each.times(stage, "seeds") == 1 for each in (first, second))
-    if labels is None and once and len(digests) == 1 and None not in digests:
+    if labels is None and once and _same_images(first, second, stage):
         one, other = first.told.get(stage), second.told.get(stage)
         if one is not None and other is not None and one[0] == other[0]:
             return paired(one[1], other[1])
@@ -113,6 +112,37 @@ def difference(first: Compared, second: Compared, key: Key) -> Difference | None
         [row.std.get("encoder") for row in rows if row],
         first.times(stage, "seeds") * (1 if labels is None else first.times(stage, "draws")),
     )
+
+
+def differences(runs: Sequence[Compared]) -> dict[tuple[int, Key], Difference]:
+    """What each run but the first differs from it by, by its place and the evaluation, with chances of all together."""
+    found = {
+        (number, key): each
+        for number in range(1, len(runs))
+        for key in keys(runs)
+        if (each := difference(runs[0], runs[number], key)) is not None
+    }
+    return dict(zip(found, together(list(found.values())), strict=True))
+
+
+def _same_images(first: Compared, second: Compared, stage: str) -> bool:
+    """Whether a stage tested both on the same images: of the same shards, or of shards made of the same images."""
+    digests = [each.digest(stage, "data") for each in (first, second)]
+    if None in digests:
+        return False
+    return digests[0] == digests[1] or (
+        all(
+            digest == each.run.manifest.get("digest")
+            for each, digest in zip((first, second), digests, strict=True)
+        )
+        and _images(first) == _images(second)
+    )
+
+
+def _images(each: Compared) -> tuple[Any, ...]:
+    """What tells whether runs were given the same images, in whatever files and however small."""
+    source = (each.run.manifest.get("source") or {}).get("digest")
+    return (source or each.run.manifest.get("digest"), each.run.count("train"), each.run.count("test"))
 
 
 #: Numbers of evaluations that are no top-1 on the test images: stage, key, title, the factor they are shown by.
@@ -170,8 +200,7 @@ def settings_that_differ(runs: Sequence[Compared]) -> dict[str, list[Any]]:
 def warnings(runs: Sequence[Compared]) -> list[str]:
     """What makes the comparison less than fair."""
     said = []
-    data = {(each.run.manifest or {}).get("digest") for each in runs}
-    if len(data) > 1:
+    if len({_images(each) for each in runs}) > 1:
         said.append("The runs were not evaluated on the same images: scores are of different tests.")
     for stage in dict.fromkeys(stage for stage, _ in keys(runs)):
         if len({each.digest(stage, "settings") for each in runs if stage in each.run.metrics}) > 1:
@@ -190,22 +219,25 @@ def warnings(runs: Sequence[Compared]) -> list[str]:
 def table(runs: Sequence[Compared]) -> str:
     """The comparison as plain text."""
     head = ["top-1 on test, %", *(each.name for each in runs)]
-    lines = [head]
+    lines, found = [head], differences(runs)
     for key in keys(runs):
         title = next(each.rows[key] for each in runs if key in each.rows)
         cells = [f"{title.title}, {title.condition}".replace(results.NARROW_SPACE, " ")]
         for number, each in enumerate(runs):
             row = each.rows.get(key)
             score = f"{100 * row.top1['encoder']:.1f}" if row and "encoder" in row.top1 else "-"
-            found = difference(runs[0], each, key) if number else None
-            cells.append(score + ("" if found is None else f"  {_said(found)}"))
+            beside = found.get((number, key))
+            cells.append(score + ("" if beside is None else f"  {_said(beside)}"))
         lines.append(cells)
     for name, numbers in others(runs).items():
         lines.append([name, *("-" if each is None else _number(*each) for each in numbers)])
     widths = [max(len(line[n]) for line in lines) for n in range(len(head))]
     text = ["   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
     text.insert(1, "-" * len(text[0]))
-    notes = [f"differences to {runs[0].name} with 95 % intervals; ~ no measurable difference"]
+    notes = [
+        f"differences to {runs[0].name} with 95 % intervals; ~ where chance gives one as large among all "
+        f"{len(found)} in more than one of twenty such tables"
+    ]
     return "\n".join(line.rstrip() for line in [*text, "", *notes, *warnings(runs)])
 
 
@@ -215,5 +247,13 @@ def _number(value: float, spread: float | None) -> str:
 
 def _said(found: Difference) -> str:
     mark = "" if found.measurable else "~"
-    reach = f"±{100 * found.reach:.1f}" if math.isfinite(found.reach) else ""
-    return f"{mark}{results.points(found.value)}{reach}".replace("\u2212", "-")
+    return f"{mark}{results.points(found.value)} {interval(found)}".replace("\u2212", "-").replace(
+        results.NARROW_SPACE, " "
+    )
+
+
+def interval(found: Difference) -> str:
+    """The 95 % interval in points, empty where nothing tells: (−0.4 to +1.2)."""
+    if not (math.isfinite(found.low) and math.isfinite(found.high)):
+        return ""
+    return f"({results.points(found.low)} to {results.points(found.high)})"

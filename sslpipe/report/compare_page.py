@@ -11,10 +11,11 @@ import numpy as np
 from sslpipe import scratch
 from sslpipe.report import compare, making, plots, results
 from sslpipe.report.compare import Compared
+from sslpipe.report.difference import Difference
 from sslpipe.report.outcome import efficiency, efficiency_chart
-from sslpipe.report.parts import WIDE, both, document, duration, section, text
-from sslpipe.report.results import NARROW_SPACE, integer, is_number, points
-from sslpipe.report.run import seconds
+from sslpipe.report.parts import WIDE, both, document, duration, section, text, watt_hours
+from sslpipe.report.results import integer, is_number, points
+from sslpipe.report.run import energy, seconds
 
 NONE = "\u2013"  # in a cell without a number
 _COLOURS = ("#4269d0", "#e2a90c", "#ff725c", "#3ca951", "#a463f2", "#55b9a4", "#ff8ab7", "#9c6b4e")
@@ -51,8 +52,7 @@ def _page(runs: Sequence[Compared], body: str) -> str:
 
 
 def _header(runs: Sequence[Compared]) -> str:
-    first, *others = runs
-    sentences = [_verdict(first, other) for other in others[:3]]
+    sentences = [_verdict(runs, number) for number in range(1, min(len(runs), 4))]
     title = f"{' against '.join(each.name for each in runs)}" if len(runs) < 4 else f"{len(runs)} runs"
     warned = "".join(f"<p>{escape(word)}</p>" for word in compare.warnings(runs))
     return (
@@ -62,12 +62,13 @@ def _header(runs: Sequence[Compared]) -> str:
     )
 
 
-def _verdict(first: Compared, other: Compared) -> str:
-    """One sentence on the evaluation that asks most of the encoder."""
+def _verdict(runs: Sequence[Compared], number: int) -> str:
+    """One sentence on the evaluation that asks most of the encoder, for a run beside the first."""
+    first, other = runs[0], runs[number]
     shared = {key: row for key, row in other.rows.items() if key in first.rows}
     row = results.most_telling(list(shared.values()))
     key = next((key for key, value in shared.items() if value is row), None)
-    found = None if key is None else compare.difference(first, other, key)
+    found = None if key is None else compare.differences(runs).get((number, key))
     if row is None or found is None:
         return ""
     what = f"{row.title}, {row.condition}"
@@ -107,7 +108,7 @@ def _table(runs: Sequence[Compared], first: str, rows: Sequence[tuple[str, Seque
 
 def _scores(runs: Sequence[Compared]) -> str:
     """The table of all evaluations, each run's difference to the first below its score."""
-    body = []
+    body, found = [], compare.differences(runs)
     for key in compare.keys(runs):
         rows = [each.rows.get(key) for each in runs]
         known = next(row for row in rows if row is not None)
@@ -117,25 +118,24 @@ def _scores(runs: Sequence[Compared]) -> str:
         for number, score in enumerate(scores):
             shown = NONE if score is None else f"{100 * score:.1f}"
             shown = f"<b>{shown}</b>" if score is not None and score == best else shown
-            cells.append(shown + _beside(runs, number, key))
+            cells.append(shown + _beside(found.get((number, key))))
         body.append((f"{escape(known.title)}<small>{escape(known.condition)}</small>", cells))
     note = (
         f"<p>Top-1 on test, of the pretrained encoder. Below each score its difference to {escape(runs[0].name)} in "
-        "points, with the 95\u202f% interval; grey where chance alone gives as much in one of twenty comparisons.</p>"
+        "points, with the 95\u202f% interval of each; grey where chance alone gives one as large, among all "
+        f"{len(found)} of this table, in more than one of twenty (Holm).</p>"
         "<p>Where both were tested on the same images, only images that one tells and the other does not "
-        "count: McNemar\u2019s exact test says what is grey; the interval is the usual approximation, and may "
-        "differ from it where few images count. Otherwise the errors of test images and of drawn labels are added, "
-        "which errs on the safe side.</p>"
+        "count: McNemar\u2019s exact test and the interval that belongs to it. Otherwise the errors of test images and "
+        "of drawn labels are added, which errs on the safe side.</p>"
     )
     return section("scores", "Which is better", note, _table(runs, "Top-1 accuracy, %", body))
 
 
-def _beside(runs: Sequence[Compared], number: int, key: compare.Key) -> str:
-    found = compare.difference(runs[0], runs[number], key) if number else None
+def _beside(found: Difference | None) -> str:
     if found is None:
         return ""
     style = "" if not found.measurable else ' class="gain"' if found.value > 0 else ' class="loss"'
-    said = f"{points(found.value)}{NARROW_SPACE}\u00b1{NARROW_SPACE}{100 * found.reach:.1f}"
+    said = f"{points(found.value)} <span>{compare.interval(found)}</span>"
     return f'<small{style} title="{escape(found.how)}">{said}</small>'
 
 
@@ -260,6 +260,9 @@ def _cost(runs: Sequence[Compared]) -> str:
         rows.append((escape(name), [NONE if s is None else duration(s) for s in took]))
     sums = [sum(filter(None, map(seconds, each.run.stages))) for each in runs]
     rows.append(("all stages", [duration(total) for total in sums]))
+    used = [[e for stage in each.run.stages if (e := energy(stage)) is not None] for each in runs]
+    if any(used):
+        rows.append(("energy, where counted", [watt_hours(sum(some)) if some else NONE for some in used]))
     rates = [each.run.metrics.get("pretrain", {}).get("images_per_second") for each in runs]
     rows.append(("images a second in pretraining", [integer(r) if is_number(r) else NONE for r in rates]))
     note = (

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-_REACH = 1.959964  # of a 95 % interval, in standard errors
+_LEVEL = 0.05  # a difference counts where chance gives as much less often
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,44 +17,48 @@ class Difference:
 
     Attributes:
         value: the difference.
-        error: its standard error.
+        low: the lower end of its 95 % interval.
+        high: the upper end.
         chance: the probability of a difference at least as large between runs that are equally good.
-        how: what the error rests on, in words.
+        how: what these rest on, in words.
     """
 
     value: float
-    error: float
+    low: float
+    high: float
     chance: float
     how: str
 
     @property
     def measurable(self) -> bool:
         """Whether chance alone would give so much in fewer than one in twenty comparisons."""
-        return self.chance < 0.05
-
-    @property
-    def reach(self) -> float:
-        """Half of the 95 % interval."""
-        return _REACH * self.error
+        return self.chance < _LEVEL
 
 
 def paired(first: np.ndarray, second: np.ndarray) -> Difference:
     """Of two classifiers on the same images.
 
-    Only images that one gets right and the other wrong count: McNemar's exact test, and the standard error of the
-    difference of paired proportions (McNemar 1947; Agresti, Categorical Data Analysis, Sec. 11.1).
+    Only images that one gets right and the other wrong count: McNemar's exact test, and the interval that belongs to
+    it, which holds 0 exactly where the test finds nothing: that of Clopper and Pearson for the share of these images
+    that the second one wins (McNemar 1947; Agresti, Categorical Data Analysis, Sec. 11.1).
 
     Args:
         first: bool [N], right or wrong.
         second: bool [N], of the same images.
     """
+    from scipy import stats
+
     n = len(first)
     lost, won = int((first & ~second).sum()), int((~first & second).sum())
-    value = (won - lost) / n
-    error = math.sqrt(max(won + lost - (won - lost) ** 2 / n, 0.0)) / n
+    tosses = won + lost
+    low = high = 0.0
+    if tosses:
+        share = stats.binomtest(won, tosses).proportion_ci(1 - _LEVEL, method="exact")
+        low, high = ((2 * end - 1) * tosses / n for end in (float(share.low), float(share.high)))
     return Difference(
-        value=value,
-        error=error,
+        value=(won - lost) / n,
+        low=low,
+        high=high,
         chance=_mcnemar(won, lost),
         how=f"the same {n} test images: {won} won, {lost} lost",
     )
@@ -70,7 +74,7 @@ def _mcnemar(won: int, lost: int) -> float:
 def unpaired(
     scores: Sequence[float], images: Sequence[int | None], deviations: Sequence[float | None], draws: int
 ) -> Difference:
-    """Of two scores that are known as numbers only.
+    """Of two scores that are known as numbers only, taken as normal.
 
     The errors of sampling the test images (binomial) and the labels (over draws) are taken for independent, which
     errs on the safe side where both runs saw the same ones.
@@ -90,4 +94,21 @@ def unpaired(
     how = (
         f"{' and '.join(str(n) for n in dict.fromkeys(known))} test images{spread}" if known else "no counts"
     )
-    return Difference(value=value, error=error, chance=chance if known or spread else 1.0, how=how)
+    told = bool(known or spread)
+    reach = 1.959964 * error if told else math.inf
+    return Difference(
+        value=value, low=value - reach, high=value + reach, chance=chance if told else 1.0, how=how
+    )
+
+
+def together(differences: Sequence[Difference]) -> list[Difference]:
+    """The same with chances for all of them together: that of even one so large among as many runs equally good.
+
+    By Holm (1979), which holds however the differences hang together; intervals stay those of each alone.
+    """
+    order = sorted(range(len(differences)), key=lambda n: differences[n].chance)
+    found, floor = list(differences), 0.0
+    for place, n in enumerate(order):
+        floor = max(floor, min(1.0, (len(order) - place) * differences[n].chance))
+        found[n] = replace(differences[n], chance=floor)
+    return found

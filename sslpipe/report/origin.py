@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from sslpipe.report.parts import definitions, duration, flat, picture, section
+from sslpipe.report.parts import definitions, duration, flat, picture, section, watt_hours
 from sslpipe.report.results import integer
-from sslpipe.report.run import Run, seconds
+from sslpipe.report.run import Run, energy, seconds
 
 
 def data(run: Run) -> str:
@@ -107,7 +107,7 @@ def times(run: Run) -> str:
     longest = max(took for _, took in timed) or 1.0
     rows = "".join(
         f'<li><span>{escape(str(stage["stage"]))}</span><div class="bars">'
-        f'<i style="width:{100 * took / longest:.1f}%"></i></div><span>{duration(took)}</span></li>'
+        f'<i style="width:{100 * took / longest:.1f}%"></i></div><span>{_took(stage, took)}</span></li>'
         for stage, took in timed
     )
     total = sum(took for _, took in timed)
@@ -115,7 +115,18 @@ def times(run: Run) -> str:
         f"<p>{duration(total)} in all, start-up included. "
         "A stage that DVC took from its cache shows the time of the run that made it.</p>"
     )
+    used = [each for stage, _ in timed if (each := energy(stage)) is not None]
+    if used:
+        note += (
+            f"<p>{watt_hours(sum(used))} by the machine's own counters of processors and GPUs: of all that ran on it "
+            "meanwhile, without its fans, disks and power supply.</p>"
+        )
     return section("times", "Time by stage", note, f'<ol class="counts times">{rows}</ol>')
+
+
+def _took(stage: Mapping[str, Any], seconds: float) -> str:
+    used = energy(stage)
+    return duration(seconds) + ("" if used is None else f", {watt_hours(used)}")
 
 
 def provenance(run: Run) -> str:

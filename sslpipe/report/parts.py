@@ -142,6 +142,13 @@ def param(run: Run, key: str) -> Any:
     return run.params.get(key)
 
 
+def watt_hours(value: float) -> str:
+    """Energy, to two digits or three: 0.42 Wh, 37 Wh, 1.3 kWh."""
+    if value < 999.5:
+        return f"{value:.2f}{NARROW_SPACE}Wh" if value < 1 else f"{value:.3g}{NARROW_SPACE}Wh"
+    return f"{value / 1000:.3g}{NARROW_SPACE}kWh"
+
+
 def duration(seconds: float) -> str:
     """Seconds in words: "8.2 s", "1 min 52 s", "3 h 04 min"."""
     if seconds < 59.95:

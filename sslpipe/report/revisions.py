@@ -44,8 +44,6 @@ def locate(name: str, root: Path) -> Path:
         return logged.fetch(name.removeprefix(logged.PREFIX), tracking)
     if Path(name, "metrics").is_dir():
         return Path(name)
-    if Path(name).is_dir():
-        raise UserError(f"{name} has no folder metrics: it is not the folder of a run")
     return _fetched(name, root)
 
 
@@ -58,9 +56,11 @@ def _fetched(name: str, root: Path) -> Path:
     try:
         repo = Repo(str(root))
         revision = resolve_rev(repo.scm, name)
-    except RevError:
-        raise UserError(_unknown(name, repo)) from None
-    except (DvcException, SCMError) as error:
+    except (RevError, DvcException, SCMError) as error:
+        if Path(name).is_dir():
+            raise UserError(f"{name} has no folder metrics: it is not the folder of a run") from None
+        if isinstance(error, RevError):
+            raise UserError(_unknown(name, repo)) from None
         raise UserError(f"{name} cannot be looked up: {error}") from error
     folder = scratch.folder("compare", revision[:16])
     if not (folder / "complete").exists():

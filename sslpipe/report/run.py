@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from sslpipe.report.results import is_number
+from sslpipe.tracking.energy import METRIC
 
 if TYPE_CHECKING:
     from sslpipe.report.pictures import Thumbnails
@@ -152,6 +153,12 @@ def seconds(stage: Mapping[str, Any]) -> float | None:
     if not (is_number(started) and is_number(finished)):
         return None
     return max(0.0, (finished - started) / 1000)
+
+
+def energy(stage: Mapping[str, Any]) -> float | None:
+    """Watt-hours that a stage took, from its record; None where nothing counted them."""
+    found = [row[1] for row in stage.get("metrics") or () if row[0] == METRIC and is_number(row[1])]
+    return found[-1] if found else None
 
 
 def _pipeline_order(stage: Mapping[str, Any]) -> tuple[int, float]:

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from sslpipe import config, scratch
 from sslpipe.errors import UserError, explain_os_error
-from sslpipe.tracking import journal, mirroring
+from sslpipe.tracking import energy, journal, mirroring
 from sslpipe.tracking.environment import environment, git_state
 from sslpipe.tracking.experiments import LAST_STAGE, code_digest, experiment_key, headline, remember
 
@@ -107,6 +107,7 @@ class Record:
         self._alive = journal.hold(self.folder)
         self._journal = open(self.folder / journal.JOURNAL, "ab", buffering=0)
         self._write({"event": "start", **self._head})
+        self._meter = energy.Meter().__enter__()
         if self.tracking.enabled:
             mirroring.announce(self.id, uri=self.tracking.uri, experiment=self.tracking.experiment)
             self._look_for_outage()
@@ -184,6 +185,9 @@ class Record:
 
     def _end(self, error: BaseException | None) -> None:
         status = _status(error)
+        self._meter.__exit__()
+        if self._meter.joules is not None:
+            self.metric(energy.METRIC, self._meter.joules / 3600)
         content = self._content(status)
         if status != "finished":
             self.tag("error", f"{type(error).__name__}: {error}"[:500])

@@ -1,0 +1,138 @@
+"""The energy that a machine's own counters say was used: Linux's for processors, the driver's for NVIDIA GPUs."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+#: The metric of each stage where a machine has counters: watt-hours.
+METRIC = "energy_wh"
+_ZONES = Path("/sys/class/powercap")
+_EVERY = 30.0  # seconds; a processor's counter starts again from 0 after some minutes under load
+
+
+@dataclass(frozen=True)
+class Counter:
+    """A counter of energy.
+
+    Args:
+        joules: reads it; raises OSError when it cannot.
+        range: joules after which it starts again from 0; None for never.
+    """
+
+    joules: Callable[[], float]
+    range: float | None = None
+
+
+class Meter:
+    """Adds up what the counters say while it runs, whatever on the machine used it. A context manager.
+
+    Args:
+        counters: None for all that can be read. Those of processors can be read by root alone on most machines.
+    """
+
+    def __init__(self, counters: Mapping[str, Counter] | None = None) -> None:
+        self._counters = dict(processors() | gpus() if counters is None else counters)
+        self._last: dict[str, float] = {}
+        self._used = 0.0
+        self._lock, self._done = threading.Lock(), threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="energy", daemon=True)
+
+    @property
+    def joules(self) -> float | None:
+        """Energy used since the start, until now or the end; None where nothing tells."""
+        return self._used if self._counters else None
+
+    def __enter__(self) -> Self:
+        """Start."""
+        self._look()
+        if self._counters:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Stop."""
+        self._done.set()
+        self._look()
+
+    def _watch(self) -> None:
+        while not self._done.wait(_EVERY):
+            self._look()
+
+    def _look(self) -> None:
+        with self._lock:
+            for name, counter in list(self._counters.items()):
+                try:
+                    now = counter.joules()
+                except (OSError, ValueError):  # gone: a sum without it would be taken for all of it
+                    self._counters.clear()
+                    return
+                step = now - self._last.get(name, now)
+                self._used += step if step >= 0 else step + (counter.range or 0.0)
+                self._last[name] = now
+
+
+def processors(zones: Path = _ZONES) -> dict[str, Counter]:
+    """Counters of processor packages and of their memory, by Linux's powercap; cores are part of a package's."""
+    found = {}
+    for zone in sorted(zones.glob("intel-rapl:*")):  # AMD's processors are called so, too
+        try:
+            name = (zone / "name").read_text().strip()
+            top = zone.name.count(":") == 1
+            if not (top and name.startswith("package")) and name != "dram":
+                continue
+            counter = Counter(_microjoules(zone / "energy_uj"), _microjoules(zone / "max_energy_range_uj")())
+            counter.joules()
+        except (OSError, ValueError):
+            continue
+        found[zone.name] = counter
+    return found
+
+
+def _microjoules(path: Path) -> Callable[[], float]:
+    return lambda: int(path.read_text()) / 1e6
+
+
+def gpus() -> dict[str, Counter]:
+    """Counters of the NVIDIA GPUs that this process may use, where nvidia-ml-py (pynvml) is installed."""
+    try:
+        import pynvml
+    except ImportError:
+        return {}
+    try:
+        pynvml.nvmlInit()
+        handles = _handles(pynvml)
+        counters = {name: Counter(_millijoules(pynvml, handle)) for name, handle in handles.items()}
+        for counter in counters.values():
+            counter.joules()
+    except (OSError, ValueError, pynvml.NVMLError):  # no driver, or a GPU from before such counters
+        return {}
+    return counters
+
+
+def _handles(pynvml: Any) -> dict[str, Any]:
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is None:
+        names = [str(number) for number in range(pynvml.nvmlDeviceGetCount())]
+    else:
+        names = [name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1")]
+    return {
+        f"gpu:{name}": pynvml.nvmlDeviceGetHandleByIndex(int(name))
+        if name.isdigit()
+        else pynvml.nvmlDeviceGetHandleByUUID(name)
+        for name in names
+    }
+
+
+def _millijoules(pynvml: Any, handle: Any) -> Callable[[], float]:
+    def joules() -> float:
+        try:
+            return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3
+        except pynvml.NVMLError as error:
+            raise OSError(str(error)) from error
+
+    return joules
