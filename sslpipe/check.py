@@ -107,6 +107,7 @@ def check_packages(settings: Settings) -> Iterator[str]:
         settings.diagnostics,
         settings.robustness,
         settings.attentive,
+        settings.online,
         settings.segment,
         settings.detect,
     ):

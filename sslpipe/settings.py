@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sslpipe.evals.finetune import Config as FinetuneConfig
     from sslpipe.evals.linear import Config as LinearConfig
     from sslpipe.evals.neighbours import Config as KnnConfig
+    from sslpipe.evals.online import Config as OnlineConfig
     from sslpipe.evals.repeats import Config as EvaluateConfig
     from sslpipe.evals.retrieval import Config as RetrievalConfig
     from sslpipe.evals.robustness import Config as RobustnessConfig
@@ -57,6 +58,7 @@ OWNERS = {
     "diagnostics": "sslpipe.evals.diagnostics",
     "robustness": "sslpipe.evals.robustness",
     "attentive": "sslpipe.evals.attentive",
+    "online": "sslpipe.evals.online",
     "segment": "sslpipe.evals.segment",
     "detect": "sslpipe.evals.detect",
     "transfer": "sslpipe.evals.transfer",
@@ -65,7 +67,7 @@ OWNERS = {
 }
 SECTIONS = ("seed", *OWNERS, "methods")
 #: Stages that a params.yaml without a word on them leaves out; as their Configs say.
-OFF = ("attentive", "robustness", "segment", "detect", "transfer")
+OFF = ("attentive", "online", "robustness", "segment", "detect", "transfer")
 
 C = TypeVar("C", bound=Config)
 
@@ -177,6 +179,11 @@ class Settings:
     def robustness(self) -> RobustnessConfig:
         """What features ignore, and what corruptions cost."""
         return self._section("robustness")
+
+    @cached_property
+    def online(self) -> OnlineConfig:
+        """The linear probe on augmented views."""
+        return self._section("online")
 
     @cached_property
     def attentive(self) -> AttentiveConfig:

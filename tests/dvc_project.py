@@ -18,12 +18,12 @@ import yaml
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 STAGES = [
-    "source", "shard", "views", "pretrain", "embed", "knn", "retrieval", "linear", "attentive", "finetune",
+    "source", "shard", "views", "pretrain", "embed", "knn", "retrieval", "linear", "online", "attentive", "finetune",
     "diagnostics", "robustness", "segment", "detect", "transfer", "report",
 ]  # fmt: skip
 
 #: Evaluations that are off in `TINY`, since each takes seconds; the fixture `everything` has them on.
-OFF = ["attentive", "diagnostics", "robustness", "segment", "detect", "transfer"]
+OFF = ["attentive", "online", "diagnostics", "robustness", "segment", "detect", "transfer"]
 
 TINY: dict[str, Any] = {
     "seed": 0,
@@ -57,6 +57,7 @@ TINY: dict[str, Any] = {
     "diagnostics": {"enabled": False, "images": 12, "views": 3, "k": 5, "device": "cpu"},
     "segment": {"enabled": False, "scenes": {"train": 16, "test": 8}, "epochs": 1, "rates": [0.01], "device": "cpu"},
     "detect": {"enabled": False, "scenes": {"train": 8, "test": 4}, "epochs": 1, "device": "cpu"},
+    "online": {"enabled": False, "epochs": 1, "rates": [0.01], "folds": 2, "device": "cpu"},
     "attentive": {"enabled": False, "epochs": 1, "rates": [0.001], "device": "cpu"},
     "robustness": {"enabled": False, "images": 10, "severities": [3], "k": 5, "device": "cpu"},
     "transfer": {"enabled": False, "source": "folder", "root": "data/raw/digits", "test_fraction": 0.4},

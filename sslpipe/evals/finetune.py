@@ -108,10 +108,14 @@ def prefix_matcher(matcher: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def recipe(
-    size: int, interpolation: str, settings: Config, changes: Mapping[str, Any], preprocess: Mapping[str, Any]
+    size: int,
+    interpolation: str,
+    crop_scale: tuple[float, float],
+    changes: Mapping[str, Any],
+    preprocess: Mapping[str, Any],
 ) -> Recipe:
     """Mild views for supervised training: crop and flip, by what data set and user say of flips and turns."""
-    spec = ViewSpec(name="finetune", size=size, scale=settings.crop_scale, interpolation=interpolation)
+    spec = ViewSpec(name="finetune", size=size, scale=crop_scale, interpolation=interpolation)
     geometry = {key: value for key, value in changes.items() if key in GEOMETRY}
     return resolve_recipe(
         Recipe(views=(spec,)),
@@ -146,7 +150,7 @@ def evaluate(
     count = None if settings.labels == "all" else count_of(settings.labels, train.labels)
     draws = 1 if count is None or count >= len(train) else settings.draws
     classes = int(train.labels.max()) + 1
-    views = recipe(preprocess["size"], preprocess["interpolation"], settings, changes, preprocess)
+    views = recipe(preprocess["size"], preprocess["interpolation"], settings.crop_scale, changes, preprocess)
     start = {name: value.cpu().clone() for name, value in encoder.state_dict().items()}
     scores: dict[str, list[float]] = {"": [], "random_init_": []}
     steps = draws * -(-min(count or len(train), len(train)) // settings.batch_size)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ from sslpipe.evals.subsets import Labels, count_of, draw, folds
 
 CHUNK = 1 << 26  # logits of held-out features at a time: some hundred MB
 KEPT = 4 << 30  # bytes of features that are kept on the device
+Views = Callable[[Tensor, int], Tensor]
 STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0)  # C of the logistic regression: the inverse of its penalty
 
 
@@ -65,7 +67,7 @@ class Probe:
         weight: [D, C].
         bias: [C].
         mean: [D] of the training features.
-        std: [D] of the training features.
+        std: [D] of the training features; infinite for one that is the same in all.
         rate: the learning rate that was chosen.
         weight_decay: the weight decay that was chosen with it.
     """
@@ -89,6 +91,7 @@ def fit(
     settings: Config,
     seed: int,
     device: torch.device | str = "cpu",
+    views: Views | None = None,
 ) -> Probe:
     """Train a probe, its rate and weight decay chosen by cross-validation within these labels.
 
@@ -99,9 +102,12 @@ def fit(
         settings: the protocol.
         seed: of the folds and of the order of batches.
         device: where it is trained; features come a batch at a time.
+        views: gives other features of the images at some places in each epoch, float32 [n, D], to learn from; None for
+            `features`. Standardisation and choice rest on `features`.
     """
-    mean, std = features.mean(0), features.std(0, correction=0).clamp_min(1e-6)
-    data = _Standardised(features, mean, std, labels, torch.device(device))
+    mean, std = features.mean(0), features.std(0, correction=0)
+    std[std < 1e-6] = math.inf  # what is the same in all images is left out: other views may have it
+    data = _Standardised(features, mean, std, labels, torch.device(device), views)
     fold = folds(labels, min(settings.folds, len(labels)), seed)
     # Head [f, h] leaves fold f out and learns by setting h; the last row of heads leaves nothing out.
     left_out = [*range(int(fold.max()) + 1), -1]
@@ -115,11 +121,18 @@ class _Standardised:
     """Features and labels, given out standardised and on a device; kept there if they are not too many."""
 
     def __init__(
-        self, features: Tensor, mean: Tensor, std: Tensor, labels: Tensor, device: torch.device
+        self,
+        features: Tensor,
+        mean: Tensor,
+        std: Tensor,
+        labels: Tensor,
+        device: torch.device,
+        views: Views | None = None,
     ) -> None:
         self.kept = features.nbytes <= KEPT
         self.features = ((features - mean) / std).to(device) if self.kept else features
         self.mean, self.std, self.labels, self.device = mean, std, labels.to(device), device
+        self.views = views
 
     def rows(self, places: Tensor) -> tuple[Tensor, Tensor]:
         """[n, D] and int64 [n]."""
@@ -127,6 +140,13 @@ class _Standardised:
         if self.kept:
             return self.features[here], self.labels[here]
         return ((self.features[places] - self.mean) / self.std).to(self.device), self.labels[here]
+
+    def learned(self, places: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+        """The same to learn from: the views of an epoch, where there are such."""
+        if self.views is None:
+            return self.rows(places)
+        x = self.views(places, epoch).to(self.device)
+        return (x - self.mean.to(self.device)) / self.std.to(self.device), self.labels[places.to(self.device)]
 
 
 def _train(
@@ -153,7 +173,10 @@ def _train(
         if step % per_epoch == 0:
             batches = torch.randperm(n, generator=generator).split(size)
         rows = batches[step % per_epoch]
-        (xb, yb), share = data.rows(rows), used[rows.to(device)]  # [B, D], [B], [B, F, 1, 1]
+        (xb, yb), share = (
+            data.learned(rows, step // per_epoch),
+            used[rows.to(device)],
+        )  # [B, D], [B], [B, F, 1, 1]
         share = share / share.sum(0).clamp_min(1)
         logits = torch.addmm(bias, xb, weight).view(-1, f, h, classes)
         target = one_hot(yb, classes).float()[:, None, None]  # [B, 1, 1, C]

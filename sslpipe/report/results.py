@@ -16,13 +16,15 @@ PREFIX = {"encoder": "", "random_init": "random_init_", "raw_pixel": "raw_pixel_
 TITLES = {
     "knn": "k-NN",
     "linear": "Linear probe",
+    "online": "Linear probe, augmented",
     "attentive": "Attentive probe",
     "finetune": "Fine-tuning",
 }
-_OFF = ("attentive",)  # off by default: that it was skipped is no news
+_OFF = ("attentive", "online")  # off by default: that it was skipped is no news
 _SUBJECTS = {
     "knn": "k-NN",
     "linear": "a linear probe",
+    "online": "a linear probe on augmented views",
     "attentive": "an attentive probe",
     "finetune": "fine-tuning",
 }
@@ -96,7 +98,7 @@ def headline(rows: list[Row], method: str, test_count: int | None) -> str | None
 
 def most_telling(rows: list[Row]) -> Row | None:
     """The row of the headline: linear before k-NN before fine-tuning, fewest labels first."""
-    rank = {"linear": 0, "knn": 1, "attentive": 2, "finetune": 3}
+    rank = {"linear": 0, "knn": 1, "online": 2, "attentive": 3, "finetune": 4}
     usable = [row for row in rows if row.gain is not None]
     return min(usable, key=lambda row: (rank[row.stage], row.labels or math.inf), default=None)
 

@@ -21,6 +21,7 @@ FILES = (
     "plots/knn",
     "plots/linear",
     "plots/attentive",
+    "plots/online",
     "plots/pretrain",
 )
 _SUFFIXES = {".json", ".csv", ".yaml"}

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _STAGES = (
-    "source", "shard", "views", "pretrain", "embed", "knn", "retrieval", "linear", "attentive", "finetune",
-    "diagnostics", "robustness", "segment", "detect", "transfer",
+    "source", "shard", "views", "pretrain", "embed", "knn", "retrieval", "linear", "online", "attentive",
+    "finetune", "diagnostics", "robustness", "segment", "detect", "transfer",
 )  # fmt: skip
 _FEATURES = {"encoder": "features", "random_init": "random_init_features", "raw_pixel": "raw_pixel_features"}
 

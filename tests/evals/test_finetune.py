@@ -84,7 +84,7 @@ def test_layer_decay_grows_from_stem_to_head_and_spares_positions(name: str) -> 
 
 def test_flips_and_turns_of_the_recipe_hold_but_not_its_crop() -> None:
     dataset = {"hflip": 0.0, "rotation": 15.0, "scale": [0.3, 1.0], "jitter": {"probability": 0.8}}
-    (spec,) = recipe(16, "bilinear", QUICK, dataset, PREPROCESS).views
+    (spec,) = recipe(16, "bilinear", QUICK.crop_scale, dataset, PREPROCESS).views
     assert (spec.hflip, spec.rotation, spec.scale, spec.jitter) == (0.0, 15.0, (0.5, 1.0), None)
     assert spec.mean == (0.5, 0.5, 0.5)
 
@@ -110,7 +110,7 @@ def test_while_frozen_only_the_new_layer_learns() -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     settings = QUICK.model_copy(update={"epochs": 2, "freeze_epochs": 2})
     reader = ToyReader(16)
-    views = recipe(16, "bilinear", settings, {}, PREPROCESS)
+    views = recipe(16, "bilinear", settings.crop_scale, {}, PREPROCESS)
     for epochs, changed in ((2, {"head.weight", "head.bias"}), (3, set(before))):
         with progress("test", 8, "steps") as bar:
             finetune.fit(
