@@ -8,12 +8,15 @@ and the head trained on all labels with what they chose is tested once, after it
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -27,6 +30,7 @@ from sslpipe.evals.subsets import Labels, count_of, draw, folds
 
 CHUNK = 1 << 26  # logits of held-out features at a time: some hundred MB
 KEPT = 4 << 30  # bytes of features that are kept on the device
+_ITERATIONS = 1000  # of the logistic regression at most
 Views = Callable[[Tensor, int], Tensor]
 STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0)  # C of the logistic regression: the inverse of its penalty
 
@@ -260,23 +264,22 @@ def _few_labels(
     return summary
 
 
-def logistic(train: Features, test: Features, settings: Config, seed: int) -> dict[str, float]:
-    """Multinomial logistic regression with an L2 penalty, by scikit-learn: top-1 on test, and the C chosen.
+def logistic(train: Features, test: Features, settings: Config, seed: int) -> dict[str, float | bool]:
+    """Multinomial logistic regression with an L2 penalty, by scikit-learn: top-1 on test, the C chosen, and whether it
+    came to its optimum in `_ITERATIONS`.
 
     The strength of the penalty is chosen among `STRENGTHS` by the same folds as the probe's rate.
 
     Raises:
         UserError: scikit-learn is not installed.
     """
-    try:
-        from sklearn.linear_model import LogisticRegression
-    except ImportError as error:
+    if importlib.util.find_spec("sklearn") is None:
         raise UserError(
             "linear.logistic needs scikit-learn: run `pip install 'sslpipe[pipeline]'`, or set it to false"
-        ) from error
+        )
     labels = train.label.numpy()
     fold = folds(train.label, min(settings.folds, len(labels)), seed).numpy()
-    found: dict[str, float] = {}
+    found: dict[str, float | bool] = {}
     for prefix, kind in KINDS:
         features = getattr(train, kind)
         mean, std = features.mean(0), features.std(0, correction=0).clamp_min(1e-6)
@@ -284,13 +287,23 @@ def logistic(train: Features, test: Features, settings: Config, seed: int) -> di
         hits = dict.fromkeys(STRENGTHS, 0.0)
         for strength, held in itertools.product(STRENGTHS, range(int(fold.max()) + 1)):
             kept = fold != held
-            model = LogisticRegression(C=strength, max_iter=1000).fit(x[kept], labels[kept])
+            model = _logistic(x[kept], labels[kept], strength)
             hits[strength] += (model.predict(x[~kept]) == labels[~kept]).sum()
         best = max(STRENGTHS, key=lambda strength: hits[strength])
-        model = LogisticRegression(C=best, max_iter=1000).fit(x, labels)
+        model = _logistic(x, labels, best)
         found[f"{prefix}top1"] = float((model.predict(queries) == test.label.numpy()).mean())
         found[f"{prefix}c"] = best
+        found[f"{prefix}converged"] = bool(model.n_iter_.max() < _ITERATIONS)
     return found
+
+
+def _logistic(x: np.ndarray, labels: np.ndarray, strength: float) -> Any:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # said in the metrics
+        return LogisticRegression(C=strength, max_iter=_ITERATIONS).fit(x, labels)
 
 
 def _share(hits: Tensor) -> float:

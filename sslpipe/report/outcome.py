@@ -275,7 +275,11 @@ def _map_pictures(run: Run, chosen: np.ndarray, labels: np.ndarray) -> tuple[str
         f' data-sprite="{data_uri(sheet)}" data-columns="{columns}" data-side="{side}" '
         f'data-names="{escape(said)}"'
     )
-    return '<p class="hint">Point at a dot to see its image, here and in the other layouts.</p>', data
+    return (
+        '<p class="hint">Point at a dot, or choose a map and use the arrow keys, to see its image, here and in the '
+        "other layouts.</p>",
+        data,
+    )
 
 
 def _class_colours(names: Mapping[int, str]) -> str:

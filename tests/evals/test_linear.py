@@ -150,3 +150,10 @@ def test_logistic_regression_chooses_its_penalty_as_scikit_learn_does() -> None:
     assert found["c"] == pytest.approx(theirs.best_params_["C"])
     assert found["top1"] == pytest.approx(theirs.score(q.numpy(), test.label.numpy()))
     assert found["top1"] > found["raw_pixel_top1"]
+    assert found["converged"] is True
+
+
+def test_logistic_regression_that_was_cut_short_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "_ITERATIONS", 2)
+    found = linear.logistic(features(300, 0), features(200, 1), QUICK, seed=0)
+    assert found["converged"] is False
