@@ -16,8 +16,11 @@ A million: small PNGs in shards, made and deleted here: time to the first batch 
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import gc
 import io
+import itertools
+import multiprocessing
 import os
 import platform
 import shutil
@@ -297,6 +300,7 @@ def sharding(rounds: int) -> None:
         "ours, webdataset, with duplicates": ours(workers=cores()),
         "ours, ffcv": ours(format="ffcv", duplicates=False, workers=cores()),
         "plain writer, one process": _plain_writer,
+        "plain writers, one a core": _plain_writers(),
         **_optional("FFCV's writer", _ffcv_writer),
     }
     with open(os.devnull, "w") as nothing:
@@ -326,7 +330,13 @@ def _pictures() -> Iterator[tuple[Path, int]]:
         yield path, int(path.parent.name.removeprefix("class"))
 
 
-def _plain_writer() -> int:
+def _plain_writers() -> Epoch:
+    """The same by as many processes as there are cores, already started: what this machine gives for a second one."""
+    pool = concurrent.futures.ProcessPoolExecutor(cores(), multiprocessing.get_context("spawn"))
+    return lambda: sum(pool.map(_plain_writer, range(cores()), [cores()] * cores()))
+
+
+def _plain_writer(first: int = 0, step: int = 1) -> int:
     """What one would write: open, scale, encode, put into a tar; files that fit are kept as they are."""
     import webdataset as wds
 
@@ -335,7 +345,7 @@ def _plain_writer() -> int:
         tempfile.TemporaryDirectory(dir=".") as out,
         wds.ShardWriter(f"{out}/%06d.tar", maxcount=256, verbose=0) as writer,
     ):
-        for count, (path, label) in enumerate(_pictures(), start=1):
+        for count, (path, label) in enumerate(itertools.islice(_pictures(), first, None, step), start=1):
             data = path.read_bytes()
             image = Image.open(io.BytesIO(data))
             image.load()

@@ -200,7 +200,12 @@ def _make(config: Config, source: sources.Source, folder: Path) -> dict[str, lis
         print(f"shard: going on, {len(reports)} shards are finished", file=sys.stderr, flush=True)
     with progress.progress("shard", total, "images", done=done) as bar:
         made = executors.run(todo, folder, executor=config.executor, workers=config.workers, bar=bar)
-        reports.update((piece.name, report) for piece, report in made)
+        for piece, report in made:
+            reports[piece.name] = report
+            if report.shard is not None:
+                _sync(
+                    folder / report.shard.path
+                )  # while others are made: at the end all would wait for the disk
     return {split: [reports[piece.name] for piece in cut[split]] for split in sources.SPLITS}
 
 
@@ -234,6 +239,13 @@ def _join(
         shards=tuple(kept),
         index=index.write(output_dir, split, columns),
     )
+
+
+def _sync(path: Path) -> None:
+    try:
+        scratch.sync(path)
+    except OSError as error:
+        raise explain_os_error(error, f"writing {path}") from error
 
 
 def _move(path: Path, target: Path) -> None:

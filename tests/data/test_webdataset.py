@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from sslpipe.data import tars, webdataset
@@ -89,6 +91,13 @@ def test_the_webdataset_package_reads_them(tmp_path: Path, samples: list[Sample]
     for (image, _, _), sample in zip(got, samples, strict=True):
         expected = np.asarray(Image.open(io.BytesIO(sample.image)).convert("RGB"))
         assert (np.asarray(image) == expected).all()
+
+
+@given(name=st.from_regex(r"[0-9]{9}\.(jpg|png|webp|cls)", fullmatch=True), size=st.integers(0, 8**11 - 1))
+def test_headers_are_tarfiles(name: str, size: int) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = size
+    assert webdataset._header(name, size) == member.tobuf(tarfile.USTAR_FORMAT)
 
 
 def test_no_label_no_file(tmp_path: Path) -> None:
