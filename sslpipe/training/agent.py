@@ -252,8 +252,13 @@ def _conclude(agent: Agent, result: RunResult | None, folder: Path) -> None:
 
 
 def _describe(result: RunResult, *, trace: bool = False) -> str:
-    """Which process failed, and how: one that was killed is named before those that only missed it."""
-    rank, failure = min(result.failures.items(), key=lambda item: (item[1].exitcode >= 0, item[1].timestamp))
+    """Which process failed, and how: one that was killed is named before those that only missed it.
+
+    SIGTERM is what the agent itself sends to the rest once one has failed.
+    """
+    rank, failure = min(
+        result.failures.items(), key=lambda item: (_blame(item[1].exitcode), item[1].timestamp)
+    )
     if failure.exitcode < 0:
         name = signal.Signals(-failure.exitcode).name
         hint = " (is there enough memory?)" if name == "SIGKILL" else ""
@@ -264,6 +269,13 @@ def _describe(result: RunResult, *, trace: bool = False) -> str:
     if trace and stack:
         print(stack, file=sys.stderr, flush=True)
     return f"process {rank} failed: {text}"
+
+
+def _blame(code: int) -> int:
+    """0 for what was killed, 1 for what ended badly, 2 for what may have been ended for another's sake."""
+    if code == -signal.SIGTERM:
+        return 2
+    return 0 if code < 0 else 1
 
 
 def _error(failure: ProcessFailure) -> tuple[str, str]:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -138,6 +139,25 @@ def test_processes_that_die_are_started_again_and_meet_at_another_place(machine:
     assert "process 1 failed: exit code 3; all start again from the newest checkpoint (2 of 2)" in output
     places = {line.split()[3] for line in output.splitlines() if line.startswith("rank 1")}
     assert len(places) == 3
+
+
+@pytest.mark.parametrize(
+    ("codes", "said"),
+    [
+        ({0: -15, 1: 3}, "process 1 failed: exit code 3"),  # the agent ended the other
+        ({0: 1, 1: -9}, "process 1 was killed by SIGKILL (is there enough memory?)"),
+        ({0: -15, 1: -9}, "process 1 was killed by SIGKILL (is there enough memory?)"),
+        ({0: -15}, "process 0 was killed by SIGTERM"),
+    ],
+)
+def test_the_process_that_began_it_is_named(codes: dict[int, int], said: str) -> None:
+    failures = {
+        rank: SimpleNamespace(exitcode=code, timestamp=rank, error_file_data=None)
+        for rank, code in codes.items()
+    }
+    from sslpipe.training import agent
+
+    assert agent._describe(SimpleNamespace(failures=failures)) == said  # type: ignore[arg-type]
 
 
 def test_after_the_last_restart_it_says_which_one_died(machine: Machine) -> None:
