@@ -31,6 +31,7 @@ from sslpipe.evals.subsets import Labels, count_of, draw, folds
 CHUNK = 1 << 26  # logits of held-out features at a time: some hundred MB
 KEPT = 4 << 30  # bytes of features that are kept on the device
 _ITERATIONS = 1000  # of the logistic regression at most
+#: Gives features of the images at some places, int64 [n], in an epoch: float32 [n, D].
 Views = Callable[[Tensor, int], Tensor]
 STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0)  # C of the logistic regression: the inverse of its penalty
 

@@ -21,7 +21,7 @@ from sslpipe.evals import finetune, linear
 from sslpipe.evals.embed import random_twin
 from sslpipe.evals.subsets import labelled
 from sslpipe.networks.backbones import Backbone
-from sslpipe.progress import progress
+from sslpipe.progress import Progress, progress
 from sslpipe.views import centre
 from sslpipe.views.engine import ViewEngine
 
@@ -90,16 +90,9 @@ def evaluate(
         for prefix, network in (("", encoder), ("random_init_", random_twin(encoder, seed))):
             network = network.to(device).eval()
             engine = ViewEngine(recipe, seed=seed, device=device)
-
-            def augmented(
-                places: Tensor, epoch: int, network: Backbone = network, engine: ViewEngine = engine
-            ) -> Tensor:
-                (view,) = engine(train.gather(places), epoch)
-                bar.update(1)
-                return network.last_blocks(view.pixels, last_blocks).float()
-
+            views = _views(network, engine, train, last_blocks, bar)
             x, queries = (_embedded(network, split, preprocess, last_blocks) for split in (train, test))
-            trained = linear.fit(x, train.labels, classes, probe, seed, device, augmented)
+            trained = linear.fit(x, train.labels, classes, probe, seed, device, views)
             predicted[prefix] = trained(queries).argmax(1)
             metrics[f"{prefix}top1"] = (predicted[prefix] == test.labels).double().mean().item()
             used["rate_used"][prefix or "encoder"] = trained.rate
@@ -116,6 +109,19 @@ def evaluate(
         "test_images": len(test),
     }
     return metrics, predicted
+
+
+def _views(
+    network: Backbone, engine: ViewEngine, reader: Reader, last_blocks: int, bar: Progress
+) -> linear.Views:
+    """Gives features of an epoch's views of the images at some places, float32 [n, D]; the bar moves on each time."""
+
+    def features(places: Tensor, epoch: int) -> Tensor:
+        (view,) = engine(reader.gather(places), epoch)
+        bar.update(1)
+        return network.last_blocks(view.pixels, last_blocks).float()
+
+    return features
 
 
 def _embedded(network: Backbone, reader: Reader, preprocess: Mapping[str, Any], last_blocks: int) -> Tensor:
