@@ -157,9 +157,12 @@ def _clear(output_dir: Path) -> None:
     """Remove an earlier run's files; from here to the end the folder is not trusted."""
     try:
         (output_dir / manifest.NAME).unlink(missing_ok=True)
+        unfinished = list(output_dir.glob(f".{manifest.NAME}.*"))  # what a kill left under a temporary name
         for split in sources.SPLITS:
-            for old in (*(output_dir / split).glob(f"{split}-*"), *(output_dir / split).glob(f".{split}-*")):
-                old.unlink()
+            unfinished += (output_dir / split).glob(f"{split}-*")
+            unfinished += (output_dir / split).glob(".*")
+        for old in unfinished:
+            old.unlink()
     except OSError as error:
         raise explain_os_error(error, f"clearing {output_dir}") from error
 

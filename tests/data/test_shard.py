@@ -240,6 +240,21 @@ def test_a_full_disk_leaves_no_manifest(lay: Lay, monkeypatch: pytest.MonkeyPatc
         open_split(OUT, "train")
 
 
+def test_what_a_kill_left_under_temporary_names_goes(lay: Lay) -> None:
+    lay("1.png", "2.png")
+    run()
+    expected = {path.relative_to(OUT) for path in OUT.rglob("*")}
+    for name in (
+        ".manifest.json.a1",
+        "train/.keys.txt.b2",
+        "train/.train-000000.tar.part",
+        "train/train-000009.tar",
+    ):
+        (OUT / name).write_bytes(b"half")
+    run()
+    assert {path.relative_to(OUT) for path in OUT.rglob("*")} == expected
+
+
 def test_a_file_in_the_way(lay: Lay) -> None:
     lay("1.png", "2.png")
     Path("data").touch()
