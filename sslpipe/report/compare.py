@@ -130,19 +130,25 @@ def _same_images(first: Compared, second: Compared, stage: str) -> bool:
     digests = [each.digest(stage, "data") for each in (first, second)]
     if None in digests:
         return False
-    return digests[0] == digests[1] or (
-        all(
-            digest == each.run.manifest.get("digest")
-            for each, digest in zip((first, second), digests, strict=True)
-        )
-        and _images(first) == _images(second)
-    )
+    own = all(digest == _shards(each) for each, digest in zip((first, second), digests, strict=True))
+    return digests[0] == digests[1] or (own and _made_of_the_same(first, second))
 
 
-def _images(each: Compared) -> tuple[Any, ...]:
-    """What tells whether runs were given the same images, in whatever files and however small."""
-    source = (each.run.manifest.get("source") or {}).get("digest")
-    return (source or each.run.manifest.get("digest"), each.run.count("train"), each.run.count("test"))
+def _shards(each: Compared) -> str | None:
+    digest: str | None = each.run.manifest.get("digest")
+    return digest
+
+
+def _made_of_the_same(first: Compared, second: Compared) -> bool:
+    """Whether the shards of two runs hold the same images, in whatever files and however small.
+
+    MLflow knows the shards' digest alone.
+    """
+    if _shards(first) == _shards(second):
+        return True
+    sources = [(each.run.manifest.get("source") or {}).get("digest") for each in (first, second)]
+    counts = [(each.run.count("train"), each.run.count("test")) for each in (first, second)]
+    return None not in sources and sources[0] == sources[1] and counts[0] == counts[1]
 
 
 #: Numbers of evaluations that are no top-1 on the test images: stage, key, title, the factor they are shown by.
@@ -200,7 +206,7 @@ def settings_that_differ(runs: Sequence[Compared]) -> dict[str, list[Any]]:
 def warnings(runs: Sequence[Compared]) -> list[str]:
     """What makes the comparison less than fair."""
     said = []
-    if len({_images(each) for each in runs}) > 1:
+    if not all(_made_of_the_same(runs[0], each) for each in runs[1:]):
         said.append("The runs were not evaluated on the same images: scores are of different tests.")
     for stage in dict.fromkeys(stage for stage, _ in keys(runs)):
         if len({each.digest(stage, "settings") for each in runs if stage in each.run.metrics}) > 1:
