@@ -205,10 +205,8 @@ def _make(config: Config, source: sources.Source, folder: Path) -> dict[str, lis
         made = executors.run(todo, folder, executor=config.executor, workers=config.workers, bar=bar)
         for piece, report in made:
             reports[piece.name] = report
-            if report.shard is not None:
-                _sync(
-                    folder / report.shard.path
-                )  # while others are made: at the end all would wait for the disk
+            if report.shard is not None:  # while others are made: at the end all would wait for the disk
+                _sync(folder / report.shard.path)
     return {split: [reports[piece.name] for piece in cut[split]] for split in sources.SPLITS}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -52,7 +52,8 @@ def _page(runs: Sequence[Compared], body: str) -> str:
 
 
 def _header(runs: Sequence[Compared]) -> str:
-    sentences = [_verdict(runs, number) for number in range(1, min(len(runs), 4))]
+    found = compare.differences(runs)
+    sentences = [_verdict(runs, number, found) for number in range(1, min(len(runs), 4))]
     title = f"{' against '.join(each.name for each in runs)}" if len(runs) < 4 else f"{len(runs)} runs"
     warned = "".join(f"<p>{escape(word)}</p>" for word in compare.warnings(runs))
     return (
@@ -62,13 +63,15 @@ def _header(runs: Sequence[Compared]) -> str:
     )
 
 
-def _verdict(runs: Sequence[Compared], number: int) -> str:
+def _verdict(
+    runs: Sequence[Compared], number: int, differences: Mapping[tuple[int, compare.Key], Difference]
+) -> str:
     """One sentence on the evaluation that asks most of the encoder, for a run beside the first."""
     first, other = runs[0], runs[number]
     shared = {key: row for key, row in other.rows.items() if key in first.rows}
     row = results.most_telling(list(shared.values()))
     key = next((key for key, value in shared.items() if value is row), None)
-    found = None if key is None else compare.differences(runs).get((number, key))
+    found = None if key is None else differences.get((number, key))
     if row is None or found is None:
         return ""
     what = f"{row.title}, {row.condition}"
