@@ -17,6 +17,7 @@ from sslpipe.networks.backbones import Backbone
 from sslpipe.progress import progress
 from sslpipe.views import centre
 
+_BATCH = 256  # images that `central` embeds at a time
 RAW_PIXEL_SIDE = 32  # raw pixels are compared at most at this size
 
 
@@ -38,6 +39,19 @@ def random_twin(encoder: Backbone, seed: int) -> Backbone:
     torch.manual_seed(seed)
     twin = networks.backbone(encoder.name, image_size=encoder.image_size, **encoder.options)
     return twin.to(next(encoder.parameters()).device).eval()
+
+
+@torch.inference_mode()
+def central(network: Backbone, reader: Reader, preprocess: Mapping[str, Any], last_blocks: int = 1) -> Tensor:
+    """Features of the central view of each image of a split, by a network in eval mode: float32 [N, D], on the CPU."""
+    device = next(network.parameters()).device
+    loader = Loader(reader, batch_size=_BATCH, seed=0, shuffle=False, drop_last=False)
+    return torch.cat(
+        [
+            network.last_blocks(centre(batch.to(device), **preprocess), last_blocks).float().cpu()
+            for batch in loader.epoch(0)
+        ]
+    )
 
 
 @torch.inference_mode()

@@ -19,7 +19,7 @@ from sslpipe.data.loader import Loader, Reader
 from sslpipe.device import autocast, resolve
 from sslpipe.errors import UserError
 from sslpipe.evals import linear
-from sslpipe.evals.embed import random_twin
+from sslpipe.evals.embed import central, random_twin
 from sslpipe.evals.linear import Probe
 from sslpipe.evals.mixing import Config as MixingConfig
 from sslpipe.evals.mixing import Mixing
@@ -272,13 +272,8 @@ def probed(
     network: Backbone, subset: Subset, classes: int, preprocess: Mapping[str, Any], seed: int
 ) -> Probe:
     """A linear probe, by its default protocol, on frozen features of labelled images (LP-FT, Kumar et al. 2022)."""
-    device = next(network.parameters()).device
-    network.eval()
-    rows = [
-        network(centre(batch.to(device), **preprocess)).float().cpu()
-        for batch in Loader(subset, batch_size=256, seed=0, shuffle=False, drop_last=False).epoch(0)
-    ]
-    return linear.fit(torch.cat(rows), subset.labels, classes, linear.Config(), seed)
+    features = central(network.eval(), subset, preprocess)
+    return linear.fit(features, subset.labels, classes, linear.Config(), seed)
 
 
 @torch.inference_mode()

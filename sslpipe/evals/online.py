@@ -15,17 +15,14 @@ from pydantic import Field
 from torch import Tensor
 
 from sslpipe import config
-from sslpipe.data.loader import Loader, Reader
+from sslpipe.data.loader import Reader
 from sslpipe.device import resolve
 from sslpipe.evals import finetune, linear
-from sslpipe.evals.embed import random_twin
+from sslpipe.evals.embed import central, random_twin
 from sslpipe.evals.subsets import labelled
 from sslpipe.networks.backbones import Backbone
 from sslpipe.progress import Progress, progress
-from sslpipe.views import centre
 from sslpipe.views.engine import ViewEngine
-
-_BATCH = 256  # images embedded at a time in their central view
 
 
 class Config(config.Config):
@@ -91,7 +88,7 @@ def evaluate(
             network = network.to(device).eval()
             engine = ViewEngine(recipe, seed=seed, device=device)
             views = _views(network, engine, train, last_blocks, bar)
-            x, queries = (_embedded(network, split, preprocess, last_blocks) for split in (train, test))
+            x, queries = (central(network, split, preprocess, last_blocks) for split in (train, test))
             trained = linear.fit(x, train.labels, classes, probe, seed, device, views)
             predicted[prefix] = trained(queries).argmax(1)
             metrics[f"{prefix}top1"] = (predicted[prefix] == test.labels).double().mean().item()
@@ -122,15 +119,3 @@ def _views(
         return network.last_blocks(view.pixels, last_blocks).float()
 
     return features
-
-
-def _embedded(network: Backbone, reader: Reader, preprocess: Mapping[str, Any], last_blocks: int) -> Tensor:
-    """Features of the central view of each image, float32 [N, D], on the CPU."""
-    device = next(network.parameters()).device
-    loader = Loader(reader, batch_size=_BATCH, seed=0, shuffle=False, drop_last=False)
-    return torch.cat(
-        [
-            network.last_blocks(centre(batch.to(device), **preprocess), last_blocks).float().cpu()
-            for batch in loader.epoch(0)
-        ]
-    )
