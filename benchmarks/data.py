@@ -5,8 +5,9 @@
 
 Reading: photographs as JPEGs of 256 pixels a side, the same files for everyone, one epoch into uint8 batches of 64 in
 an order of its own (ours and FFCV's shuffled, too). Contenders take turns, round by round; medians over rounds and the
-spread between the quartiles. "Decoder alone" is the one ours uses, by two threads over the same bytes in memory: no
-reader can be faster. Everyone has as many threads or processes as there are cores.
+spread between the quartiles; ratios within a round, since a shared machine's pace changes from one to the next.
+"Decoder alone" is the one ours uses, by two threads over the same bytes in memory: no reader can be faster. Everyone
+has as many threads or processes as there are cores.
 
 Sharding: the same photographs, larger, scaled down to 256 pixels and written.
 
@@ -132,12 +133,9 @@ def reading(rounds: int) -> None:
         **_optional("lightly's loader", lambda: _lightly(tars)),
     }
     rates = _rounds(contenders, rounds)
-    alone = statistics.median(rates["decoder alone, threads"])
     count = len(Streaming(tars, "train"))
     print(f"\n## Reading {count} images of {SIDE} pixels into batches of {BATCH}, n = {rounds} rounds\n")
-    print("| | images/s | quartiles | of the decoder alone |\n|---|---:|---:|---:|")
-    for name, values in rates.items():
-        print(f"| {name} | {_spread(values)} | {statistics.median(values) / alone:.2f} |")
+    _table(rates, "of the decoder alone", "decoder alone, threads")
 
 
 def _optional(name: str, make: Callable[[], Epoch]) -> dict[str, Epoch]:
@@ -162,9 +160,17 @@ def _rounds(contenders: dict[str, Epoch], rounds: int) -> dict[str, list[float]]
     return rates
 
 
-def _spread(values: list[float]) -> str:
+def _table(rates: dict[str, list[float]], to: str, base: str) -> None:
+    """Rates and their ratios to one contender's of the same round."""
+    print(f"| | images/s | quartiles | {to} | quartiles |\n|---|---:|---:|---:|---:|")
+    for name, values in rates.items():
+        ratios = [value / other for value, other in zip(values, rates[base], strict=True)]
+        print(f"| {name} | {_spread(values, ',.0f')} | {_spread(ratios, '.2f')} |")
+
+
+def _spread(values: list[float], form: str) -> str:
     low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
-    return f"{middle:,.0f} | {low:,.0f}–{high:,.0f}"
+    return f"{middle:{form}} | {low:{form}}–{high:{form}}"
 
 
 def _decoder(folder: Path) -> Epoch:
@@ -295,12 +301,12 @@ def sharding(rounds: int) -> None:
         return run
 
     contenders = {
+        "plain writer, one process": _plain_writer,
         "ours, webdataset": ours(duplicates=False, workers=cores()),
-        "ours, webdataset, one process": ours(duplicates=False, workers=1),
+        "plain writers, one a core": _plain_writers(),
+        "ours, webdataset, one process, threads": ours(duplicates=False, workers=1),
         "ours, webdataset, with duplicates": ours(workers=cores()),
         "ours, ffcv": ours(format="ffcv", duplicates=False, workers=cores()),
-        "plain writer, one process": _plain_writer,
-        "plain writers, one a core": _plain_writers(),
         **_optional("FFCV's writer", _ffcv_writer),
     }
     with open(os.devnull, "w") as nothing:
@@ -309,11 +315,9 @@ def sharding(rounds: int) -> None:
             rates = _rounds(contenders, rounds)
         finally:
             sys.stderr = shown
-    plain = statistics.median(rates["plain writer, one process"])
-    print(f"\n## Sharding photographs of 256 and 384 pixels at {SIDE}, n = {rounds} rounds\n")
-    print("| | images/s | quartiles | to the plain writer |\n|---|---:|---:|---:|")
-    for name, values in rates.items():
-        print(f"| {name} | {_spread(values)} | {statistics.median(values) / plain:.2f} |")
+    count = sum(1 for _ in _pictures())
+    print(f"\n## Sharding {count} photographs of 256 and 384 pixels at {SIDE}, n = {rounds} rounds\n")
+    _table(rates, "to the plain writer", "plain writer, one process")
 
 
 def _again(times: int = 4) -> None:

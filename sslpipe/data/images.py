@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 from sslpipe.data import jpeg
+from sslpipe.data.scaling import scale
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 #: Stored as they came, by their extension in a shard.
@@ -81,7 +82,8 @@ def decode(data: bytes, *, max_pixels: int, resolution: int | None = None) -> Im
         BadImage: it is no image, damaged, too large, or of a kind that has no meaning as 8-bit colours.
     """
     image = _open(data, max_pixels)
-    return _upright(image, _decode(data, image, resolution))
+    pixels = _decode(data, image, resolution)
+    return _upright(image, pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels))
 
 
 def decode_stored(data: bytes, resolution: int) -> Image.Image:
@@ -115,13 +117,18 @@ def normalise(image: Image.Image) -> Image.Image:
     return _upright(image, _load(image, None))
 
 
-def to_canvas_image(image: Image.Image, resolution: int) -> Image.Image:
-    """Scale down, never up, so that the longest side is at most `resolution` (bicubic, antialiased)."""
-    longest = max(image.size)
-    if longest <= resolution:
-        return image
-    width, height = (max(1, round(side * resolution / longest)) for side in image.size)
-    return image.resize((width, height), Image.Resampling.BICUBIC)
+def to_canvas_image(picture: Image.Image | np.ndarray, resolution: int) -> Image.Image:
+    """Scale down, never up, so that the longest side is at most `resolution` (bicubic, antialiased).
+
+    Args:
+        picture: grey (mode L) or RGB; or uint8 [H, W] or [H, W, 3].
+        resolution: the canvas side.
+    """
+    sides = picture.shape[:2] if isinstance(picture, np.ndarray) else (picture.height, picture.width)
+    longest = max(sides)
+    if longest > resolution:
+        return scale(picture, *(max(1, round(side * resolution / longest)) for side in sides))
+    return Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
 
 
 def member_limit(resolution: int) -> int:
@@ -144,13 +151,13 @@ def store(source: bytes | np.ndarray, *, resolution: int, max_pixels: int) -> St
         BadImage: as in `decode`.
     """
     if not isinstance(source, bytes):
-        image = to_canvas_image(Image.fromarray(source), resolution)
+        image = to_canvas_image(source, resolution)
         return Stored(_encode(image, "PNG"), "png", image)
     opened = _open(source, max_pixels)
-    full = _upright(opened, _decode(source, opened, resolution))
+    fits = max(opened.size) <= resolution  # before it is decoded, since that may halve it
+    image = _upright(opened, to_canvas_image(_decode(source, opened, resolution), resolution))
     kind = opened.format or ""
-    image = to_canvas_image(full, resolution)
-    if image is full and _is_plain(opened) and len(source) <= member_limit(resolution):
+    if fits and _is_plain(opened) and len(source) <= member_limit(resolution):
         return Stored(source, _EXTENSIONS[kind], image)
     target = "JPEG" if kind in ("JPEG", "MPO") else "PNG"
     return Stored(_encode(image, target), _EXTENSIONS[target], image)
@@ -177,12 +184,12 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     return image
 
 
-def _decode(data: bytes, image: Image.Image, resolution: int | None) -> Image.Image:
-    """Decode every pixel of an image that was opened, in 8 bits."""
+def _decode(data: bytes, image: Image.Image, resolution: int | None) -> Image.Image | np.ndarray:
+    """Every pixel of an image that was opened, in 8 bits: grey or RGB, or uint8 [H, W] or [H, W, 3]."""
     if image.format == "JPEG" and (resolution is None or max(image.size) <= 2 * resolution):
         array = jpeg.pixels(data)
         if array is not None and array.shape[1::-1] == image.size:
-            return Image.fromarray(array)
+            return array
     return _load(image, resolution)
 
 

@@ -17,6 +17,8 @@ pytestmark = pytest.mark.pipeline
 VALIDATION = {"sslpipe/settings.py", "sslpipe/yaml12.py"}
 # Dependencies that a run imports only where the chosen backbone or the device needs them.
 ON_DEMAND = {
+    "sslpipe/compiling.py",
+    "sslpipe/data/scaling_loops.py",
     "sslpipe/methods/_pictures.py",
     "sslpipe/networks/from_timm.py",
     "sslpipe/networks/from_torchvision.py",

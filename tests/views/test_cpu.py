@@ -158,7 +158,7 @@ def test_without_a_place_for_the_cache_it_still_works(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     # Any function stands for the loops themselves, which take a quarter of a minute to compile.
     code = (
-        "from sslpipe.views.cpu import compiling, view; from numba.core.caching import NullCache; "
+        "from sslpipe import compiling; from sslpipe.views.cpu import view; from numba.core.caching import NullCache; "
         "print(compiling._place(view.render_rows.py_func), isinstance(view.render_rows._cache, NullCache), "
         "compiling.entry(lambda x: x + 1)(1))"
     )

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from sslpipe.views.cpu.compiling import exact, pixels
+from sslpipe.compiling import exact, pixels
 from sslpipe.views.cpu.vectors import LANES, smooth, smooth_4
 
 _ZERO = np.float32(0)

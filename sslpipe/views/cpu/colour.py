@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sslpipe.views.cpu.compiling import pixels, summing
+from sslpipe.compiling import pixels, summing
 from sslpipe.views.cpu.vectors import wide
 
 # What a view may go through. The first four are jitter's, in the order of `Table.factors`.

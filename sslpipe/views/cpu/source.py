@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from sslpipe.views.cpu.compiling import pixels
+from sslpipe.compiling import pixels
 from sslpipe.views.cpu.turning import turn, turn_edge
 from sslpipe.views.cpu.vectors import LANES, wide
 

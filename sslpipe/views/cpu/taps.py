@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from sslpipe.views.cpu.compiling import exact
+from sslpipe.compiling import exact
 from sslpipe.views.cpu.vectors import LANES
 
 _ONE, _ZERO = np.float32(1), np.float32(0)

@@ -17,6 +17,7 @@ import math
 
 import numpy as np
 
+from sslpipe.compiling import entry, exact, pixels
 from sslpipe.views.cpu.blur import blur_across, blur_down, gaussian
 from sslpipe.views.cpu.colour import (
     BLUR,
@@ -29,7 +30,6 @@ from sslpipe.views.cpu.colour import (
     total_luma,
     towards,
 )
-from sslpipe.views.cpu.compiling import entry, exact, pixels
 from sslpipe.views.cpu.source import load_image, rotate, rotate_row, unit
 from sslpipe.views.cpu.taps import make_bands, taps
 from sslpipe.views.cpu.vectors import LANES, blend, blend_4, claim, prefetch, weigh, wide

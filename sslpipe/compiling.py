@@ -1,4 +1,4 @@
-"""How the loops are compiled: once for a machine, kept between processes."""
+"""How loops over pixels are compiled by numba: once for a machine, kept between processes."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def _place(function: Callable[..., Any]) -> Path | None:
 
     numba keeps compiled code beside a source file and trusts its path and time. Every clone of the project and
     every temporary workspace has this package under another path, and would compile it anew; and numba does not
-    notice a change in another file. So the path is a digest of the whole package, and the time always the same.
+    notice a change in another file. So the path is a digest of the file's whole package, and the time always the same.
     """
     source = Path(function.__code__.co_filename)
     digest = hashlib.sha256(numba.__version__.encode())
-    for file in sorted(source.parent.glob("*.py")):
+    for file in (Path(__file__), *sorted(source.parent.glob("*.py"))):
         digest.update(file.read_bytes())
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    place = cache / "sslpipe" / f"views-{digest.hexdigest()[:16]}" / source.name
+    place = cache / "sslpipe" / f"{source.parent.name}-{digest.hexdigest()[:16]}" / source.name
     try:
         if not place.is_file():
             place.parent.mkdir(parents=True, exist_ok=True)
