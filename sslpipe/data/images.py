@@ -21,6 +21,8 @@ from sslpipe.data.scaling import scale
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 #: Stored as they came, by their extension in a shard.
 _EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
+#: A side may have so many pixels: tables for scaling it grow with it, to gigabytes for a line of a hundred million.
+LONGEST = 1_000_000
 _QUALITY = 95  # of a photograph scaled down; with full colour resolution it errs by about one level
 _ORIENTATION = 0x0112  # the EXIF tag
 _UPRIGHT = {
@@ -179,6 +181,8 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         raise BadImage("damaged") from None
     if image.width * image.height > max_pixels:
         raise too_large
+    if max(image.size) > LONGEST:
+        raise BadImage("a side of more than a million pixels")
     if min(image.size) < 1:
         raise BadImage("no pixels")
     return image

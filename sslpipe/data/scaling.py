@@ -14,6 +14,8 @@ from PIL import Image
 
 #: Pillow scales so many pixels in the time that the loops take to load.
 WORTH_LOADING = 50_000_000
+#: The loops turn 64 rows at once; of wider pictures than this that would be more than 12 MB.
+WIDEST = 65_536
 _scaled = 0  # pixels so far in this process; threads may miscount, which does no harm
 
 
@@ -26,7 +28,8 @@ def scale(picture: Image.Image | NDArray[np.uint8], height: int, width: int) -> 
         width: that it gets; its own at most.
     """
     global _scaled
-    loops = _loops() if _scaled >= WORTH_LOADING else None
+    columns = picture.width if isinstance(picture, Image.Image) else picture.shape[1]
+    loops = _loops() if _scaled >= WORTH_LOADING and columns <= WIDEST else None
     if loops is not None:
         return Image.fromarray(loops.scale(np.asarray(picture), height, width))
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)

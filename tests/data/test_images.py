@@ -159,6 +159,15 @@ def test_pixel_limit_is_checked_before_decoding(picture: Picture, encoded: Encod
     assert decode(encoded(picture(1, 10, 10)), max_pixels=100).size == (10, 10)
 
 
+def test_endless_lines_are_refused_before_anything_is_decoded(encoded: Encoded) -> None:
+    """Pillow's tables for scaling one of 70 million pixels do not fit in memory."""
+    for size in ((images.LONGEST + 1, 1), (1, images.LONGEST + 1)):
+        with pytest.raises(BadImage, match="a side of more than a million pixels"):
+            store(encoded(Image.new("L", size)), resolution=64, max_pixels=10**8)
+    longest = store(encoded(Image.new("L", (images.LONGEST, 1))), resolution=64, max_pixels=10**8)
+    assert longest.image.size == (64, 1)
+
+
 def test_limits_are_put_back() -> None:
     before, filters = Image.MAX_IMAGE_PIXELS, list(warnings.filters)
     with images.limits(7):

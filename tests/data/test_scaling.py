@@ -70,6 +70,14 @@ def test_images_and_arrays_before_and_after_the_loops_are_loaded(
     assert len(called) == 2
 
 
+def test_very_wide_pictures_stay_with_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scaling, "WORTH_LOADING", 0)
+    monkeypatch.setattr(scaling_loops, "scale", None)
+    assert scaling.scale(Image.new("L", (scaling.WIDEST + 1, 2), 7), 1, 9).getpixel((8, 0)) == 7
+    with pytest.raises(TypeError):
+        scaling.scale(Image.new("L", (scaling.WIDEST, 2), 7), 1, 9)
+
+
 def test_without_numba_pillow_does_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sslpipe.data.scaling_loops", None)
     monkeypatch.delattr("sslpipe.data.scaling_loops")
