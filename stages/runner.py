@@ -15,7 +15,7 @@ from typing import Any, NoReturn, cast
 
 from sslpipe.config import Config
 from sslpipe.errors import UserError, explain_os_error
-from sslpipe.scratch import write_json
+from sslpipe.scratch import atomic_write, write_json
 from sslpipe.settings import Settings, load
 from sslpipe.tracking.record import Record, code_digest, experiment_key
 
@@ -138,7 +138,7 @@ def skipped(
     splits: tuple[str, ...] = ("train", "test"),
     labels: bool = True,
 ) -> bool:
-    """Whether an evaluation has nothing to do; then its metrics file says why. Imports no torch.
+    """Whether an evaluation has nothing to do; then its metrics file says why, and so do its plots. Imports no torch.
 
     Args:
         name: of the stage.
@@ -147,11 +147,12 @@ def skipped(
         splits: of which it needs images.
         labels: whether it needs labels of them.
     """
-    reason = _reason_to_skip(name, settings, splits, labels)
+    reason, note = _reason_to_skip(name, settings, splits, labels), Path("plots", name, "skipped.txt")
     if reason is None:
+        note.unlink(missing_ok=True)
         return False
     write_json(f"metrics/{name}.json", {"skipped": reason})
-    Path("plots", name).mkdir(parents=True, exist_ok=True)
+    atomic_write(note, f"{reason}\n")  # DVC warns of an empty folder, again and again
     record.tag("skipped", reason)
     print(f"{name}: skipped, {reason}", flush=True)
     return True

@@ -98,9 +98,15 @@ def test_evaluations_switched_off_say_so_and_the_dag_stays(finished: Project, tm
     project = finished.clone(tmp_path / "project")
     off = ["knn", "finetune"]
     project.set(**{f"{stage}__enabled": False for stage in off})
+    said = project.repro()
     # transfer follows the section knn, and is off, too.
-    assert ran(project.repro()) == ["source", *off, "transfer", "report"]
+    assert ran(said) == ["source", *off, "transfer", "report"]
+    assert "WARNING" not in said  # DVC's, of empty folders
     for stage in off:
+        assert (
+            project.bytes(f"plots/{stage}/skipped.txt")
+            == f"{stage}.enabled is false in params.yaml\n".encode()
+        )
         assert project.json(f"metrics/{stage}.json") == {
             "skipped": f"{stage}.enabled is false in params.yaml"
         }
