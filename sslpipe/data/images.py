@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 from sslpipe.data import jpeg
-from sslpipe.data.scaling import scale
+from sslpipe.data.scaling import as_image, scale
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 #: Stored as they came, by their extension in a shard.
@@ -84,8 +84,7 @@ def decode(data: bytes, *, max_pixels: int, resolution: int | None = None) -> Im
         BadImage: it is no image, damaged, too large, or of a kind that has no meaning as 8-bit colours.
     """
     image = _open(data, max_pixels)
-    pixels = _decode(data, image, resolution)
-    return _upright(image, pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels))
+    return _upright(image, as_image(_decode(data, image, resolution)))
 
 
 def decode_stored(data: bytes, resolution: int) -> Image.Image:
@@ -130,7 +129,7 @@ def to_canvas_image(picture: Image.Image | np.ndarray, resolution: int) -> Image
     longest = max(sides)
     if longest > resolution:
         return scale(picture, *(max(1, round(side * resolution / longest)) for side in sides))
-    return Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+    return as_image(picture)
 
 
 def member_limit(resolution: int) -> int:

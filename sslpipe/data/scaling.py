@@ -32,11 +32,16 @@ def scale(picture: Image.Image | NDArray[np.uint8], height: int, width: int) -> 
     loops = _loops() if _scaled >= WORTH_LOADING and columns <= WIDEST else None
     if loops is not None:
         return Image.fromarray(loops.scale(np.asarray(picture), height, width))
-    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    image = as_image(picture)
     _scaled += image.width * image.height
     # In two steps: left to itself, Pillow takes now one direction first and now the other (from version 13).
     across = image.resize((width, image.height), Image.Resampling.BICUBIC)
     return across.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def as_image(picture: Image.Image | NDArray[np.uint8]) -> Image.Image:
+    """A picture as Pillow's; uint8 [H, W] or [H, W, 3] are copied."""
+    return picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
 
 
 @cache
