@@ -25,8 +25,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv || true
 	@{ test -x $(VENV)/bin/uv && $(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python -c constraints.txt -e '.[pipeline,dev]'; } \
 	  || $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,dev]'
-	@$(VENV)/bin/python -m sslpipe.views.cpu
-	@$(VENV)/bin/python -m sslpipe.data.scaling_loops
+	@$(VENV)/bin/python -m sslpipe.views.render.cpu
+	@$(VENV)/bin/python -m sslpipe.shards.scaling_loops
 	@touch $@
 
 repro: setup

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sslpipe.data.bundled import open_mnist5k
-from sslpipe.data.source import Pixels
 from sslpipe.networks.lab import lab_to_rgb
+from sslpipe.sharding.bundled import open_mnist5k
+from sslpipe.sharding.source import Pixels
 
 CHROMA, SPREAD = 35.0, 20.0  # of the darkest ink to the lightest, in Lab's units; of hues, in degrees
 

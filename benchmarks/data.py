@@ -39,12 +39,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from sslpipe.core.threads import cores
+from sslpipe.sharding.shard import Config, shard
+from sslpipe.sharding.sources import Config as SourceConfig
+from sslpipe.sharding.sources import open_source
+
 # No torch up here: processes that make shards import this file, too.
-from sslpipe.data import index, jpeg, manifest
-from sslpipe.data.shard import Config, shard
-from sslpipe.data.sources import Config as SourceConfig
-from sslpipe.data.sources import open_source
-from sslpipe.data.threads import cores
+from sslpipe.shards import index, jpeg, manifest
 
 SIDE, BATCH = 256, 64
 Epoch = Callable[[], int]  # reads an epoch; how many images came
@@ -404,7 +405,7 @@ def million(count: int) -> None:
 
 def _many(folder: Path, count: int) -> None:
     """Shards of small PNGs, by way of a source that draws them."""
-    from sslpipe.data.source import Pixels, Source
+    from sslpipe.sharding.source import Pixels, Source
 
     random = np.random.default_rng(0)
     noise = random.integers(0, 256, (4096, 8, 8), dtype=np.uint8)

@@ -33,9 +33,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from sslpipe.data.bundled import open_mnist5k
-from sslpipe.evals import linear, neighbours
-from sslpipe.evals.subsets import folds
+from sslpipe.evals.knn import evaluate as neighbours
+from sslpipe.evals.linear import evaluate as linear
+from sslpipe.measures.subsets import folds
+from sslpipe.sharding.bundled import open_mnist5k
 
 K, TEMPERATURE = 20, 0.07
 Contender = Callable[[], float]  # does it all; the accuracy on the test features

@@ -27,27 +27,31 @@ from typing import Any
 import torch
 import yaml
 
-from sslpipe import methods, scratch
-from sslpipe.checkpoint import Checkpoints
+from sslpipe import methods
+from sslpipe.console.progress import progress
+from sslpipe.core import scratch
+from sslpipe.core.checkpoint import Checkpoints
+from sslpipe.core.device import describe, make_deterministic, resolve
+from sslpipe.core.yaml import read
 from sslpipe.data.loader import Loader, Reader, open_split
-from sslpipe.data.manifest import Manifest
-from sslpipe.data.shard import shard
-from sslpipe.data.sources import open_source
-from sslpipe.device import describe, make_deterministic, resolve
-from sslpipe.evals import finetune, linear, neighbours
-from sslpipe.evals.embed import embed, random_twin
-from sslpipe.evals.features import Features
-from sslpipe.evals.subsets import Subset, draw, labelled
-from sslpipe.methods.base import Method, Preparation
-from sslpipe.networks.backbones import Backbone
+from sslpipe.evals.base.embed import embed, random_twin
+from sslpipe.evals.base.features import Features
+from sslpipe.evals.base.views import mild_recipe
+from sslpipe.evals.finetune import evaluate as finetune
+from sslpipe.evals.knn import evaluate as neighbours
+from sslpipe.evals.linear import evaluate as linear
+from sslpipe.measures.subsets import Subset, draw, labelled
+from sslpipe.methods.base.method import Method, Preparation
 from sslpipe.networks.lab import Lightness
-from sslpipe.progress import progress
+from sslpipe.networks.protocol import Backbone
 from sslpipe.settings import Settings
-from sslpipe.training.build import backbone_name, build_backbone, build_method, build_recipe, check_batch
-from sslpipe.training.loop import train
+from sslpipe.sharding.shard import shard
+from sslpipe.sharding.sources import open_source
+from sslpipe.shards.manifest import Manifest
+from sslpipe.training.core.build import backbone_name, build_backbone, build_method, build_recipe, check_batch
+from sslpipe.training.core.loop import train
 from sslpipe.views.engine import ViewEngine
 from sslpipe.views.recipe import Recipe
-from sslpipe.yaml12 import read
 
 ROOT = Path(__file__).parents[1]
 PEERED = ("simclr", "moco", "byol", "simsiam", "swav", "mae")
@@ -345,9 +349,7 @@ def _trained(
     layer_decay: float,
     seed: int,
 ) -> float:
-    views = finetune.recipe(
-        preprocess["size"], preprocess["interpolation"], config, manifest.recipe, preprocess
-    )
+    views = mild_recipe(preprocess["size"], preprocess["interpolation"], config, manifest.recipe, preprocess)
     model = finetune.Classifier(network, int(test.labels.max()) + 1).to(resolve(config.device))
     steps = config.epochs * -(-len(subset) // config.batch_size)
     with progress("train", steps, "steps") as bar:

@@ -40,18 +40,18 @@ from lightly.utils.scheduler import cosine_schedule
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from sslpipe.errors import UserError
-from sslpipe.methods.base import Clock, Method, MethodConfig, ParamGroup, Step
+from sslpipe.console.errors import UserError
+from sslpipe.methods.base.method import Clock, Method, MethodConfig, ParamGroup, Step
 from sslpipe.methods.byol import BYOL
 from sslpipe.methods.mae import MAE
 from sslpipe.methods.moco import MoCo
 from sslpipe.methods.simclr import SimCLR
 from sslpipe.methods.simsiam import SimSiam, keep_rate
 from sslpipe.methods.swav import SwAV
-from sslpipe.networks.backbones import Backbone
+from sslpipe.networks.protocol import Backbone
 from sslpipe.networks.vit import SmallViT
-from sslpipe.views.engine import View
 from sslpipe.views.recipe import Recipe
+from sslpipe.views.view import View
 
 Network = TypeVar("Network", bound=nn.Module)
 

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from sslpipe.data.batch import Batch
+from sslpipe.recipes.official import names, official, variants
+from sslpipe.recipes.sheet import sheet
 from sslpipe.views import ViewEngine
-from sslpipe.views.official import names, official, variants
-from sslpipe.views.sheet import sheet
 
 ROOT = Path(__file__).parents[1]
 # Of the photographs: which, then left, top, right and bottom in shares of its width and height.

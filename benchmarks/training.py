@@ -35,17 +35,18 @@ from scipy import stats
 from torch import Tensor, nn
 
 from sslpipe import methods, networks
-from sslpipe.checkpoint import Checkpoints
+from sslpipe.core.checkpoint import Checkpoints
+from sslpipe.core.device import autocast, describe, make_deterministic, resolve
 from sslpipe.data.batch import Batch
-from sslpipe.data.bundled import open_mnist5k
 from sslpipe.data.loader import Loader
-from sslpipe.device import autocast, describe, make_deterministic, resolve
-from sslpipe.methods.base import Clock, Method, OptimizerConfig
-from sslpipe.training.build import memory_format
-from sslpipe.training.compiling import compiled
-from sslpipe.training.config import Config
-from sslpipe.training.loop import train
-from sslpipe.views.engine import View, ViewEngine
+from sslpipe.methods.base.method import Clock, Method, OptimizerConfig
+from sslpipe.sharding.bundled import open_mnist5k
+from sslpipe.training.core.build import memory_format
+from sslpipe.training.core.compiling import compiled
+from sslpipe.training.core.config import Config
+from sslpipe.training.core.loop import train
+from sslpipe.views.engine import ViewEngine
+from sslpipe.views.view import View
 
 BATCH, CACHED = 128, 8
 ADAMW = OptimizerConfig(name="adamw", rate=2e-3, rule="absolute", weight_decay=0.05, warmup_epochs=2)

@@ -26,11 +26,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from sslpipe import scratch
+from sslpipe.core import scratch
+from sslpipe.core.device import describe, resolve
 from sslpipe.data.batch import Batch
-from sslpipe.device import describe, resolve
+from sslpipe.recipes.official import official
 from sslpipe.views import Recipe, ViewEngine, ViewSpec
-from sslpipe.views.official import official
 
 Make = Callable[[], object]
 
@@ -271,8 +271,8 @@ class Repeated:
 def steps(device: str) -> str:
     """What views cost beside real training steps, were they not made meanwhile."""
     from sslpipe import methods
-    from sslpipe.training.config import Config
-    from sslpipe.training.cost import cost_of_views
+    from sslpipe.training.core.config import Config
+    from sslpipe.training.core.cost import cost_of_views
     from sslpipe.views.config import Config as ViewsConfig
 
     lines = [
@@ -314,7 +314,7 @@ def contenders(task: Task, device: torch.device, compiled: bool) -> dict[str, Ma
 
 def ours(renderer: str, task: Task, device: torch.device) -> Make | str:
     """One of our renderers."""
-    from sslpipe.errors import UserError
+    from sslpipe.console.errors import UserError
 
     try:
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32

@@ -2,7 +2,7 @@
 
 Papers train on 1.28 million images in batches of thousands. What they set depends on that, in ways that are known for
 some settings: each method names its paper's runs and the rules of its own settings (`scales`, `rules`; the rules are in
-sslpipe/methods/_scale.py), the optimiser's are here. At a paper's own scale the paper's own values come out.
+sslpipe/methods/base/scale.py), the optimiser's are here. At a paper's own scale the paper's own values come out.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sslpipe.config import merge
-from sslpipe.errors import UserError
+from sslpipe.console.errors import UserError
+from sslpipe.core.config import merge
 
 if TYPE_CHECKING:
-    from sslpipe.methods._scale import Scale
-    from sslpipe.methods.base import Method, MethodConfig, OptimizerConfig
+    from sslpipe.methods.base.method import Method, MethodConfig, OptimizerConfig
+    from sslpipe.methods.base.scale import Scale
 
 WIDTH = 100  # columns of a line of comment
 SIZE = 224  # pixels a side of the images that the method is built for, on no device
@@ -203,7 +203,7 @@ def _optimizer(cls: type[Method], optimizer: OptimizerConfig, paper: Scale, here
 
 def warmup_epochs(epochs: float, paper: Scale, here: Scale) -> float:
     """The warm-up at the same share of a shorter run, and a fifth at most, to which training would cut it."""
-    from sslpipe.training.schedules import longest_warmup
+    from sslpipe.training.core.schedules import longest_warmup
 
     if here.epochs >= paper.epochs:
         return epochs
@@ -290,7 +290,7 @@ def _of_length(paper: Scale, here: Scale) -> Iterator[str]:
 def _of_optimizer(
     optimizer: OptimizerConfig, papers: MethodConfig, paper: Scale, here: Scale
 ) -> Iterator[str]:
-    from sslpipe.training.schedules import longest_warmup
+    from sslpipe.training.core.schedules import longest_warmup
 
     if optimizer.name == "lars" and here.batch < SMALL_FOR_LARS:
         yield (

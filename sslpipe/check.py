@@ -11,10 +11,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from sslpipe.data import layouts
-from sslpipe.data.sources import Source, open_source, source_digest
-from sslpipe.errors import UserError
+from sslpipe.console.errors import UserError
+from sslpipe.scenes import layouts
 from sslpipe.settings import Settings, load
+from sslpipe.sharding.sources import Source, open_source, source_digest
 
 PIPELINE_PACKAGES = ("dvc", "mlflow")
 LEAST_FREE_BYTES = 2**30
@@ -95,9 +95,9 @@ def check_packages(settings: Settings) -> Iterator[str]:
         )
     import torch
 
-    from sslpipe.device import describe, resolve
-    from sslpipe.training import launch
-    from sslpipe.views import renderers
+    from sslpipe.core.device import describe, resolve
+    from sslpipe.training.core import plan
+    from sslpipe.views.render import choice as renderers
 
     versions = ", ".join(f"{name} {_version(name)}" for name in ("torch", *PIPELINE_PACKAGES))
     yield f"environment: Python {sys.version.split()[0]}, {versions}"
@@ -116,7 +116,7 @@ def check_packages(settings: Settings) -> Iterator[str]:
     renderer = renderers.describe(renderers.choose(settings.views.renderer, device)[0])
     gpu = "" if torch.cuda.is_available() else "; no GPU found, which is fine"
     yield f"device: {describe(device)}{gpu}; renderer of views: {renderer}"
-    yield from launch.check(settings.pretrain)
+    yield from plan.check(settings.pretrain)
 
 
 def _version(package: str) -> str | None:
@@ -187,8 +187,14 @@ def check_networks(settings: Settings, source: Source) -> Iterator[str]:
     import torch
 
     from sslpipe import methods
-    from sslpipe.training import launch, parallel
-    from sslpipe.training.build import backbone_name, build_method, build_recipe, check_batch, check_views
+    from sslpipe.training.core import parallel, plan
+    from sslpipe.training.core.build import (
+        backbone_name,
+        build_method,
+        build_recipe,
+        check_batch,
+        check_views,
+    )
 
     pretrain, size = settings.pretrain, settings.views.size
     with torch.device("meta"):
@@ -196,7 +202,7 @@ def check_networks(settings: Settings, source: Source) -> Iterator[str]:
     parameters = sum(parameter.numel() for parameter in method.encoder.parameters())
     name = backbone_name(pretrain)
     yield f"method: {pretrain.method} trains {name}, {parameters / 1e6:.2f} M parameters, for {pretrain.epochs} epochs"
-    if launch.world_size(pretrain) > 1:
+    if plan.world_size(pretrain) > 1:
         share = "has a share of it (fsdp)" if parallel.sharded(method, pretrain) else "has a copy of it (ddp)"
         yield f"  each process {share}"
     for warning in check_batch(method, pretrain, len(source.items("train"))):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sslpipe import __version__
-from sslpipe.errors import UserError
+from sslpipe.console.errors import UserError
 
 EPILOG = """\
 The pipeline itself runs by `dvc repro` (or `make repro`), switched by params.yaml:
@@ -185,7 +185,7 @@ def _profile(options: argparse.Namespace) -> int:
 
 def _recipe(options: argparse.Namespace) -> int:
     from sslpipe.advice import advise, render
-    from sslpipe.methods._scale import Scale
+    from sslpipe.methods.base.scale import Scale
 
     here = Scale(batch=options.batch, epochs=options.epochs, images=options.images)
     print(render(advise(options.name, here, options.backbone)))
@@ -216,7 +216,8 @@ def _table(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from sslpipe.report import compare, compare_page
+    from sslpipe.compare import compare
+    from sslpipe.compare import page as compare_page
     from sslpipe.settings import load
 
     runs = compare.load(options.runs, Path("."), lambda file: load(file, sections=()).flat())

@@ -12,12 +12,13 @@ from PIL import Image
 from pydantic import Field, ValidationError
 from torch import Tensor
 
-from sslpipe import scratch
-from sslpipe.config import Config
+from sslpipe.console.errors import UserError
+from sslpipe.core import scratch
+from sslpipe.core.config import Config
 from sslpipe.data.batch import Batch
-from sslpipe.data.images import BadImage, normalise
-from sslpipe.errors import UserError
-from sslpipe.networks.backbones import Backbone, backbone
+from sslpipe.networks.build import backbone
+from sslpipe.networks.protocol import Backbone
+from sslpipe.shards.images import BadImage, normalise
 
 Picture = Image.Image | np.ndarray | Tensor
 

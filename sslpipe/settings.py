@@ -16,42 +16,42 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
-from sslpipe.config import Config, flatten
-from sslpipe.errors import UserError
-from sslpipe.yaml12 import read
+from sslpipe.console.errors import UserError
+from sslpipe.core.config import Config, flatten
+from sslpipe.core.yaml import read
 
 if TYPE_CHECKING:
     from sslpipe.data.loader import Config as LoaderConfig
-    from sslpipe.data.shard import Config as ShardConfig
-    from sslpipe.data.sources import Config as SourceConfig
-    from sslpipe.evals.attentive import Config as AttentiveConfig
-    from sslpipe.evals.detect import Config as DetectConfig
-    from sslpipe.evals.diagnostics import Config as DiagnosticsConfig
-    from sslpipe.evals.embed import Config as EmbedConfig
-    from sslpipe.evals.finetune import Config as FinetuneConfig
-    from sslpipe.evals.linear import Config as LinearConfig
-    from sslpipe.evals.neighbours import Config as KnnConfig
-    from sslpipe.evals.online import Config as OnlineConfig
-    from sslpipe.evals.repeats import Config as EvaluateConfig
-    from sslpipe.evals.retrieval import Config as RetrievalConfig
-    from sslpipe.evals.robustness import Config as RobustnessConfig
-    from sslpipe.evals.segment import Config as SegmentConfig
-    from sslpipe.evals.transfer import Config as TransferConfig
-    from sslpipe.methods.base import MethodConfig
+    from sslpipe.evals.attentive.evaluate import Config as AttentiveConfig
+    from sslpipe.evals.base.embed import Config as EmbedConfig
+    from sslpipe.evals.base.repeats import Config as EvaluateConfig
+    from sslpipe.evals.detect.evaluate import Config as DetectConfig
+    from sslpipe.evals.diagnostics.evaluate import Config as DiagnosticsConfig
+    from sslpipe.evals.finetune.evaluate import Config as FinetuneConfig
+    from sslpipe.evals.knn.evaluate import Config as KnnConfig
+    from sslpipe.evals.linear.evaluate import Config as LinearConfig
+    from sslpipe.evals.online.evaluate import Config as OnlineConfig
+    from sslpipe.evals.retrieval.evaluate import Config as RetrievalConfig
+    from sslpipe.evals.robustness.evaluate import Config as RobustnessConfig
+    from sslpipe.evals.segment.evaluate import Config as SegmentConfig
+    from sslpipe.evals.transfer.evaluate import Config as TransferConfig
+    from sslpipe.methods.base.method import MethodConfig
     from sslpipe.report import Config as ReportConfig
+    from sslpipe.sharding.shard import Config as ShardConfig
+    from sslpipe.sharding.sources import Config as SourceConfig
     from sslpipe.tracking.record import Config as TrackingConfig
-    from sslpipe.training.config import Config as PretrainConfig
+    from sslpipe.training.core.config import Config as PretrainConfig
     from sslpipe.views.config import Config as ViewsConfig
 
 OWNERS = {
-    "data": "sslpipe.data.sources",
-    "shard": "sslpipe.data.shard",
-    "loader": "sslpipe.data.loader",
+    "data": "sslpipe.sharding.sources",
+    "shard": "sslpipe.sharding.config",
+    "loader": "sslpipe.data.config",
     "views": "sslpipe.views.config",
-    "pretrain": "sslpipe.training.config",
-    "embed": "sslpipe.evals.embed",
-    "evaluate": "sslpipe.evals.repeats",
-    "knn": "sslpipe.evals.neighbours",
+    "pretrain": "sslpipe.training.core.config",
+    "embed": "sslpipe.evals.base.config",
+    "evaluate": "sslpipe.evals.base.repeats",
+    "knn": "sslpipe.evals.knn",
     "retrieval": "sslpipe.evals.retrieval",
     "linear": "sslpipe.evals.linear",
     "finetune": "sslpipe.evals.finetune",

@@ -15,11 +15,12 @@ def main(settings: Settings, record: Record) -> None:
     if skipped("attentive", settings, record):
         return
     from sslpipe import load_encoder
-    from sslpipe.data import manifest as manifests
     from sslpipe.data.loader import open_split
-    from sslpipe.evals import attentive, tables
-    from sslpipe.evals.repeats import repeated
-    from sslpipe.evals.subsets import labelled
+    from sslpipe.evals.attentive import evaluate as attentive
+    from sslpipe.evals.base import tables
+    from sslpipe.evals.base.repeats import repeated
+    from sslpipe.measures.subsets import labelled
+    from sslpipe.shards import manifest as manifests
 
     encoder, own = load_encoder("models/encoder.safetensors"), settings.attentive
     train, test = (

@@ -16,8 +16,10 @@ def main(settings: Settings, record: Record) -> None:
     if skipped("detect", settings, record, splits=() if root else ("train", "test"), labels=not root):
         return
     from sslpipe import load_encoder
-    from sslpipe.evals import annotated, detect, sheets
-    from sslpipe.evals.repeats import repeated
+    from sslpipe.evals.base import sheets
+    from sslpipe.evals.base.repeats import repeated
+    from sslpipe.evals.detect import evaluate as detect
+    from sslpipe.scenes import annotated
 
     encoder, own = load_encoder("models/encoder.safetensors"), settings.detect
     how = settings.loader.reader

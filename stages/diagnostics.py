@@ -16,8 +16,9 @@ def main(settings: Settings, record: Record) -> None:
         return
     from sslpipe import load_encoder
     from sslpipe.data.loader import open_split
-    from sslpipe.evals import diagnostics, tables
-    from sslpipe.evals.features import Features
+    from sslpipe.evals.base import tables
+    from sslpipe.evals.base.features import Features
+    from sslpipe.evals.diagnostics import evaluate as diagnostics
     from sslpipe.views.recipe import Recipe
 
     encoder = load_encoder("models/encoder.safetensors")

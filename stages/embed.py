@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from sslpipe import load_encoder
-from sslpipe.data import manifest as manifests
 from sslpipe.data.loader import open_split
-from sslpipe.evals import patches
-from sslpipe.evals.embed import embed
+from sslpipe.evals.base import patches
+from sslpipe.evals.base.embed import embed
 from sslpipe.settings import Settings
+from sslpipe.shards import manifest as manifests
 from sslpipe.tracking.record import Record
 from stages.runner import stage
 

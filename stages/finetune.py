@@ -15,11 +15,11 @@ def main(settings: Settings, record: Record) -> None:
     if skipped("finetune", settings, record):
         return
     from sslpipe import load_encoder
-    from sslpipe.data import manifest as manifests
     from sslpipe.data.loader import open_split
-    from sslpipe.evals import tables
-    from sslpipe.evals.finetune import evaluate
-    from sslpipe.evals.repeats import repeated
+    from sslpipe.evals.base import tables
+    from sslpipe.evals.base.repeats import repeated
+    from sslpipe.evals.finetune.evaluate import evaluate
+    from sslpipe.shards import manifest as manifests
 
     manifest = manifests.read(Path("data/shards"))
     encoder = load_encoder("models/encoder.safetensors")

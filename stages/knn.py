@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sslpipe.scratch import write_json
+from sslpipe.core.scratch import write_json
 from sslpipe.settings import Settings
 from sslpipe.tracking.record import Record
 from stages.runner import evaluated, skipped, stage
@@ -15,9 +15,10 @@ def main(settings: Settings, record: Record) -> None:
     """Write metrics/knn.json and plots/knn/."""
     if skipped("knn", settings, record):
         return
-    from sslpipe.data import manifest as manifests
-    from sslpipe.evals import neighbours, tables, trust
-    from sslpipe.evals.features import Features
+    from sslpipe.evals.base import tables, trust
+    from sslpipe.evals.base.features import Features
+    from sslpipe.evals.knn import evaluate as neighbours
+    from sslpipe.shards import manifest as manifests
 
     manifest = manifests.read(Path("data/shards"))
     files = (Path(f"data/features/{split}.safetensors") for split in ("train", "test"))

@@ -18,10 +18,11 @@ def main(settings: Settings, record: Record) -> None:
     """Write metrics/linear.json and plots/linear/."""
     if skipped("linear", settings, record):
         return
-    from sslpipe.data import manifest as manifests
-    from sslpipe.evals import linear, tables, trust
-    from sslpipe.evals.features import Features
-    from sslpipe.evals.repeats import repeated
+    from sslpipe.evals.base import tables, trust
+    from sslpipe.evals.base.features import Features
+    from sslpipe.evals.base.repeats import repeated
+    from sslpipe.evals.linear import evaluate as linear
+    from sslpipe.shards import manifest as manifests
 
     manifest = manifests.read(Path("data/shards"))
     files = (Path(f"data/features/{split}.safetensors") for split in ("train", "test"))

@@ -15,11 +15,12 @@ def main(settings: Settings, record: Record) -> None:
     if skipped("online", settings, record):
         return
     from sslpipe import load_encoder
-    from sslpipe.data import manifest as manifests
     from sslpipe.data.loader import open_split
-    from sslpipe.evals import online, tables
-    from sslpipe.evals.repeats import repeated
-    from sslpipe.evals.subsets import labelled
+    from sslpipe.evals.base import tables
+    from sslpipe.evals.base.repeats import repeated
+    from sslpipe.evals.online import evaluate as online
+    from sslpipe.measures.subsets import labelled
+    from sslpipe.shards import manifest as manifests
 
     manifest, own = manifests.read(Path("data/shards")), settings.online
     encoder = load_encoder("models/encoder.safetensors")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from sslpipe import fingerprint, scratch
+from sslpipe.core import fingerprint, scratch
 from sslpipe.settings import Settings
 from sslpipe.tracking.record import Record
-from sslpipe.training import launch
-from sslpipe.training.run import fingerprint_parts, run
+from sslpipe.training.core import plan
+from sslpipe.training.core.run import fingerprint_parts, run
+from sslpipe.training.launch.role import role
 from stages.runner import stage
 
 
@@ -19,14 +20,14 @@ def _parts(settings: Settings) -> dict[str, str]:
 
 @stage(
     "pretrain", "pretrain", "method", "views", "loader",
-    fingerprint=lambda s: scratch.digest(_parts(s)), role=lambda s: launch.role(s.pretrain, "stages.pretrain"),
+    fingerprint=lambda s: scratch.digest(_parts(s)), role=lambda s: role(s.pretrain, "stages.pretrain"),
 )  # fmt: skip
 def main(settings: Settings, record: Record) -> None:
     """Write models/, plots/pretrain/ and metrics/pretrain.json."""
     parts = _parts(settings)
     record.tag("device", parts["hardware"])
     record.tag("renderer", parts["renderer"])
-    record.tag("processes", launch.world_size(settings.pretrain))
+    record.tag("processes", plan.world_size(settings.pretrain))
     result = run(
         settings.pretrain,
         settings.method,

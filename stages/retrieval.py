@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sslpipe.scratch import write_json
+from sslpipe.core.scratch import write_json
 from sslpipe.settings import Settings
 from sslpipe.tracking.record import Record
 from stages.runner import evaluated, skipped, stage
@@ -15,8 +15,8 @@ def main(settings: Settings, record: Record) -> None:
     """Write metrics/retrieval.json and plots/retrieval/."""
     if skipped("retrieval", settings, record):
         return
-    from sslpipe.evals import retrieval
-    from sslpipe.evals.features import Features
+    from sslpipe.evals.base.features import Features
+    from sslpipe.evals.retrieval import evaluate as retrieval
 
     files = (Path(f"data/features/{split}.safetensors") for split in ("train", "test"))
     train, test = (Features.load(file).labelled() for file in files)

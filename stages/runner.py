@@ -13,9 +13,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, cast
 
-from sslpipe.config import Config
-from sslpipe.errors import UserError, explain_os_error
-from sslpipe.scratch import atomic_write, write_json
+from sslpipe.console.errors import UserError, explain_os_error
+from sslpipe.core.config import Config
+from sslpipe.core.scratch import atomic_write, write_json
 from sslpipe.settings import Settings, load
 from sslpipe.tracking.record import Record, code_digest, experiment_key
 
@@ -112,8 +112,8 @@ def evaluated(
         record: of the run.
         data: digest of the data it was measured on; None for data/shards.
     """
-    from sslpipe.data import manifest as manifests
-    from sslpipe.evals.trust import digests
+    from sslpipe.evals.base.trust import digests
+    from sslpipe.shards import manifest as manifests
 
     data = data or manifests.read(Path("data/shards")).digest
     protocol = metrics["protocol"]
@@ -180,7 +180,7 @@ def stop_with_parent() -> None:
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-    launcher = os.environ.get("SSLPIPE_LAUNCHER")  # sslpipe/training/messages.py
+    launcher = os.environ.get("SSLPIPE_LAUNCHER")  # sslpipe/training/core/messages.py
     if launcher not in (None, str(os.getppid())):
         os.kill(os.getpid(), signal.SIGTERM)
 

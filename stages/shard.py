@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from sslpipe import fingerprint, scratch
-from sslpipe.data.shard import shard, workplace
-from sslpipe.data.sheet import duplicates_sheet
-from sslpipe.data.sources import open_source
+from sslpipe.core import fingerprint, scratch
 from sslpipe.settings import Settings
+from sslpipe.sharding.shard import shard, workplace
+from sslpipe.sharding.sheet import duplicates_sheet
+from sslpipe.sharding.sources import open_source
 from sslpipe.tracking.record import Record
 from stages.runner import stage
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from sslpipe.data import layouts
-from sslpipe.data.sources import source_digest
-from sslpipe.errors import UserError
-from sslpipe.scratch import digest, write_json
+from sslpipe.console.errors import UserError
+from sslpipe.core.scratch import digest, write_json
+from sslpipe.scenes import layouts
 from sslpipe.settings import Settings, load
+from sslpipe.sharding.sources import source_digest
 from sslpipe.tracking.record import Record, restore
 from stages.runner import fail, key_of, stop_with_parent
 

@@ -13,11 +13,12 @@ def main(settings: Settings, record: Record) -> None:
     if skipped("transfer", settings, record, splits=(), labels=False):
         return
     from sslpipe import load_encoder
-    from sslpipe.data import manifest as manifests
     from sslpipe.data.loader import open_split
-    from sslpipe.evals import tables, transfer
-    from sslpipe.evals.embed import embed
-    from sslpipe.evals.repeats import repeated
+    from sslpipe.evals.base import tables
+    from sslpipe.evals.base.embed import embed
+    from sslpipe.evals.base.repeats import repeated
+    from sslpipe.evals.transfer import evaluate as transfer
+    from sslpipe.shards import manifest as manifests
 
     encoder = load_encoder("models/encoder.safetensors")
     preprocess, seed = dict(encoder.preprocess), settings.seed

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sslpipe.data import manifest as manifests
+from sslpipe.core.scratch import atomic_write, write_json
 from sslpipe.data.loader import open_split
-from sslpipe.scratch import atomic_write, write_json
+from sslpipe.recipes.preview import shown
 from sslpipe.settings import Settings
+from sslpipe.shards import manifest as manifests
 from sslpipe.tracking.record import Record
-from sslpipe.training.build import build_recipe
-from sslpipe.training.cost import cost_of_views
-from sslpipe.views.preview import shown
+from sslpipe.training.core.build import build_recipe
+from sslpipe.training.core.cost import cost_of_views
 from stages.runner import stage
 
 

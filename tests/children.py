@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sslpipe.errors import UserError
+from sslpipe.console.errors import UserError
 
 #: What a child can come to.
 FINISHED, SAID_WHY, BROKE = 0, 3, 4

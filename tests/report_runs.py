@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 from safetensors.numpy import save_file
 
-from sslpipe.data import shard as sharding
-from sslpipe.data import sources
+from sslpipe.sharding import shard as sharding
+from sslpipe.sharding import sources
 
 VOID = {"meta", "img", "br", "hr", "input", "link"}
 CLASSES = ('<i>ant</i> & "co"', "bee")

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sslpipe import distributed, methods, networks
+from sslpipe import methods, networks
+from sslpipe.core import distributed
 from sslpipe.data import Batch
-from sslpipe.methods.base import Clock, Method
+from sslpipe.methods.base.method import Clock, Method
 from sslpipe.views import View, ViewEngine
 from sslpipe.views.recipe import IMAGENET_MEAN, IMAGENET_STD
 

@@ -13,12 +13,12 @@ import yaml
 from sslpipe import methods
 from sslpipe.advice import Advice, advise, render, warmup_epochs
 from sslpipe.cli import main
-from sslpipe.errors import UserError
+from sslpipe.console.errors import UserError
 from sslpipe.methods import jigsaw
-from sslpipe.methods._scale import IMAGENET, Scale
-from sslpipe.methods.base import OptimizerConfig
+from sslpipe.methods.base.method import OptimizerConfig
+from sslpipe.methods.base.scale import IMAGENET, Scale
 from sslpipe.settings import Settings
-from sslpipe.training.schedules import rate_factor
+from sslpipe.training.core.schedules import rate_factor
 
 SCALES = [
     Scale(batch=2, epochs=1, images=2),

@@ -15,7 +15,7 @@ from PIL import Image
 
 from sslpipe.check import check
 from sslpipe.cli import main
-from sslpipe.errors import UserError
+from sslpipe.console.errors import UserError
 
 DiskUsage = collections.namedtuple("DiskUsage", "total used free")
 

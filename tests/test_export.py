@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
 import sslpipe
-from sslpipe.errors import UserError
+from sslpipe.console.errors import UserError
 from sslpipe.export import Preprocess, save_encoder
 from sslpipe.networks import Backbone, backbone
 

@@ -10,11 +10,11 @@ import torch
 from support import ToyReader, small_engine, small_method
 
 from sslpipe import methods
-from sslpipe.checkpoint import Checkpoints
+from sslpipe.core.checkpoint import Checkpoints
 from sslpipe.data.loader import Loader
-from sslpipe.methods.base import Clock, OptimizerConfig
-from sslpipe.training.config import Config
-from sslpipe.training.loop import train
+from sslpipe.methods.base.method import Clock, OptimizerConfig
+from sslpipe.training.core.config import Config
+from sslpipe.training.core.loop import train
 from sslpipe.views import ViewEngine
 
 pytestmark = pytest.mark.gpu
@@ -65,7 +65,8 @@ def test_training_runs_and_resumes(tmp_path: Path, precision: Any) -> None:
 
 
 def test_canvases_in_the_gpus_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sslpipe.data import Resident, open_split, shard, sources
+    from sslpipe.data import Resident, open_split
+    from sslpipe.sharding import shard, sources
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "dvc.yaml").touch()

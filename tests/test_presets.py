@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from sslpipe import methods, yaml12
+from sslpipe import methods
 from sslpipe.check import check_data, check_networks
-from sslpipe.data.sources import Source, open_source
-from sslpipe.errors import UserError
+from sslpipe.console.errors import UserError
+from sslpipe.core import yaml as yaml12
 from sslpipe.settings import Settings, load
-from sslpipe.training.build import backbone_name, build_method
+from sslpipe.sharding.sources import Source, open_source
+from sslpipe.training.core.build import backbone_name, build_method
 
 ROOT = Path(__file__).parents[1]
 IMAGES = Source("images", ("a", "b"), {"train": range(500_000), "test": range(10_000)})  # type: ignore[dict-item]

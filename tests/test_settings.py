@@ -78,7 +78,7 @@ def test_scalars_are_read_as_yaml_1_2(tmp_path: Path) -> None:
 
 def test_yaml_agrees_with_the_reader_dvc_uses(tmp_path: Path) -> None:
     ruamel = pytest.importorskip("ruamel.yaml")
-    from sslpipe.yaml12 import read
+    from sslpipe.core.yaml import read
 
     text = (
         "{a: 1e-3, b: on, c: yes, d: 0o17, e: 0x1f, f: ~, g: .inf, h: 1_000, i: 12:30, j: 2026-01-01, k: 010,"

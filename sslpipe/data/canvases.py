@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sslpipe.data import images, index, jpeg, manifest
-from sslpipe.data.files import Files
-from sslpipe.data.webdataset import ShardError
+from sslpipe.shards import images, index, jpeg, manifest
+from sslpipe.shards.files import Files
+from sslpipe.shards.webdataset import ShardError
 
 
 class Canvases:

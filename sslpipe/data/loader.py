@@ -7,36 +7,23 @@ import itertools
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from sslpipe import config, scratch
-from sslpipe.data import manifest
+from sslpipe.console.errors import UserError
+from sslpipe.core import scratch
+from sslpipe.core.threads import ordered_map
 from sslpipe.data.batch import Batch
-from sslpipe.data.threads import ordered_map
-from sslpipe.errors import UserError
+from sslpipe.data.config import Config
+from sslpipe.shards import manifest
 
 _AHEAD = 2  # batches made while one is trained on
 _AT_ONCE = 2  # of them at a time: else the threads that decode would wait for the last image of each
 _SHARDS = 1 << 32  # the stream that the shards' order is drawn from; those below are for their images
 _CACHED = 64 << 20  # bytes of canvases from which a cache of them pays
-
-
-class Config(config.Config):
-    """The section `loader` of params.yaml."""
-
-    reader: Literal["auto", "resident", "streaming"] = Field(
-        "auto", description="resident: all images in memory; streaming: decoded when needed; auto: by size"
-    )
-    shuffle_shards: int = Field(
-        16,
-        ge=1,
-        description="shards whose images are mixed with each other; more mix better and read less in a row",
-    )
 
 
 class Reader(Protocol):

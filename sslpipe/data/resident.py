@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sslpipe import scratch
+from sslpipe.console.errors import UserError, explain_os_error
+from sslpipe.console.progress import progress
+from sslpipe.core import scratch
+from sslpipe.core.threads import cores
 from sslpipe.data.batch import Batch
 from sslpipe.data.buffers import Buffers
 from sslpipe.data.reading import SplitReader
-from sslpipe.data.threads import cores
-from sslpipe.errors import UserError, explain_os_error
-from sslpipe.progress import progress
 
 
 class Resident(SplitReader):

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sslpipe.core.threads import cores
 from sslpipe.data.batch import Batch
 from sslpipe.data.buffers import Buffers
 from sslpipe.data.reading import SplitReader
-from sslpipe.data.threads import cores
 
 
 class Streaming(SplitReader):

@@ -11,11 +11,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sslpipe.errors import UserError
+from sslpipe.console.errors import UserError
 
 if TYPE_CHECKING:
-    from sslpipe.methods.base import Method, MethodConfig
-    from sslpipe.networks.backbones import Backbone
+    from sslpipe.methods.base.method import Method, MethodConfig
+    from sslpipe.networks.protocol import Backbone
     from sslpipe.views.recipe import Recipe
 
 __all__ = ["build", "configure", "find", "names", "recipe"]
@@ -38,7 +38,7 @@ def find(name: str) -> type[Method]:
     """
     if name not in names():
         raise UserError(f"unknown method `{name}`; choose from {', '.join(names())}")
-    from sslpipe.methods.base import Method
+    from sslpipe.methods.base.method import Method
 
     module = importlib.import_module(f"sslpipe.methods.{name}")
     found = [

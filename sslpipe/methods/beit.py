@@ -24,19 +24,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sslpipe import scratch
+from sslpipe.console.errors import UserError
+from sslpipe.core import scratch
+from sslpipe.core.distributed import mean
 from sslpipe.data.loader import Loader
-from sslpipe.distributed import mean
-from sslpipe.errors import UserError
 from sslpipe.losses import masked_token_cross_entropy
-from sslpipe.methods._pictures import IMAGES, hide, plain, sheet
-from sslpipe.methods._scale import Rule, Scale, root_of_images
-from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig, Preparation, Step
+from sslpipe.methods.base.method import Clock, Method, MethodConfig, OptimizerConfig, Preparation, Step
+from sslpipe.methods.base.pictures import IMAGES, hide, plain, sheet
+from sslpipe.methods.base.scale import Rule, Scale, root_of_images
 from sslpipe.networks import tokenizer as tokenizers
-from sslpipe.networks.backbones import Backbone
+from sslpipe.networks.protocol import Backbone
 from sslpipe.networks.tokenizer import Tokenizer, TokenizerConfig, perplexity
-from sslpipe.views.engine import View, ViewEngine
+from sslpipe.views.engine import ViewEngine
 from sslpipe.views.recipe import Recipe
+from sslpipe.views.view import View
 
 
 def _small_vocabulary(tokenizer: TokenizerConfig, paper: Scale, here: Scale) -> tuple[dict[str, object], str]:

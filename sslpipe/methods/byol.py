@@ -20,13 +20,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslpipe.losses import negative_cosine
-from sslpipe.methods._scale import Rule, Scale, momentum
-from sslpipe.methods._watch import spread, student_and_teacher
-from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig, Step
-from sslpipe.networks.backbones import Backbone
+from sslpipe.measures.rank import spread
+from sslpipe.methods.base.method import Clock, Method, MethodConfig, OptimizerConfig, Step
+from sslpipe.methods.base.monitor import student_and_teacher
+from sslpipe.methods.base.scale import Rule, Scale, momentum
 from sslpipe.networks.heads import mlp
 from sslpipe.networks.momentum import Momentum, cosine_momentum
-from sslpipe.views.engine import View
+from sslpipe.networks.protocol import Backbone
+from sslpipe.views.view import View
 
 _PRESETS = "the official code's presets by epochs, byol/configs/byol.py"
 

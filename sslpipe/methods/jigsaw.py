@@ -34,15 +34,15 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from sslpipe.distributed import rank, world_size
-from sslpipe.errors import UserError
+from sslpipe.console.errors import UserError
+from sslpipe.core.distributed import rank, world_size
 from sslpipe.losses import label_cross_entropy
-from sslpipe.methods._pictures import GREY, IMAGES, plain, sheet
-from sslpipe.methods._scale import Scale
-from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig, Preparation, Step
-from sslpipe.networks.backbones import Backbone, ConvBackbone, probe
+from sslpipe.methods.base.method import Clock, Method, MethodConfig, OptimizerConfig, Preparation, Step
+from sslpipe.methods.base.pictures import GREY, IMAGES, plain, sheet
+from sslpipe.methods.base.scale import Scale
 from sslpipe.networks.heads import mlp
-from sslpipe.views.engine import View
+from sslpipe.networks.protocol import Backbone, ConvBackbone, probe
+from sslpipe.views.view import View
 
 CELL, TILE, SHIFT = 85, 64, 2  # the paper's pixels; at other sizes all keep their proportions
 SMALLEST = 16  # pixels at which tiles are shown to the backbone at least

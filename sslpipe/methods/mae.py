@@ -17,14 +17,14 @@ from pydantic import Field
 from torch import Tensor
 
 from sslpipe.losses import masked_mse
-from sslpipe.methods._pictures import IMAGES, hide, paste, plain, sheet
-from sslpipe.methods._scale import Scale
-from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig, Step
-from sslpipe.networks.backbones import Backbone
+from sslpipe.methods.base.method import Clock, Method, MethodConfig, OptimizerConfig, Step
+from sslpipe.methods.base.pictures import IMAGES, hide, paste, plain, sheet
+from sslpipe.methods.base.scale import Scale
 from sslpipe.networks.decoders import MAEDecoder
 from sslpipe.networks.patches import patchify, unpatchify
-from sslpipe.views.engine import View
+from sslpipe.networks.protocol import Backbone
 from sslpipe.views.recipe import Recipe
+from sslpipe.views.view import View
 
 
 class MAE(Method):

@@ -26,18 +26,18 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from sslpipe.config import merge
-from sslpipe.distributed import gather, rank, unsynchronise, world_size
+from sslpipe.core.config import merge
+from sslpipe.core.distributed import gather, rank, unsynchronise, world_size
 from sslpipe.losses import info_nce
 from sslpipe.losses.precision import full_precision
-from sslpipe.methods._scale import Rule, Scale, power, queue
-from sslpipe.methods._watch import student_and_teacher
-from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig, Step
-from sslpipe.networks.backbones import Backbone
+from sslpipe.methods.base.method import Clock, Method, MethodConfig, OptimizerConfig, Step
+from sslpipe.methods.base.monitor import student_and_teacher
+from sslpipe.methods.base.scale import Rule, Scale, power, queue
 from sslpipe.networks.heads import mlp
 from sslpipe.networks.momentum import Momentum
+from sslpipe.networks.protocol import Backbone
 from sslpipe.networks.queue import Queue, check_length
-from sslpipe.views.engine import View
+from sslpipe.views.view import View
 
 _SGD = OptimizerConfig(name="sgd", rate=0.03, rule="linear", weight_decay=1e-4, warmup_epochs=0)
 _VERSION_1: dict[str, Any] = {

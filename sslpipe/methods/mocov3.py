@@ -28,16 +28,16 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from sslpipe.distributed import gather, rank
+from sslpipe.core.distributed import gather, rank
 from sslpipe.losses import batch_info_nce
 from sslpipe.losses.precision import full_precision
-from sslpipe.methods._scale import Rule, Scale, momentum
-from sslpipe.methods._watch import student_and_teacher
-from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig, Step
-from sslpipe.networks.backbones import Backbone
+from sslpipe.methods.base.method import Clock, Method, MethodConfig, OptimizerConfig, Step
+from sslpipe.methods.base.monitor import student_and_teacher
+from sslpipe.methods.base.scale import Rule, Scale, momentum
 from sslpipe.networks.heads import mlp
 from sslpipe.networks.momentum import Momentum, cosine_momentum
-from sslpipe.views.engine import View
+from sslpipe.networks.protocol import Backbone
+from sslpipe.views.view import View
 
 _LARS = OptimizerConfig(name="lars", rate=0.6, rule="linear", weight_decay=1e-6, warmup_epochs=10)
 _ADAMW = OptimizerConfig(name="adamw", rate=1.5e-4, rule="linear", weight_decay=0.1, warmup_epochs=40)

@@ -28,17 +28,17 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from sslpipe.distributed import gather
-from sslpipe.errors import UserError
+from sslpipe.console.errors import UserError
+from sslpipe.core.distributed import gather
 from sslpipe.losses import nt_xent, patch_info_nce
-from sslpipe.methods._pictures import enlarged, frame, heat, plain, sheet
-from sslpipe.methods._scale import Scale
-from sslpipe.methods._watch import mean_cosine, projections
-from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig, Step
-from sslpipe.networks.backbones import Backbone, ConvBackbone, probe
+from sslpipe.methods.base.method import Clock, Method, MethodConfig, OptimizerConfig, Step
+from sslpipe.methods.base.monitor import mean_cosine, projections
+from sslpipe.methods.base.pictures import enlarged, frame, heat, plain, sheet
+from sslpipe.methods.base.scale import Scale
 from sslpipe.networks.heads import mlp
-from sslpipe.views.engine import View
+from sslpipe.networks.protocol import Backbone, ConvBackbone, probe
 from sslpipe.views.geometry import matches
+from sslpipe.views.view import View
 
 _LOGITS = 2**25  # logits of patches at a time: 128 MiB in float32
 _WATCHED = 256  # images that `patch_accuracy` looks at

@@ -18,13 +18,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from sslpipe.errors import UserError
+from sslpipe.console.errors import UserError
 from sslpipe.losses import label_cross_entropy
-from sslpipe.methods._pictures import IMAGES, plain, sheet
-from sslpipe.methods._scale import Scale
-from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig, Preparation, Step
-from sslpipe.networks.backbones import Backbone
-from sslpipe.views.engine import View
+from sslpipe.methods.base.method import Clock, Method, MethodConfig, OptimizerConfig, Preparation, Step
+from sslpipe.methods.base.pictures import IMAGES, plain, sheet
+from sslpipe.methods.base.scale import Scale
+from sslpipe.networks.protocol import Backbone
+from sslpipe.views.view import View
 
 K = 4  # rotations: y · 90° counter-clockwise, y = 0 … 3
 

@@ -18,15 +18,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sslpipe.distributed import gather
+from sslpipe.core.distributed import gather
 from sslpipe.losses import nt_xent
-from sslpipe.methods._scale import Scale
-from sslpipe.methods._watch import mean_cosine, projections
-from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig, Step
-from sslpipe.networks.backbones import Backbone
+from sslpipe.methods.base.method import Clock, Method, MethodConfig, OptimizerConfig, Step
+from sslpipe.methods.base.monitor import mean_cosine, projections
+from sslpipe.methods.base.scale import Scale
 from sslpipe.networks.heads import mlp
-from sslpipe.views.engine import View
+from sslpipe.networks.protocol import Backbone
 from sslpipe.views.recipe import Recipe
+from sslpipe.views.view import View
 
 
 class SimCLR(Method):

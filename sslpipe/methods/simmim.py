@@ -22,12 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from sslpipe.losses import masked_l1
-from sslpipe.methods._pictures import IMAGES, hide, paste, plain, sheet
-from sslpipe.methods._scale import Scale
-from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig, Step
-from sslpipe.networks.backbones import Backbone
+from sslpipe.methods.base.method import Clock, Method, MethodConfig, OptimizerConfig, Step
+from sslpipe.methods.base.pictures import IMAGES, hide, paste, plain, sheet
+from sslpipe.methods.base.scale import Scale
 from sslpipe.networks.patches import patchify, unpatchify
-from sslpipe.views.engine import View
+from sslpipe.networks.protocol import Backbone
+from sslpipe.views.view import View
 
 
 class SimMIM(Method):

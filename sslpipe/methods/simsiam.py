@@ -23,12 +23,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslpipe.losses import negative_cosine
-from sslpipe.methods._scale import Scale
-from sslpipe.methods._watch import projections, spread
-from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig, ParamGroup, Step
-from sslpipe.networks.backbones import Backbone
+from sslpipe.measures.rank import spread
+from sslpipe.methods.base.method import Clock, Method, MethodConfig, OptimizerConfig, ParamGroup, Step
+from sslpipe.methods.base.monitor import projections
+from sslpipe.methods.base.scale import Scale
 from sslpipe.networks.heads import mlp
-from sslpipe.views.engine import View
+from sslpipe.networks.protocol import Backbone
+from sslpipe.views.view import View
 
 
 class SimSiam(Method):

@@ -29,20 +29,20 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslpipe.distributed import gather, rank, world_size
-from sslpipe.errors import UserError
+from sslpipe.console.errors import UserError
+from sslpipe.core.distributed import gather, rank, world_size
 from sslpipe.losses import sinkhorn, swapped_prediction
 from sslpipe.losses.precision import full_precision
-from sslpipe.methods import _scale
-from sslpipe.methods._pictures import plain
-from sslpipe.methods._scale import Rule, Scale
-from sslpipe.methods._watch import collect, entropy_share, spread_of
-from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig, ParamGroup, Step
-from sslpipe.networks.backbones import Backbone
+from sslpipe.methods.base import scale as _scale
+from sslpipe.methods.base.method import Clock, Method, MethodConfig, OptimizerConfig, ParamGroup, Step
+from sslpipe.methods.base.monitor import collect, entropy_share, spread_of
+from sslpipe.methods.base.pictures import plain
+from sslpipe.methods.base.scale import Rule, Scale
 from sslpipe.networks.heads import mlp
+from sslpipe.networks.protocol import Backbone
 from sslpipe.networks.queue import Queue, check_length
-from sslpipe.views.engine import View
 from sslpipe.views.recipe import Recipe
+from sslpipe.views.view import View
 
 _ASSIGNED = 2  # crops that are assigned to prototypes, the first two (--crops_for_assign 0 1)
 _ONE, _ALL = 0.1, 0.999  # entropies below and above which SwAV has collapsed

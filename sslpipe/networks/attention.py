@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sslpipe.networks import vit
-from sslpipe.networks.backbones import Backbone
+from sslpipe.networks.protocol import Backbone
 
 
 @torch.no_grad()

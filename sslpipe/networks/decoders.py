@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sslpipe.distributed import BatchNorm2d
-from sslpipe.errors import UserError
+from sslpipe.console.errors import UserError
+from sslpipe.core.distributed import BatchNorm2d
 from sslpipe.networks.patches import sincos_positions
 from sslpipe.networks.vit import Block, initialise
 

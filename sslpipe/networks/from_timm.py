@@ -10,17 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sslpipe.distributed import synchronise
-from sslpipe.errors import UserError
-from sslpipe.networks.backbones import (
-    Backbone,
-    ConvBackbone,
-    check_patch_size,
-    nearest,
-    probe,
-    small_stem,
-)
+from sslpipe.console.errors import UserError
+from sslpipe.console.spelling import meant
+from sslpipe.core.distributed import synchronise
 from sslpipe.networks.patches import as_maps, sincos_positions, take
+from sslpipe.networks.protocol import Backbone, ConvBackbone, check_patch_size, probe, small_stem
 from sslpipe.networks.relative import relative_bias
 
 _VIT_MODULES = ("timm.models.vision_transformer", "timm.models.deit")
@@ -37,7 +31,7 @@ def find(member: str) -> Callable[..., Backbone]:
 
     if not timm.is_model(member):
         raise UserError(
-            f"timm has no network {member!r}{nearest(member, timm.list_models())}: "
+            f"timm has no network {member!r}{meant(member, timm.list_models())}: "
             "`timm.list_models()` lists them all"
         )
     module = timm.models.model_entrypoint(member).__module__

@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sslpipe.distributed import synchronise
-from sslpipe.errors import UserError
-from sslpipe.networks.backbones import Backbone, ConvBackbone, nearest, probe, small_stem
+from sslpipe.console.errors import UserError
+from sslpipe.console.spelling import meant
+from sslpipe.core.distributed import synchronise
+from sslpipe.networks.protocol import Backbone, ConvBackbone, probe, small_stem
 
 _FAMILIES = ("resnet", "efficientnet", "mobilenetv2", "mobilenetv3")
 
@@ -35,7 +36,7 @@ def find(member: str) -> Callable[..., Backbone]:
                 f"{', '.join(_FAMILIES)}, or timm:<name>, which has nearly all others"
             )
         raise UserError(
-            f"torchvision has no network {member!r}{nearest(member, covered)}: "
+            f"torchvision has no network {member!r}{meant(member, covered)}: "
             f"choose one of {', '.join(covered)}"
         )
     return partial(TorchvisionCNN, member)

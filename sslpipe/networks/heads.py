@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from sslpipe.distributed import BatchNorm1d
+from sslpipe.core.distributed import BatchNorm1d
 
 
 def mlp(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sslpipe.networks.backbones import Backbone
+from sslpipe.networks.protocol import Backbone
 
 # Linear sRGB (ITU-R BT.709 primaries, white point D65) to XYZ, and its white: the numbers of skimage and OpenCV.
 _TO_XYZ = (

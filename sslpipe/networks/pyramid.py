@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sslpipe.errors import UserError
-from sslpipe.networks.backbones import Backbone
+from sslpipe.console.errors import UserError
+from sslpipe.networks.protocol import Backbone
 
 
 def pyramid(backbone: Backbone, x: Tensor, levels: int) -> list[Tensor]:

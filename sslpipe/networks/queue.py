@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sslpipe.distributed import gather
-from sslpipe.errors import UserError
+from sslpipe.console.errors import UserError
+from sslpipe.core.distributed import gather
 
 
 class Queue(nn.Module):

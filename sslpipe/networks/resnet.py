@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sslpipe.distributed import BatchNorm2d
-from sslpipe.errors import UserError
-from sslpipe.networks.backbones import ConvBackbone
+from sslpipe.console.errors import UserError
+from sslpipe.core.distributed import BatchNorm2d
+from sslpipe.networks.protocol import ConvBackbone
 
 
 class SmallResNet(ConvBackbone):

@@ -20,13 +20,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslpipe import scratch
-from sslpipe.config import Config
-from sslpipe.device import mixed
-from sslpipe.errors import UserError
+from sslpipe.console.errors import UserError
+from sslpipe.core import scratch
+from sslpipe.core.config import Config
+from sslpipe.core.device import mixed
 
 if TYPE_CHECKING:
-    from sslpipe.checkpoint import Checkpoints
+    from sslpipe.core.checkpoint import Checkpoints
 
 _ROWS = 16384  # vectors compared with all words at a time: bounds memory, does not change the result
 _DEAD = 0.1  # a word is put elsewhere when it is used less than this share of what each word would have
@@ -201,8 +201,8 @@ def _train(
     tokenizer: Tokenizer, config: TokenizerConfig, batches: Batches, steps: int, seed: int, folder: Path
 ) -> None:
     # Here, because the stage that only tries a method has no use for them.
-    from sslpipe.checkpoint import Checkpoints
-    from sslpipe.progress import progress
+    from sslpipe.console.progress import progress
+    from sslpipe.core.checkpoint import Checkpoints
 
     optimizer = torch.optim.Adam(tokenizer.parameters(), lr=config.rate)
     averages = Averages(tokenizer, config.decay)

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sslpipe.errors import UserError
-from sslpipe.networks.backbones import Backbone, check_patch_size
+from sslpipe.console.errors import UserError
 from sslpipe.networks.patches import as_maps, resize_positions, sincos_positions, take
+from sslpipe.networks.protocol import Backbone, check_patch_size
 from sslpipe.networks.relative import entries, relative_bias
 
 

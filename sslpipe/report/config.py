@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from sslpipe import config
+from sslpipe.core import config
 
 
 class Config(config.Config):

@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from sslpipe import scratch
+from sslpipe.core import scratch
 from sslpipe.report import dense, diagnostics, making, nearest, origin, outcome, results, robustness
 from sslpipe.report.config import Config
 from sslpipe.report.parts import document, duration, method_name, param

@@ -118,7 +118,7 @@ def picture(run: Run, path: str, said: str) -> str:
 
 def thumbnails(run: Run, split: str, places: list[int], side: int) -> tuple[list[Any], list[int]] | None:
     """Images of a split and their labels; None where the shards are missing or cannot be read."""
-    from sslpipe.errors import UserError
+    from sslpipe.console.errors import UserError
 
     if not places or not run.manifest:
         return None

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sslpipe import scratch, yaml12
-from sslpipe.errors import UserError
+from sslpipe.console.errors import UserError
+from sslpipe.core import scratch
+from sslpipe.core import yaml as yaml12
 from sslpipe.tracking import journal
 
 LAST_STAGE = "report"  # every other stage lies before it, so once it has run the workspace is one experiment
@@ -63,14 +64,14 @@ def code_digest(directory: str | Path = ".", method: str | None = None) -> str:
 
 
 def _code(directory: Path) -> Iterator[str]:
-    for package, pattern in (("sslpipe", "*.py"), ("sslpipe/views/recipes", "*.yaml"), ("stages", "*.py")):
+    for package, pattern in (("sslpipe", "*.py"), ("sslpipe/recipes", "*.yaml"), ("stages", "*.py")):
         for path in (directory / package).rglob(pattern):
             yield path.relative_to(directory).as_posix()
 
 
 def _is_other_method(name: str, method: str) -> bool:
     folder, _, file = name.rpartition("/")
-    if folder not in ("sslpipe/methods", "sslpipe/views/recipes"):
+    if folder not in ("sslpipe/methods", "sslpipe/recipes"):
         return False
     return file not in ("__init__.py", "base.py", f"{method}.py", f"{method}.yaml")
 

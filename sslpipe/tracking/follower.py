@@ -14,7 +14,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from sslpipe import scratch
+from sslpipe.core import scratch
 from sslpipe.tracking import experiments, journal, mirroring
 from sslpipe.tracking.mlflow import Mirror, mirror_lock, reason
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import sslpipe
-from sslpipe import scratch
+from sslpipe.core import scratch
 from sslpipe.tracking.journal import try_lock
 
 VIEW = "sslpipe"  # the saved view of the table of runs

@@ -17,8 +17,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sslpipe import scratch
-from sslpipe.errors import UserError
+from sslpipe.console.errors import UserError
+from sslpipe.core import scratch
 from sslpipe.tracking import journal, mirroring
 from sslpipe.tracking.experiments import LAST_STAGE, params_read, results_table, title, within
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from sslpipe import config, scratch
-from sslpipe.errors import UserError, explain_os_error
+from sslpipe.console.errors import UserError, explain_os_error
+from sslpipe.core import config, scratch
 from sslpipe.tracking import energy, journal, mirroring
 from sslpipe.tracking.environment import environment, git_state
 from sslpipe.tracking.experiments import LAST_STAGE, code_digest, experiment_key, headline, remember

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sslpipe import scratch
-from sslpipe.errors import UserError
+from sslpipe.console.errors import UserError
+from sslpipe.core import scratch
 from sslpipe.tracking import experiments, journal, mirroring
 from sslpipe.tracking.record import Config
 

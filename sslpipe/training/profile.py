@@ -14,20 +14,21 @@ from pathlib import Path
 
 import torch
 
-from sslpipe import scratch
-from sslpipe.data import manifest
+from sslpipe.console.errors import UserError
+from sslpipe.console.progress import Progress, progress
+from sslpipe.core import scratch
+from sslpipe.core.device import autocast, describe, is_half, make_deterministic, resolve
 from sslpipe.data.loader import Config as LoaderConfig
 from sslpipe.data.loader import Loader
 from sslpipe.data.streaming import Streaming
-from sslpipe.device import autocast, describe, is_half, make_deterministic, resolve
-from sslpipe.errors import UserError
-from sslpipe.methods.base import Clock, Method, MethodConfig, Preparation
-from sslpipe.progress import Progress, progress
-from sslpipe.training import accumulation, assembly, guards, optim
-from sslpipe.training.compiling import compiled
-from sslpipe.training.config import Config
+from sslpipe.methods.base.method import Clock, Method, MethodConfig, Preparation
+from sslpipe.shards import manifest
+from sslpipe.training.core import accumulation, assembly, guards, optim
+from sslpipe.training.core.compiling import compiled
+from sslpipe.training.core.config import Config
 from sslpipe.views.config import Config as ViewsConfig
-from sslpipe.views.engine import View, ViewEngine
+from sslpipe.views.engine import ViewEngine
+from sslpipe.views.view import View
 
 WARM_UP = 2  # steps that are not counted
 

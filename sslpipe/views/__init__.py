@@ -6,10 +6,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sslpipe.views.engine import View, ViewEngine
+    from sslpipe.views.engine import ViewEngine
     from sslpipe.views.evaluation import centre
     from sslpipe.views.geometry import matches
     from sslpipe.views.recipe import Jitter, PatchMask, Recipe, ViewSpec, resolve
+    from sslpipe.views.view import View
 
 __all__ = [
     "Jitter",
@@ -27,7 +28,7 @@ _OWNERS = {
     "Jitter": "recipe",
     "PatchMask": "recipe",
     "Recipe": "recipe",
-    "View": "engine",
+    "View": "view",
     "ViewEngine": "engine",
     "ViewSpec": "recipe",
     "centre": "evaluation",

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from sslpipe.config import Config as Base
+from sslpipe.core.config import Config as Base
 
 
 class Config(Base):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -16,55 +16,10 @@ from sslpipe.data.buffers import Buffers
 from sslpipe.views import geometry
 from sslpipe.views import masks as patch_masks
 from sslpipe.views import table as tables
-from sslpipe.views.recipe import Colour, Recipe, ViewSpec
-from sslpipe.views.renderers import choose
+from sslpipe.views.recipe import Recipe, ViewSpec
+from sslpipe.views.render.choice import choose
 from sslpipe.views.table import Table
-
-
-@dataclass(frozen=True, eq=False)
-class View:
-    """One view of each image of a batch.
-
-    Attributes:
-        pixels: [N, 3, S, S], normalised: `pixels * std + mean` is in [0, 1]; float32 unless the engine was told.
-        index: int64 [N], the images' places in the split.
-        masks: bool, true where hidden, or None. [N, P] with the patches row by row; [N, 1 + T, P] for
-            multi-block masks: first what the context does not show, then each of the T targets.
-        to_canvas: float32 [N, 2, 3]: pixel (x, y) of the view lies at `to_canvas @ (x, y, 1)` on its canvas.
-            Whole numbers are centres of pixels on both sides, x to the right and y down.
-        mean: of the normalisation.
-        std: of the normalisation.
-        name: of the ViewSpec.
-        table: what was drawn: crop box, flips, turns, colours; N rows on the host.
-        hidden: the most patches that `masks` [N, P] hide of any image: known to the host, which need not wait for the
-            device to choose a shape by it.
-    """
-
-    pixels: torch.Tensor
-    index: torch.Tensor
-    masks: torch.Tensor | None
-    to_canvas: torch.Tensor
-    mean: Colour
-    std: Colour
-    name: str
-    table: Table | None = None
-    hidden: int | None = None
-
-    def __post_init__(self) -> None:
-        """Count what is hidden where whoever made the view did not say."""
-        if self.masks is not None and self.masks.ndim == 2 and len(self.masks) and self.hidden is None:
-            object.__setattr__(self, "hidden", int(self.masks.sum(dim=1).max()))
-
-    def __getitem__(self, part: slice) -> View:
-        """The same view of some of the images."""
-        return replace(
-            self,
-            pixels=self.pixels[part],
-            index=self.index[part],
-            masks=None if self.masks is None else self.masks[part],
-            to_canvas=self.to_canvas[part],
-            table=None if self.table is None else self.table[part],
-        )
+from sslpipe.views.view import View
 
 
 class ViewEngine:

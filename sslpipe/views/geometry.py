@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from sslpipe.views.engine import View
-    from sslpipe.views.table import Table
+from sslpipe.views.table import Table
+from sslpipe.views.view import View
 
 
 def to_canvas(table: Table, size: int) -> NDArray[np.float64]:

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from sslpipe.config import Config
-from sslpipe.errors import UserError
+from sslpipe.console.errors import UserError
+from sslpipe.core.config import Config
 
 Operation = Literal["crop", "jitter", "grey", "blur", "solarize"]
 Probability = Annotated[float, Field(ge=0, le=1)]

@@ -134,7 +134,7 @@ def _draw_compiled(
     view: int | NDArray[np.int64],
     size: NDArray[np.int32],
 ) -> Table:
-    from sslpipe.views.cpu.drawing import draw_rows
+    from sslpipe.views.render.cpu.drawing import draw_rows
 
     n, jitter = len(index), spec.jitter or _NO_JITTER
     size = np.ascontiguousarray(size, dtype=np.int32)

@@ -14,17 +14,17 @@ from support import BACKBONES, SIZE, SMALL, ToyReader, small_engine, small_metho
 from torch import Tensor, nn
 
 from sslpipe import methods, networks
-from sslpipe.checkpoint import Checkpoints
+from sslpipe.console.errors import UserError
+from sslpipe.core.checkpoint import Checkpoints
 from sslpipe.data.loader import Loader
-from sslpipe.errors import UserError
-from sslpipe.evals.embed import random_twin
-from sslpipe.methods.base import Clock, Method, OptimizerConfig
+from sslpipe.evals.base.embed import random_twin
+from sslpipe.methods.base.method import Clock, Method, OptimizerConfig
 from sslpipe.methods.mae import visible
 from sslpipe.networks.vit import SmallViT
-from sslpipe.training import optim
-from sslpipe.training.config import Config
-from sslpipe.training.loop import train
-from sslpipe.views.engine import View
+from sslpipe.training.core import optim
+from sslpipe.training.core.config import Config
+from sslpipe.training.core.loop import train
+from sslpipe.views.view import View
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "peers.py"
 NAMES = ("simclr", "moco", "byol", "simsiam", "swav", "mae")

@@ -20,16 +20,16 @@ from PIL import Image
 from safetensors.torch import save
 from support import ToyReader, small_engine, small_method
 
-from sslpipe import scratch
-from sslpipe.checkpoint import Checkpoints
+from sslpipe.core import scratch
+from sslpipe.core.checkpoint import Checkpoints
 from sslpipe.data.loader import Loader
-from sslpipe.data.shard import Config as ShardConfig
-from sslpipe.data.shard import shard
-from sslpipe.data.sources import Config as SourceConfig
-from sslpipe.data.sources import open_source
-from sslpipe.methods.base import Clock, OptimizerConfig
-from sslpipe.training.config import Config
-from sslpipe.training.loop import train
+from sslpipe.methods.base.method import Clock, OptimizerConfig
+from sslpipe.sharding.shard import Config as ShardConfig
+from sslpipe.sharding.shard import shard
+from sslpipe.sharding.sources import Config as SourceConfig
+from sslpipe.sharding.sources import open_source
+from sslpipe.training.core.config import Config
+from sslpipe.training.core.loop import train
 
 CLOCK = Clock(0, 0, 0.0, torch.Generator())
 TRIALS = int(os.environ.get("SSLPIPE_CRASHES", "150"))

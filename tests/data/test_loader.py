@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from sslpipe.console.errors import UserError
 from sslpipe.data import Batch, Loader
-from sslpipe.errors import UserError
 
 
 class Numbers:

@@ -10,10 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from sslpipe import scratch
-from sslpipe.data import Resident, index, manifest, resident, sources
-from sslpipe.data import shard as sharding
-from sslpipe.errors import UserError
+from sslpipe.console.errors import UserError
+from sslpipe.core import scratch
+from sslpipe.data import Resident, resident
+from sslpipe.sharding import shard as sharding
+from sslpipe.sharding import sources
+from sslpipe.shards import index, manifest
 
 
 @pytest.fixture

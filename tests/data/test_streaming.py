@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from sslpipe.data import Loader, Resident, open_split, resident, sources
-from sslpipe.data import shard as sharding
+from sslpipe.console.errors import UserError
+from sslpipe.data import Loader, Resident, open_split, resident
 from sslpipe.data.streaming import Streaming
-from sslpipe.errors import UserError
+from sslpipe.sharding import shard as sharding
+from sslpipe.sharding import sources
 
 SHARDS = Path("data/shards")
 

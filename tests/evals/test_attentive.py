@@ -7,12 +7,12 @@ import pytest
 import torch
 from support import ToyReader
 
-from sslpipe.errors import UserError
-from sslpipe.evals import attentive
-from sslpipe.evals.attentive import Config, Pooling, evaluate, patches
-from sslpipe.evals.subsets import folds
+from sslpipe.console.errors import UserError
+from sslpipe.console.progress import progress
+from sslpipe.evals.attentive import evaluate as attentive
+from sslpipe.evals.attentive.evaluate import Config, Pooling, evaluate, patches
+from sslpipe.measures.subsets import folds
 from sslpipe.networks import backbone
-from sslpipe.progress import progress
 
 PREPROCESS = {"size": 16, "crop": 1.0, "interpolation": "bilinear", "mean": (0.5,) * 3, "std": (0.25,) * 3}
 QUICK = Config(epochs=4, batch_size=16, rates=(0.003, 0.01), heads=2, device="cpu")

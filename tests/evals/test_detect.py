@@ -7,11 +7,12 @@ import pytest
 import torch
 from support import ToyReader
 
-from sslpipe.errors import UserError
-from sslpipe.evals import detect, scenes
-from sslpipe.evals.detect import Config, Maps, average_precision, evaluate
-from sslpipe.evals.scenes import Scenes
+from sslpipe.console.errors import UserError
+from sslpipe.evals.detect import evaluate as detect
+from sslpipe.evals.detect.evaluate import Config, Maps, average_precision, evaluate
 from sslpipe.networks import backbone
+from sslpipe.scenes import composed as scenes
+from sslpipe.scenes.composed import Scenes
 
 PREPROCESS = {"size": 16, "crop": 1.0, "interpolation": "bilinear", "mean": (0.5,) * 3, "std": (0.25,) * 3}
 QUICK = Config(scenes=scenes.Config(train=16, test=8), epochs=1, device="cpu")

@@ -9,13 +9,15 @@ import torch
 from support import ToyReader
 
 from sslpipe import methods, networks
-from sslpipe.errors import UserError
-from sslpipe.evals import diagnostics, measures, tables
-from sslpipe.evals.diagnostics import Config, evaluate
-from sslpipe.evals.embed import Config as EmbedConfig
-from sslpipe.evals.embed import embed, random_twin
-from sslpipe.evals.features import Features
-from sslpipe.methods._watch import effective_rank
+from sslpipe.console.errors import UserError
+from sslpipe.evals.base import tables
+from sslpipe.evals.base.embed import Config as EmbedConfig
+from sslpipe.evals.base.embed import embed, random_twin
+from sslpipe.evals.base.features import Features
+from sslpipe.evals.diagnostics import evaluate as diagnostics
+from sslpipe.evals.diagnostics.evaluate import Config, evaluate
+from sslpipe.measures import geometry as measures
+from sslpipe.measures.rank import effective_rank
 from sslpipe.views import ViewEngine
 from sslpipe.views.recipe import Jitter, PatchMask, Recipe, ViewSpec
 

@@ -7,12 +7,14 @@ import torch
 from support import ToyReader
 
 from sslpipe import networks
-from sslpipe.errors import UserError
-from sslpipe.evals import finetune, linear
-from sslpipe.evals.finetune import Classifier, Config, evaluate, recipe
-from sslpipe.evals.mixing import Config as Mixed
-from sslpipe.evals.subsets import Subset
-from sslpipe.progress import progress
+from sslpipe.console.errors import UserError
+from sslpipe.console.progress import progress
+from sslpipe.evals.base.views import mild_recipe as recipe
+from sslpipe.evals.finetune import evaluate as finetune
+from sslpipe.evals.finetune.evaluate import Classifier, Config, evaluate
+from sslpipe.evals.finetune.mixing import Config as Mixed
+from sslpipe.evals.linear import evaluate as linear
+from sslpipe.measures.subsets import Subset
 
 PREPROCESS: dict[str, Any] = {
     "size": 16, "crop": 1.0, "interpolation": "bilinear", "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25),

@@ -3,10 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sslpipe.evals import linear
-from sslpipe.evals.features import Features
-from sslpipe.evals.linear import Config, evaluate, fit
-from sslpipe.evals.subsets import folds
+from sslpipe.evals.base.features import Features
+from sslpipe.evals.linear import evaluate as linear
+from sslpipe.evals.linear.evaluate import Config, evaluate
+from sslpipe.measures.probe import fit
+from sslpipe.measures.subsets import folds
 
 QUICK = Config(epochs=20, min_steps=100, folds=3, draws=2, few_labels=(40, 20), batch_size=64)
 

@@ -8,8 +8,9 @@ import torch
 from support import ToyReader
 from torch import Tensor, nn
 
-from sslpipe.evals import finetune, linear
-from sslpipe.evals.online import Config, evaluate
+from sslpipe.evals.base.views import mild_recipe
+from sslpipe.evals.linear import evaluate as linear
+from sslpipe.evals.online.evaluate import Config, evaluate
 from sslpipe.networks import backbone
 from sslpipe.views import centre
 from sslpipe.views.engine import ViewEngine
@@ -54,7 +55,7 @@ def test_the_probe_is_torchs_own_training_on_the_same_views() -> None:
     x = central(train)
     mean, std = x.mean(0), x.std(0, correction=0)
     std[std < 1e-6] = math.inf
-    recipe = finetune.recipe(16, "bilinear", (0.6, 1.0), {"hflip": 0.5}, PREPROCESS)
+    recipe = mild_recipe(16, "bilinear", (0.6, 1.0), {"hflip": 0.5}, PREPROCESS)
     engine = ViewEngine(recipe, seed=3)
     head = nn.Linear(encoder.dim, int(train.labels.max()) + 1)
     nn.init.zeros_(head.weight)

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sslpipe.errors import UserError
-from sslpipe.evals import retrieval
-from sslpipe.evals.features import Features
-from sslpipe.evals.retrieval import Config, evaluate, scores
+from sslpipe.console.errors import UserError
+from sslpipe.evals.base.features import Features
+from sslpipe.evals.retrieval import evaluate as retrieval
+from sslpipe.evals.retrieval.evaluate import Config, evaluate, scores
 
 
 def some(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,14 +10,16 @@ from support import ToyReader
 from torch import Tensor
 
 from sslpipe import networks
-from sslpipe.errors import UserError
-from sslpipe.evals import corruptions, robustness, tables
-from sslpipe.evals.embed import Config as EmbedConfig
-from sslpipe.evals.embed import embed
-from sslpipe.evals.features import Features
-from sslpipe.evals.invariance import STRENGTHS
-from sslpipe.evals.neighbours import knn
-from sslpipe.evals.robustness import Config, evaluate
+from sslpipe.console.errors import UserError
+from sslpipe.evals.base import tables
+from sslpipe.evals.base.embed import Config as EmbedConfig
+from sslpipe.evals.base.embed import embed
+from sslpipe.evals.base.features import Features
+from sslpipe.evals.robustness import corruptions
+from sslpipe.evals.robustness import evaluate as robustness
+from sslpipe.evals.robustness.evaluate import Config, evaluate
+from sslpipe.evals.robustness.invariance import STRENGTHS
+from sslpipe.measures.knn import knn
 from sslpipe.settings import OFF, OWNERS, Settings
 from sslpipe.views import centre
 from sslpipe.views.recipe import Recipe, ViewSpec

@@ -5,10 +5,19 @@ import pytest
 import torch
 from support import ToyReader
 
-from sslpipe.evals import scenes, segment
-from sslpipe.evals.segment import IGNORED, Config, Head, dense, evaluate, intersection_over_union, majority
+from sslpipe.console.progress import progress
+from sslpipe.evals.segment import evaluate as segment
+from sslpipe.evals.segment.evaluate import (
+    IGNORED,
+    Config,
+    Head,
+    dense,
+    evaluate,
+    intersection_over_union,
+    majority,
+)
 from sslpipe.networks import backbone
-from sslpipe.progress import progress
+from sslpipe.scenes import composed as scenes
 
 PREPROCESS = {"size": 16, "crop": 1.0, "interpolation": "bilinear", "mean": (0.5,) * 3, "std": (0.25,) * 3}
 QUICK = Config(scenes=scenes.Config(train=24, test=12), epochs=8, rates=(0.01, 0.03), k=5, device="cpu")

@@ -10,12 +10,14 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
-from sslpipe.data import shard as sharding
+from sslpipe.console.errors import UserError
 from sslpipe.data.loader import open_split
-from sslpipe.errors import UserError
-from sslpipe.evals import linear, neighbours, transfer
-from sslpipe.evals.features import Features
-from sslpipe.evals.transfer import Config
+from sslpipe.evals.base.features import Features
+from sslpipe.evals.knn import evaluate as neighbours
+from sslpipe.evals.linear import evaluate as linear
+from sslpipe.evals.transfer import evaluate as transfer
+from sslpipe.evals.transfer.evaluate import Config
+from sslpipe.sharding import shard as sharding
 
 FORM = sharding.Config(resolution=8, duplicates=False, workers=1)
 

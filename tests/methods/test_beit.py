@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from support import TRANSFORMERS, check_it_trains
 
 from sslpipe import methods, networks
-from sslpipe.errors import UserError
+from sslpipe.console.errors import UserError
 from sslpipe.methods import beit
-from sslpipe.methods._pictures import plain
-from sslpipe.methods.base import Clock, Preparation
+from sslpipe.methods.base.method import Clock, Preparation
+from sslpipe.methods.base.pictures import plain
 from sslpipe.networks import patchify
 from sslpipe.views import ViewEngine
 

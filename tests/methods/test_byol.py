@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from sslpipe import methods, networks
-from sslpipe.methods.base import Clock
+from sslpipe.methods.base.method import Clock
 
 
 def build(momentum: float = 0.9) -> Any:

@@ -13,16 +13,17 @@ from support import KINDS, SIZE, ToyReader, check_it_trains, small_engine, small
 from torch import Tensor
 
 import sslpipe
-from sslpipe import distributed, methods
+from sslpipe import methods
+from sslpipe.core import distributed
 from sslpipe.data import Batch
 from sslpipe.export import save_encoder
-from sslpipe.methods.base import Clock, Preparation
+from sslpipe.methods.base.method import Clock, Preparation
 from sslpipe.methods.colorization import palette, weights
 from sslpipe.networks.lab import lab_to_rgb, lightness, rgb_to_lab
-from sslpipe.training import optim
-from sslpipe.training.schedules import rate_factor
-from sslpipe.views.engine import View
+from sslpipe.training.core import optim
+from sslpipe.training.core.schedules import rate_factor
 from sslpipe.views.recipe import IMAGENET_MEAN, IMAGENET_STD, Recipe
+from sslpipe.views.view import View
 
 CLOCK = Clock(0, 0, 0.0, torch.Generator())
 Q = 313

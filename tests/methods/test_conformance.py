@@ -9,11 +9,11 @@ import torch
 from support import SIZE, small_engine, small_method
 
 from sslpipe import methods, networks
-from sslpipe.checkpoint import from_bytes, to_bytes
+from sslpipe.console.errors import UserError
+from sslpipe.core.checkpoint import from_bytes, to_bytes
 from sslpipe.data.loader import Loader
-from sslpipe.errors import UserError
-from sslpipe.methods.base import Clock, Method, MethodConfig, OptimizerConfig
-from sslpipe.training import optim
+from sslpipe.methods.base.method import Clock, Method, MethodConfig, OptimizerConfig
+from sslpipe.training.core import optim
 
 
 def clock(step: int = 0, total: int = 100) -> Clock:

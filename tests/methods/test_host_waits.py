@@ -10,10 +10,10 @@ import torch
 from support import ToyReader, small_engine, small_method
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sslpipe.methods.base import Clock, OptimizerConfig
-from sslpipe.training import accumulation, guards, optim
-from sslpipe.training.config import Config
-from sslpipe.training.ledger import Ledger
+from sslpipe.methods.base.method import Clock, OptimizerConfig
+from sslpipe.training.core import accumulation, guards, optim
+from sslpipe.training.core.config import Config
+from sslpipe.training.core.ledger import Ledger
 
 _aten = torch.ops.aten
 #: Operations whose result, or its shape, the host must know before it can go on.

@@ -14,17 +14,17 @@ from support import ToyReader, check_it_trains, small_engine, small_method, view
 from torch import Tensor
 
 from sslpipe import methods
+from sslpipe.console.errors import UserError
 from sslpipe.data.loader import Loader
-from sslpipe.errors import UserError
 from sslpipe.methods import jigsaw
-from sslpipe.methods.base import Clock, OptimizerConfig, Preparation
+from sslpipe.methods.base.method import Clock, OptimizerConfig, Preparation
 from sslpipe.methods.jigsaw import cut, distant_permutations, normalised
-from sslpipe.networks.backbones import ConvBackbone
-from sslpipe.training import optim
-from sslpipe.training.schedules import rate_factor
+from sslpipe.networks.protocol import ConvBackbone
+from sslpipe.training.core import optim
+from sslpipe.training.core.schedules import rate_factor
 from sslpipe.views import ViewEngine
-from sslpipe.views.engine import View
 from sslpipe.views.recipe import IMAGENET_MEAN, IMAGENET_STD, resolve
+from sslpipe.views.view import View
 
 SIDE = 18  # of the view for images of 16 pixels: cells of 6, tiles of 5
 

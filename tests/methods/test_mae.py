@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from sslpipe import methods, networks
-from sslpipe.errors import UserError
-from sslpipe.methods.base import Clock
+from sslpipe.console.errors import UserError
+from sslpipe.methods.base.method import Clock
 from sslpipe.methods.mae import visible
 from sslpipe.views import ViewEngine
 

@@ -10,11 +10,12 @@ import torch
 from support import KINDS, check_it_trains, descend, noise_views, small_method
 from torch import nn
 
-from sslpipe import distributed, methods, networks
-from sslpipe.errors import UserError
-from sslpipe.methods.base import Clock, OptimizerConfig
-from sslpipe.training.schedules import rate_factor
-from sslpipe.views.engine import View
+from sslpipe import methods, networks
+from sslpipe.console.errors import UserError
+from sslpipe.core import distributed
+from sslpipe.methods.base.method import Clock, OptimizerConfig
+from sslpipe.training.core.schedules import rate_factor
+from sslpipe.views.view import View
 
 N, K, C, M, TAU = 8, 24, 16, 0.9, 0.2  # the batch, the queue, and what trains here
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from sslpipe import methods, networks
 from sslpipe.methods import mocov3
-from sslpipe.methods.base import Clock, OptimizerConfig
-from sslpipe.training import optim
-from sslpipe.training.schedules import rate_factor
+from sslpipe.methods.base.method import Clock, OptimizerConfig
+from sslpipe.training.core import optim
+from sslpipe.training.core.schedules import rate_factor
 from sslpipe.views import ViewEngine
-from sslpipe.views.engine import View
+from sslpipe.views.view import View
 
 N, M, TOTAL = 8, 0.9, 10  # the batch, the momentum's start, and how long we would train
 KINDS = ("small_resnet", "small_vit")

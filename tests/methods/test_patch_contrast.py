@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sslpipe import methods, networks
+from sslpipe.console.errors import UserError
 from sslpipe.data import Batch
-from sslpipe.errors import UserError
-from sslpipe.methods.base import Clock
+from sslpipe.methods.base.method import Clock
 from sslpipe.methods.patch_contrast import cut, draw, share_match
 from sslpipe.networks import backbone
-from sslpipe.training import accumulation
-from sslpipe.training.config import Config
+from sslpipe.training.core import accumulation
+from sslpipe.training.core.config import Config
 from sslpipe.views import View, ViewEngine, matches, resolve
 
 SMALL = {"projector_hidden": 16, "projector_out": 8, "patch_hidden": 16, "patch_out": 8}

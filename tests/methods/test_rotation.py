@@ -11,15 +11,15 @@ from support import KINDS, SIZE, ToyReader, check_it_trains, small_engine, small
 from torch import Tensor
 
 from sslpipe import methods
+from sslpipe.console.errors import UserError
 from sslpipe.data.loader import Loader
-from sslpipe.errors import UserError
-from sslpipe.methods.base import Clock, OptimizerConfig, Preparation
+from sslpipe.methods.base.method import Clock, OptimizerConfig, Preparation
 from sslpipe.methods.rotation import _turned
-from sslpipe.training import optim
-from sslpipe.training.schedules import rate_factor
+from sslpipe.training.core import optim
+from sslpipe.training.core.schedules import rate_factor
 from sslpipe.views import ViewEngine
-from sslpipe.views.engine import View
 from sslpipe.views.recipe import Recipe, resolve
+from sslpipe.views.view import View
 
 CLOCK = Clock(0, 0, 0.0, torch.Generator())
 WHOLE = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0)}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sslpipe import methods, networks
-from sslpipe.methods.base import Clock
+from sslpipe.methods.base.method import Clock
 from sslpipe.views import ViewEngine
 
 CLOCK = Clock(0, 0, 0.0, torch.Generator())

@@ -8,9 +8,9 @@ from support import TRANSFORMERS, check_it_trains
 from torch import nn
 
 from sslpipe import methods, networks
-from sslpipe.methods.base import Clock
+from sslpipe.methods.base.method import Clock
 from sslpipe.networks.patches import unpatchify
-from sslpipe.training.schedules import rate_factor
+from sslpipe.training.core.schedules import rate_factor
 from sslpipe.views import ViewEngine
 
 CLOCK = Clock(0, 0, 0.0, torch.Generator())

@@ -10,10 +10,10 @@ from support import KINDS, check_it_trains, noise_views, small_method
 from torch import Tensor, nn
 
 from sslpipe import methods, networks
-from sslpipe.methods.base import Clock
-from sslpipe.training import optim
-from sslpipe.training.schedules import rate_factor
-from sslpipe.views.engine import View
+from sslpipe.methods.base.method import Clock
+from sslpipe.training.core import optim
+from sslpipe.training.core.schedules import rate_factor
+from sslpipe.views.view import View
 
 N = 8
 

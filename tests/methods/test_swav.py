@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sslpipe import methods
-from sslpipe.errors import UserError
+from sslpipe.console.errors import UserError
 from sslpipe.losses import sinkhorn, swapped_prediction
 from sslpipe.methods import swav
-from sslpipe.methods.base import Clock
-from sslpipe.training import optim
-from sslpipe.training.schedules import rate_factor
-from sslpipe.views.engine import View
+from sslpipe.methods.base.method import Clock
+from sslpipe.training.core import optim
+from sslpipe.training.core.schedules import rate_factor
+from sslpipe.views.view import View
 
 N, K, D, LENGTH = 16, 8, 16, 32  # the batch here; prototypes, features and queue of support's SMALL
 

@@ -14,8 +14,9 @@ from ranks import WORLD
 from support import ToyReader, descend, noise_views, small_engine, small_method
 from torch import Tensor, nn
 
-from sslpipe import distributed, methods
-from sslpipe.methods.base import Clock
+from sslpipe import methods
+from sslpipe.core import distributed
+from sslpipe.methods.base.method import Clock
 from sslpipe.networks.queue import Queue
 
 BATCH, STEPS = 16, 3

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from sslpipe.distributed import BatchNorm2d
-from sslpipe.errors import UserError
+from sslpipe.console.errors import UserError
+from sslpipe.core.distributed import BatchNorm2d
 from sslpipe.networks import MAEDecoder
 from sslpipe.networks.decoders import MapDecoder
 

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 import torch
 
-from sslpipe.errors import UserError
+from sslpipe.console.errors import UserError
 from sslpipe.networks import Backbone, backbone
 from sslpipe.networks.patches import sincos_positions
 

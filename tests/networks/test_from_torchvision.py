@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sslpipe.errors import UserError
+from sslpipe.console.errors import UserError
 from sslpipe.networks import backbone
 
 models = pytest.importorskip("torchvision").models

@@ -10,8 +10,8 @@ from torch import Tensor
 
 import sslpipe
 from sslpipe import networks
-from sslpipe.errors import UserError
-from sslpipe.evals.embed import random_twin
+from sslpipe.console.errors import UserError
+from sslpipe.evals.base.embed import random_twin
 from sslpipe.export import save_encoder
 from sslpipe.networks.lab import Lightness, as_input, in_gamut, lab_to_rgb, lightness, rgb_to_lab
 

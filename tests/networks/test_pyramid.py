@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sslpipe.errors import UserError
+from sslpipe.console.errors import UserError
 from sslpipe.networks import backbone
 from sslpipe.networks.pyramid import hypercolumns, pyramid, tiled
 

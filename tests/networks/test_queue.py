@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sslpipe.errors import UserError
+from sslpipe.console.errors import UserError
 from sslpipe.networks import Queue
 from sslpipe.networks.queue import check_length
 

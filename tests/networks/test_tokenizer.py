@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sslpipe.errors import UserError
+from sslpipe.console.errors import UserError
 from sslpipe.networks import tokenizer as module
 from sslpipe.networks.tokenizer import Averages, Tokenizer, TokenizerConfig, perplexity, trained
 

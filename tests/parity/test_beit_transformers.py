@@ -9,7 +9,7 @@ from transformers_layers import copy_layers
 
 from sslpipe import methods
 from sslpipe.losses import masked_token_cross_entropy
-from sslpipe.methods.base import Method
+from sslpipe.methods.base.method import Method
 from sslpipe.networks import backbone
 from sslpipe.networks.vit import SmallViT
 

@@ -8,8 +8,8 @@ import torch
 
 from sslpipe.data.batch import Batch
 from sslpipe.views import Jitter, ViewSpec, centre
-from sslpipe.views.reference import render
-from sslpipe.views.renderers import choose
+from sslpipe.views.render.choice import choose
+from sslpipe.views.render.reference import render
 from sslpipe.views.table import Table, draw
 
 functional = pytest.importorskip("torchvision.transforms.v2.functional")

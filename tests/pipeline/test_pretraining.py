@@ -11,11 +11,11 @@ from dvc_project import Project
 
 import sslpipe
 from sslpipe import methods
-from sslpipe.data import manifest as manifests
-from sslpipe.scratch import atomic_write
+from sslpipe.core.scratch import atomic_write
 from sslpipe.settings import load
-from sslpipe.training.build import build_recipe
-from sslpipe.training.run import RECIPE, SHARDS, fingerprint_parts, run
+from sslpipe.shards import manifest as manifests
+from sslpipe.training.core.build import build_recipe
+from sslpipe.training.core.run import RECIPE, SHARDS, fingerprint_parts, run
 
 
 @pytest.mark.parametrize("name", methods.names())

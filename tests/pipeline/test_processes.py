@@ -24,7 +24,7 @@ from dvc_project import ROOT, TINY, _digits
 from safetensors.torch import load_file
 
 from sslpipe.settings import load
-from sslpipe.training.build import build_recipe
+from sslpipe.training.core.build import build_recipe
 
 #: Rates at which rounding does not grow to something else within a few steps.
 STEADY = {"name": "sgd", "rate": 0.003, "rule": "absolute", "momentum": 0.0, "warmup_epochs": 0, "clip": 1.0}
@@ -172,7 +172,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def prepared(data: Path, folder: Path, method: str, **settings: Any) -> Work:
     """A project in which `pretrain` is the next stage."""
-    from sslpipe.data import manifest as manifests
+    from sslpipe.shards import manifest as manifests
 
     shutil.copytree(data, folder, symlinks=True)
     params = yaml.safe_load((folder / "params.yaml").read_text())

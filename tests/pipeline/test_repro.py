@@ -8,23 +8,24 @@ from pathlib import Path
 import pytest
 from dvc_project import ROOT, STAGES, Project, commit, files, ran
 
-from sslpipe import fingerprint, methods
+from sslpipe import methods
+from sslpipe.core import fingerprint
 from sslpipe.settings import load
 
 pytestmark = pytest.mark.pipeline
 
 # Loaded only to validate settings, by all stages but those that name them.
-VALIDATION = {"sslpipe/settings.py", "sslpipe/yaml12.py"}
+VALIDATION = {"sslpipe/settings.py", "sslpipe/core/yaml.py"}
 # Dependencies that a run imports only where the chosen backbone or the device needs them.
 ON_DEMAND = {
-    "sslpipe/compiling.py",
-    "sslpipe/data/scaling_loops.py",
-    "sslpipe/methods/_pictures.py",
+    "sslpipe/core/numba.py",
+    "sslpipe/shards/scaling_loops.py",
+    "sslpipe/methods/base/pictures.py",
     "sslpipe/networks/from_timm.py",
     "sslpipe/networks/from_torchvision.py",
     "sslpipe/networks/lab.py",
-    "sslpipe/views/triton.py",
-    "sslpipe/views/triton_kernels.py",
+    "sslpipe/views/render/triton.py",
+    "sslpipe/views/render/triton_kernels.py",
 }
 
 
@@ -89,7 +90,7 @@ def test_changing_a_setting_of_another_method_runs_nothing(finished: Project, tm
 
 def test_changing_a_recipe_of_another_method_trains_nothing(finished: Project, tmp_path: Path) -> None:
     project = finished.clone(tmp_path / "project")
-    with (project.folder / "sslpipe/views/recipes/byol.yaml").open("a") as file:
+    with (project.folder / "sslpipe/recipes/byol.yaml").open("a") as file:
         file.write("\n# a remark\n")
     assert ran(project.repro("pretrain")) == ["source", "views"]
 

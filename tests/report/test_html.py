@@ -12,8 +12,8 @@ from PIL import Image
 from report_runs import CLASSES, PARAMS, Page, write
 from safetensors.numpy import load_file, save_file
 
+from sslpipe.console.errors import UserError
 from sslpipe.data.loader import open_split
-from sslpipe.errors import UserError
 from sslpipe.report import Config, build
 from sslpipe.report.parts import duration
 

@@ -30,7 +30,7 @@ def test_key_ignores_tracking_and_other_methods_only():
 @pytest.fixture
 def code(tmp_path):
     methods = [f"sslpipe/methods/{name}.py" for name in ("base", "byol", "mae")]
-    recipes = [f"sslpipe/views/recipes/{name}.yaml" for name in ("byol", "mae")]
+    recipes = [f"sslpipe/recipes/{name}.yaml" for name in ("byol", "mae")]
     others = ("sslpipe/a.py", "sslpipe/tracking/record.py", "stages/knn.py", "stages/report.py")
     for name in (*methods, *recipes, *others):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -43,12 +43,12 @@ def code(tmp_path):
     [
         ("sslpipe/a.py", True),
         ("stages/knn.py", True),
-        ("sslpipe/methods/base.py", True),
+        ("sslpipe/methods/base/method.py", True),
         ("sslpipe/methods/byol.py", True),
         ("sslpipe/methods/mae.py", False),
         ("sslpipe/methods/new.py", False),
-        ("sslpipe/views/recipes/byol.yaml", True),
-        ("sslpipe/views/recipes/mae.yaml", False),
+        ("sslpipe/recipes/byol.yaml", True),
+        ("sslpipe/recipes/mae.yaml", False),
         ("sslpipe/new.py", True),
         ("sslpipe/tracking/record.py", False),
         ("stages/report.py", False),

@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from sslpipe.errors import UserError
+from sslpipe.console.errors import UserError
 from sslpipe.tracking import mirroring
 from sslpipe.tracking.record import Config
 from sslpipe.tracking.sync import ui_address, ui_command

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sslpipe import scratch
+from sslpipe.core import scratch
 from sslpipe.tracking import journal, mirroring
 from sslpipe.tracking import record as module
 from sslpipe.tracking.record import Config, restore

@@ -10,7 +10,7 @@ import torch
 from support import ToyReader, small_engine, small_method
 
 from sslpipe.data.loader import Loader
-from sslpipe.training.config import Config
+from sslpipe.training.core.config import Config
 from sslpipe.training.profile import PHASES, Profile, advise, picture, profile, table
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")

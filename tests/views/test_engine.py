@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from sslpipe.console.errors import UserError
 from sslpipe.data.batch import Batch
-from sslpipe.errors import UserError
 from sslpipe.views import Jitter, PatchMask, Recipe, View, ViewEngine, ViewSpec
 
 SWAV = Recipe(

@@ -9,7 +9,7 @@ import torch
 from sslpipe.data.batch import Batch
 from sslpipe.views import Recipe, View, ViewEngine, ViewSpec, matches
 from sslpipe.views.geometry import to_canvas
-from sslpipe.views.reference import render
+from sslpipe.views.render.reference import render
 from sslpipe.views.table import Table, draw
 
 RAW = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}

@@ -6,7 +6,7 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from sslpipe.errors import UserError
+from sslpipe.console.errors import UserError
 from sslpipe.views import Jitter, PatchMask, Recipe, ViewSpec, resolve
 
 PAIR = Recipe(views=(ViewSpec(name="a", size=32, jitter=Jitter(), grey=0.2), ViewSpec(name="b", size=32)))

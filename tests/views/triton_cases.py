@@ -15,8 +15,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sslpipe.views import Jitter, ViewSpec, reference, triton
+from sslpipe.views import Jitter, ViewSpec
 from sslpipe.views.recipe import ORDER
+from sslpipe.views.render import reference, triton
 from sslpipe.views.table import Table, draw
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,265 @@
+"""Several runs side by side: scores with the differences and their errors, settings that differ, cost, lineage."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sslpipe.compare.difference import Difference, paired, together, unpaired
+from sslpipe.compare.revisions import locate
+from sslpipe.console.errors import UserError
+from sslpipe.report import results
+from sslpipe.report.results import Row
+from sslpipe.report.run import Run, read
+
+MOST = 8  # runs beside each other that can still be told apart
+Key = tuple[str, int | None]  # a stage, and how many labels
+Params = Callable[[Path], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A run under the name it was asked for."""
+
+    name: str
+    run: Run
+    rows: Mapping[Key, Row]
+
+    def digest(self, stage: str, what: str) -> str | None:
+        """A digest that a stage's number rests on: of `data`, `encoder` or `settings`."""
+        return (self._protocol(stage).get("digests") or {}).get(what)
+
+    def times(self, stage: str, what: str) -> int:
+        """How many `seeds` or `draws` a stage's number is the mean of."""
+        count = self._protocol(stage).get(what, 1)
+        return count if isinstance(count, int) else 1
+
+    def _protocol(self, stage: str) -> Mapping[str, Any]:
+        return self.run.metrics.get(stage, {}).get("protocol") or {}
+
+    @functools.cached_property
+    def told(self) -> Mapping[str, tuple[list[str], np.ndarray]]:
+        """By stage, the test images' classes in order and whether each was told, where that was written down."""
+        plots = self.run.directory / "plots"
+        found = {
+            stage: _right(plots / stage / "confusion.csv") for stage in {stage for stage, _ in self.rows}
+        }
+        return {stage: each for stage, each in found.items() if each is not None}
+
+
+def load(names: Sequence[str], root: Path, params: Params) -> list[Compared]:
+    """Read the runs.
+
+    Args:
+        names: see `revisions.locate`; two to `MOST`.
+        root: the project.
+        params: reads a params.yaml as resolved settings, flat.
+
+    Raises:
+        UserError: too few or too many names, or one that is not a run with results.
+    """
+    if not 2 <= len(names) <= MOST:
+        raise UserError(f"compare takes 2 to {MOST} runs, not {len(names)}")
+    if len(set(names)) < len(names):
+        raise UserError("the same run is named twice")
+    short = [_shown(name) for name in names]
+    shown = short if len(set(short)) == len(short) else names
+    return [_load(said, locate(name, root), params) for said, name in zip(shown, names, strict=True)]
+
+
+def _shown(name: str) -> str:
+    """What a run is called: a folder by its last name."""
+    if name in (".", "workspace"):
+        return "workspace"
+    return Path(name).name if Path(name).is_dir() else name
+
+
+def _load(name: str, folder: Path, params: Params) -> Compared:
+    file = folder / "params.yaml"
+    run = read(folder, params(file) if file.is_file() else {})
+    rows = {(row.stage, row.labels): row for row in results.rows(run.metrics) if row.skipped is None}
+    if not rows:
+        raise UserError(f"{name} has no evaluation in {folder / 'metrics'}: run `dvc repro` there first")
+    return Compared(name, run, rows)
+
+
+def keys(runs: Sequence[Compared]) -> list[Key]:
+    """The evaluations that any run has, in the order of the first one."""
+    return list(dict.fromkeys(key for each in runs for key in each.rows))
+
+
+def difference(first: Compared, second: Compared, key: Key) -> Difference | None:
+    """How much better the second run's encoder does in an evaluation; None where one has no number."""
+    rows = [each.rows.get(key) for each in (first, second)]
+    if any(row is None or "encoder" not in row.top1 for row in rows):
+        return None
+    stage, labels = key
+    once = all(each.times(stage, "seeds") == 1 for each in (first, second))
+    if labels is None and once and _same_images(first, second, stage):
+        one, other = first.told.get(stage), second.told.get(stage)
+        if one is not None and other is not None and one[0] == other[0]:
+            return paired(one[1], other[1])
+    return unpaired(
+        [row.top1["encoder"] for row in rows if row],
+        [each.run.count("test") for each in (first, second)],
+        [row.std.get("encoder") for row in rows if row],
+        first.times(stage, "seeds") * (1 if labels is None else first.times(stage, "draws")),
+    )
+
+
+def differences(runs: Sequence[Compared]) -> dict[tuple[int, Key], Difference]:
+    """What each run but the first differs from it by, by its place and the evaluation, with chances of all together."""
+    found = {
+        (number, key): each
+        for number in range(1, len(runs))
+        for key in keys(runs)
+        if (each := difference(runs[0], runs[number], key)) is not None
+    }
+    return dict(zip(found, together(list(found.values())), strict=True))
+
+
+def _same_images(first: Compared, second: Compared, stage: str) -> bool:
+    """Whether a stage tested both on the same images: of the same shards, or of shards made of the same images."""
+    digests = [each.digest(stage, "data") for each in (first, second)]
+    if None in digests:
+        return False
+    own = all(digest == _shards(each) for each, digest in zip((first, second), digests, strict=True))
+    return digests[0] == digests[1] or (own and _made_of_the_same(first, second))
+
+
+def _shards(each: Compared) -> str | None:
+    digest: str | None = each.run.manifest.get("digest")
+    return digest
+
+
+def _made_of_the_same(first: Compared, second: Compared) -> bool:
+    """Whether the shards of two runs hold the same images, in whatever files and however small.
+
+    MLflow knows the shards' digest alone.
+    """
+    if _shards(first) == _shards(second):
+        return True
+    sources = [(each.run.manifest.get("source") or {}).get("digest") for each in (first, second)]
+    counts = [(each.run.count("train"), each.run.count("test")) for each in (first, second)]
+    return None not in sources and sources[0] == sources[1] and counts[0] == counts[1]
+
+
+#: Numbers of evaluations that are no top-1 on the test images: stage, key, title, the factor they are shown by.
+OTHERS = (
+    ("transfer", "linear_top1", "Another set, linear probe, %", 100),
+    ("transfer", "knn_top1", "Another set, k-NN, %", 100),
+    ("retrieval", "map", "Retrieval, mean average precision, %", 100),
+    ("segment", "miou", "Segmentation, linear, mIoU, %", 100),
+    ("segment", "knn_miou", "Segmentation, k-NN, mIoU, %", 100),
+    ("segment", "finetuned_miou", "Segmentation, fine-tuned, mIoU, %", 100),
+    ("detect", "ap50", "Detection, AP50, %", 100),
+    ("detect", "map", "Detection, mAP, %", 100),
+    ("robustness", "mean_corrupted_top1", "k-NN under corruptions, %", 100),
+    ("diagnostics", "rankme", "RankMe", 1),
+    ("diagnostics", "lidar", "LiDAR", 1),
+)
+
+
+def others(runs: Sequence[Compared]) -> dict[str, list[tuple[float, float | None] | None]]:
+    """By title, each run's number and its deviation over seeds, None for a run without; only what two runs have."""
+    found = {}
+    for stage, key, title, factor in OTHERS:
+        cells: list[tuple[float, float | None] | None] = []
+        for each in runs:
+            numbers = each.run.metrics.get(stage, {})
+            value, spread = numbers.get(key), numbers.get(f"{key}_std")
+            if results.is_number(value):
+                cells.append((factor * value, factor * spread if results.is_number(spread) else None))
+            else:
+                cells.append(None)
+        if sum(cell is not None for cell in cells) > 1:
+            found[title] = cells
+    return found
+
+
+def _right(path: Path) -> tuple[list[str], np.ndarray] | None:
+    """The classes of the test images, in order, and whether each was told."""
+    try:
+        with path.open(newline="") as file:
+            pairs = [(row["actual"], row["predicted"]) for row in csv.DictReader(file)]
+    except (OSError, KeyError, csv.Error):
+        return None
+    if not pairs:
+        return None
+    return [actual for actual, _ in pairs], np.array([actual == predicted for actual, predicted in pairs])
+
+
+def settings_that_differ(runs: Sequence[Compared]) -> dict[str, list[Any]]:
+    """Settings by dotted name, one value a run, None where it has none; without what is the same everywhere."""
+    names = sorted({name for each in runs for name in each.run.params})
+    values = {name: [each.run.params.get(name) for each in runs] for name in names}
+    return {name: found for name, found in values.items() if any(value != found[0] for value in found)}
+
+
+def warnings(runs: Sequence[Compared]) -> list[str]:
+    """What makes the comparison less than fair."""
+    said = []
+    if not all(_made_of_the_same(runs[0], each) for each in runs[1:]):
+        said.append("The runs were not evaluated on the same images: scores are of different tests.")
+    for stage in dict.fromkeys(stage for stage, _ in keys(runs)):
+        if len({each.digest(stage, "settings") for each in runs if stage in each.run.metrics}) > 1:
+            said.append(f"{results.TITLES[stage]} did not follow the same protocol in all of them.")
+    seeds = set(settings_that_differ(runs))
+    if seeds == {"seed"}:
+        said.append("They differ in the seed alone: what they differ by is the noise of any comparison.")
+    elif len({each.run.params.get("seed") for each in runs}) == 1:
+        said.append(
+            "Each is one pretraining with one seed. The errors say what other test images would change, not what "
+            "another seed would."
+        )
+    return said
+
+
+def table(runs: Sequence[Compared]) -> str:
+    """The comparison as plain text."""
+    head = ["top-1 on test, %", *(each.name for each in runs)]
+    lines, found = [head], differences(runs)
+    for key in keys(runs):
+        title = next(each.rows[key] for each in runs if key in each.rows)
+        cells = [f"{title.title}, {title.condition}".replace(results.NARROW_SPACE, " ")]
+        for number, each in enumerate(runs):
+            row = each.rows.get(key)
+            score = f"{100 * row.top1['encoder']:.1f}" if row and "encoder" in row.top1 else "-"
+            beside = found.get((number, key))
+            cells.append(score + ("" if beside is None else f"  {_said(beside)}"))
+        lines.append(cells)
+    for name, numbers in others(runs).items():
+        lines.append([name, *("-" if each is None else _number(*each) for each in numbers)])
+    widths = [max(len(line[n]) for line in lines) for n in range(len(head))]
+    text = ["   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+    text.insert(1, "-" * len(text[0]))
+    notes = [
+        f"differences to {runs[0].name} with 95 % intervals; ~ where chance gives one as large among all "
+        f"{len(found)} in more than one of twenty such tables"
+    ]
+    return "\n".join(line.rstrip() for line in [*text, "", *notes, *warnings(runs)])
+
+
+def _number(value: float, spread: float | None) -> str:
+    return f"{value:.1f}" + ("" if spread is None else f" ± {spread:.1f}")
+
+
+def _said(found: Difference) -> str:
+    mark = "" if found.measurable else "~"
+    return f"{mark}{results.points(found.value)} {interval(found)}".replace("\u2212", "-").replace(
+        results.NARROW_SPACE, " "
+    )
+
+
+def interval(found: Difference) -> str:
+    """The 95 % interval in points, empty where nothing tells: (−0.4 to +1.2)."""
+    if not (math.isfinite(found.low) and math.isfinite(found.high)):
+        return ""
+    return f"({results.points(found.low)} to {results.points(found.high)})"

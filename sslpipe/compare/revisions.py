@@ -1,0 +1,112 @@
+"""The files of a run that lies elsewhere: another folder, a DVC experiment, a git revision."""
+
+from __future__ import annotations
+
+import difflib
+import shutil
+from pathlib import Path
+
+from sslpipe.compare import logged
+from sslpipe.console.errors import UserError
+from sslpipe.core import scratch
+from sslpipe.settings import load
+
+#: What a comparison reads. Folders are read whole.
+FILES = (
+    "params.yaml",
+    "data/shards/manifest.json",
+    "models/encoder.json",
+    "metrics",
+    "runs",
+    "plots/knn",
+    "plots/linear",
+    "plots/attentive",
+    "plots/online",
+    "plots/pretrain",
+)
+_SUFFIXES = {".json", ".csv", ".yaml"}
+
+
+def locate(name: str, root: Path) -> Path:
+    """The folder of a run.
+
+    Args:
+        name: `.` or `workspace`, a folder with `metrics/`, `mlflow:` and what a run is called there, or an experiment
+            or revision of the project in `root`.
+        root: the project.
+
+    Raises:
+        UserError: there is no such run, or its results are not in DVC's cache.
+    """
+    if name in (".", "workspace"):
+        return root
+    if name.startswith(logged.PREFIX):
+        tracking = load(root / "params.yaml", sections=()).tracking
+        return logged.fetch(name.removeprefix(logged.PREFIX), tracking)
+    if Path(name, "metrics").is_dir():
+        return Path(name)
+    return _fetched(name, root)
+
+
+def _fetched(name: str, root: Path) -> Path:
+    """A revision's files, copied out of git and DVC's cache into scratch; once for each revision."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+    from dvc.scm import RevError, SCMError, resolve_rev
+
+    try:
+        repo = Repo(str(root))
+        revision = resolve_rev(repo.scm, name)
+    except (RevError, DvcException, SCMError) as error:
+        if Path(name).is_dir():
+            raise UserError(f"{name} has no folder metrics: it is not the folder of a run") from None
+        if isinstance(error, RevError):
+            raise UserError(_unknown(name, repo)) from None
+        raise UserError(f"{name} cannot be looked up: {error}") from error
+    folder = scratch.folder("compare", revision[:16])
+    if not (folder / "complete").exists():
+        _copy(repo, name, revision, folder)
+        scratch.atomic_write(folder / "complete", "")
+    return folder
+
+
+def _copy(repo: object, name: str, revision: str, folder: Path) -> None:
+    from dvc.api import DVCFileSystem
+    from dvc.exceptions import DvcException
+
+    system = DVCFileSystem(repo.root_dir, rev=revision)  # type: ignore[attr-defined]
+    try:
+        for path in FILES:
+            if not system.exists(path):
+                continue
+            files = system.find(path) if system.isdir(path) else [path]
+            for file in files:
+                if Path(file).suffix in _SUFFIXES:
+                    target = folder / file.lstrip("/")
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    system.get_file(file, str(target))
+    except (OSError, DvcException) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise UserError(
+            f"{name}: its results are not in DVC's cache ({error}): `dvc pull`, or run it again with "
+            f"`dvc exp apply {name}` and `dvc repro`"
+        ) from error
+    if not (folder / "metrics").is_dir():
+        raise UserError(f"{name} has no results: its dvc.lock was not committed with a finished run")
+
+
+def _unknown(name: str, repo: object) -> str:
+    known = _experiments(repo)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"experiments: {', '.join(known) or 'none'}"
+    return f"there is no experiment, revision or folder `{name}`; {hint}"
+
+
+def _experiments(repo: object) -> list[str]:
+    from dvc.exceptions import DvcException
+
+    try:
+        found = repo.experiments.ls(all_commits=True)  # type: ignore[attr-defined]
+    except (DvcException, OSError):
+        return []
+    return sorted(str(each[0]) for group in found.values() for each in group)

@@ -1,0 +1,1 @@
+"""What everything stands on: settings, files that outlive a process, devices, ranks, checkpoints."""

@@ -1,0 +1,20 @@
+"""Attentive probe: attention pooling and a linear layer on the frozen features of patches."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from sslpipe.core.config import Config as Base
+
+
+class Config(Base):
+    """Settings of the section `attentive`."""
+
+    enabled: bool = False
+    epochs: int = Field(20, ge=1)
+    batch_size: int = Field(256, ge=2)
+    rates: tuple[float, ...] = Field((0.0003, 0.001, 0.003), min_length=1)
+    weight_decay: float = Field(0.1, ge=0)
+    heads: int = Field(4, ge=1, description="of attention; the features' width must be a multiple")
+    memory: float = Field(4.0, gt=0, description="GB that the patches of both splits may take")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")

@@ -1,0 +1,205 @@
+"""Attentive probe: attention pooling and a linear layer on the frozen features of patches.
+
+A learned query attends to an image's patches (or the cells of a CNN's feature map), as in AIM (El-Nouby et al. 2024,
+Sec. 3.3; `AttentionPoolingClassifier` of its code): y = Σ_p softmax_p(q·W_k x_p / √d) W_v x_p, with several heads. It
+asks what the patches hold, where k-NN and linear probe ask what their average holds; masked image models gain most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from sslpipe.console.errors import UserError
+from sslpipe.console.progress import Progress, progress
+from sslpipe.core.device import resolve
+from sslpipe.data.loader import Loader, Reader
+from sslpipe.evals.attentive import Config
+from sslpipe.evals.base.embed import random_twin
+from sslpipe.measures.subsets import folds, labelled
+from sslpipe.networks.protocol import Backbone
+from sslpipe.views import centre
+
+HELD_BACK = 5  # one in so many training images judges the rates
+_BATCH = 256
+
+
+class Pooling(nn.Module):
+    """Attention pooling and a linear layer.
+
+    Args:
+        dim: features a patch, D.
+        classes: C.
+        heads: D is a multiple of them.
+    """
+
+    def __init__(self, dim: int, classes: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.BatchNorm1d(dim, affine=False, eps=1e-6)
+        self.query = nn.Parameter(torch.randn(heads, dim // heads) * 0.02)
+        self.key, self.value = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
+        self.head = nn.Linear(dim, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Patches [N, P, D] → logits [N, C]."""
+        n, p, d = x.shape
+        x = self.norm(x.flatten(0, 1)).view(n, p, d)
+        k, v = (layer(x).view(n, p, self.heads, -1) for layer in (self.key, self.value))  # [N, P, H, d]
+        weights = (torch.einsum("nphd,hd->nph", k, self.query) / k.shape[-1] ** 0.5).softmax(1)
+        return self.head(torch.einsum("nph,nphd->nhd", weights, v).flatten(1))
+
+
+def evaluate(
+    encoder: Backbone,
+    preprocess: Mapping[str, Any],
+    train: Reader,
+    test: Reader,
+    settings: Config,
+    seed: int,
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What metrics/attentive.json holds, and predictions [M] by prefix, `` and `random_init_`.
+
+    Args:
+        encoder: the pretrained backbone; its weights stay, it moves to the device and into eval mode.
+        preprocess: of the encoder.
+        train: the training split.
+        test: the test split.
+        settings: the protocol.
+        seed: of weights and order.
+
+    Raises:
+        UserError: the patches do not fit in memory, or heads do not divide the features.
+    """
+    device, train, test = resolve(settings.device), labelled(train), labelled(test)
+    classes = int(train.labels.max()) + 1
+    if encoder.dim % settings.heads:
+        raise UserError(f"attentive.heads {settings.heads} does not divide the {encoder.dim} features")
+    encoder = encoder.to(device).eval()
+    _check_memory(encoder, (train, test), preprocess, settings.memory, device)
+    metrics: dict[str, Any] = {}
+    predicted: dict[str, Tensor] = {}
+    rates: dict[str, float] = {}
+    with progress("attentive", 2 * 2 * settings.epochs, "epochs") as bar:
+        for prefix, network in (("", encoder), ("random_init_", random_twin(encoder, seed))):
+            network = network.to(device).eval()
+            x, queries = (patches(network, split, preprocess, device) for split in (train, test))
+            rate = choose(x, train.labels, classes, settings, seed, bar)
+            (model,) = fit(x, train.labels, classes, (rate,), settings, seed, bar)
+            predicted[prefix] = predict(model, queries)
+            metrics[f"{prefix}top1"] = (predicted[prefix] == test.labels).double().mean().item()
+            rates[prefix or "encoder"] = rate
+    metrics["protocol"] = {
+        **settings.model_dump(mode="json", exclude={"enabled", "device", "memory"}),
+        "patches": x.shape[1],
+        "rate_used": rates,
+        "optimiser": "AdamW, cosine, affine-free batch norm",
+        "chosen_on": f"the rate on one in {HELD_BACK} training images, held back; last epoch reported",
+        "train_images": len(train),
+        "test_images": len(test),
+    }
+    return metrics, predicted
+
+
+@torch.no_grad()
+def _check_memory(
+    network: Backbone,
+    splits: tuple[Reader, Reader],
+    preprocess: Mapping[str, Any],
+    memory: float,
+    device: torch.device,
+) -> None:
+    """Refuse what does not fit before anything is embedded."""
+    one = network.tokens(centre(splits[0].gather(torch.tensor([0])).to(device), **preprocess))
+    needed = sum(map(len, splits)) * one.numel() * 4 / 1e9
+    if needed > memory:
+        raise UserError(
+            f"attentive: the patches of {sum(map(len, splits))} images take {needed:.1f} GB; raise attentive.memory, "
+            "or evaluate on fewer images"
+        )
+
+
+@torch.no_grad()
+def patches(network: Backbone, reader: Reader, preprocess: Mapping[str, Any], device: torch.device) -> Tensor:
+    """Features of all patches of a split, float32 [N, P, D], on the CPU."""
+    found: Tensor | None = None
+    start = 0
+    for batch in Loader(reader, batch_size=_BATCH, seed=0, shuffle=False, drop_last=False).epoch(0):
+        tokens = network.tokens(centre(batch.to(device), **preprocess)).float().cpu()
+        if found is None:
+            found = torch.empty(len(reader), *tokens.shape[1:])
+        found[start : start + len(tokens)] = tokens
+        start += len(tokens)
+    assert found is not None
+    return found
+
+
+def choose(x: Tensor, labels: Tensor, classes: int, settings: Config, seed: int, bar: Progress) -> float:
+    """The rate that does best on training images held back, all trained at once; ties go to the first."""
+    held = folds(labels, min(HELD_BACK, len(labels)), seed) == 0
+    kept = (~held).nonzero()[:, 0]
+    models = fit(x, labels, classes, settings.rates, settings, seed, bar, kept)
+    hits = [int((predict(model, x[held]) == labels[held]).sum()) for model in models]
+    return settings.rates[hits.index(max(hits))]
+
+
+def fit(
+    x: Tensor,
+    labels: Tensor,
+    classes: int,
+    rates: tuple[float, ...],
+    settings: Config,
+    seed: int,
+    bar: Progress,
+    places: Tensor | None = None,
+) -> list[Pooling]:
+    """One probe a rate, all on the same batches.
+
+    Args:
+        x: patches [N, P, D].
+        labels: int64 [N].
+        classes: C.
+        rates: learning rates.
+        settings: the protocol.
+        seed: of weights and order.
+        bar: moves on with each epoch.
+        places: int64 [n], of the images to learn from; None for all.
+    """
+    device = resolve(settings.device)
+    places = torch.arange(len(x)) if places is None else places
+    models = []
+    for _ in rates:
+        torch.manual_seed(seed)  # all start from the same weights
+        models.append(Pooling(x.shape[2], classes, settings.heads).to(device).train())
+    optimizers = [
+        torch.optim.AdamW(model.parameters(), rate, weight_decay=settings.weight_decay)
+        for model, rate in zip(models, rates, strict=True)
+    ]
+    size = min(settings.batch_size, len(places))
+    # Batch norm cannot train on one patch: a last batch of one image is left out.
+    batches = -(-len(places) // size) - (len(places) % size == 1)
+    steps = settings.epochs * batches
+    schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) for optimizer in optimizers]
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(settings.epochs):
+        for rows in places[torch.randperm(len(places), generator=generator)].split(size)[:batches]:
+            batch, target = x[rows].to(device), labels[rows].to(device)
+            for model, optimizer, schedule in zip(models, optimizers, schedules, strict=True):
+                loss = cross_entropy(model(batch), target)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+        bar.update(1, f"loss {loss.item():.3f}")
+    return [model.eval() for model in models]
+
+
+@torch.inference_mode()
+def predict(model: Pooling, x: Tensor) -> Tensor:
+    """Classes int64 [N] of patches [N, P, D], on the CPU."""
+    device = model.query.device
+    return torch.cat([model(chunk.to(device)).argmax(1).cpu() for chunk in x.split(_BATCH)])

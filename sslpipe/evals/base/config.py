@@ -1,0 +1,20 @@
+"""Settings of the section `embed`."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from sslpipe.core.config import Config as Base
+
+
+class Config(Base):
+    """Settings of the section `embed`."""
+
+    batch_size: int = Field(256, ge=1)
+    last_blocks: int = Field(
+        1,
+        ge=1,
+        description="blocks of a ViT, counted from the last, whose features stand side by side (DINO: 4)",
+    )
+    shown: int = Field(8, ge=0, le=12, description="images whose patches the report shows")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")

@@ -1,0 +1,105 @@
+"""Pictures of what an encoder makes of the parts of images: principal components of patches, and attention."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sslpipe.core.scratch import write_json
+from sslpipe.data.loader import Reader
+from sslpipe.evals.base import sheets
+from sslpipe.evals.base.embed import random_twin
+from sslpipe.networks.attention import last_attention
+from sslpipe.networks.protocol import Backbone
+from sslpipe.views import centre
+
+HEADS = 6  # of attention that are shown, at most
+
+
+@torch.inference_mode()
+def show(
+    folder: Path, encoder: Backbone, reader: Reader, preprocess: Mapping[str, Any], count: int, seed: int
+) -> None:
+    """Write strips of pictures, a column an image, and `strips.json`, which says what each strip shows.
+
+    Args:
+        folder: of the files.
+        encoder: in eval mode.
+        reader: a split; images are taken evenly from it.
+        preprocess: of the encoder.
+        count: images, at most.
+        seed: of the random weights beside it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    strips: list[tuple[str, Tensor]] = []
+    if min(count, len(reader)):
+        places = torch.linspace(0, len(reader) - 1, min(count, len(reader))).long().unique()
+        device = next(encoder.parameters()).device
+        pixels = centre(reader.gather(places).to(device), **preprocess)  # [N, 3, S, S]
+        strips = _strips(encoder, random_twin(encoder, seed), pixels, preprocess)
+    for number, (_, images) in enumerate(strips):
+        sheets.strip(str(folder / f"{number}.png"), images)
+    write_json(
+        folder / "strips.json",
+        [{"file": f"{number}.png", "title": title} for number, (title, _) in enumerate(strips)],
+    )
+
+
+def _strips(
+    encoder: Backbone, twin: Backbone, pixels: Tensor, preprocess: Mapping[str, Any]
+) -> list[tuple[str, Tensor]]:
+    mean, std = (torch.tensor(preprocess[name]).view(3, 1, 1) for name in ("mean", "std"))
+    shown = (pixels.cpu() * std + mean).clamp(0, 1).permute(0, 2, 3, 1)  # [N, S, S, 3]
+    strips = [("The images", _bytes(shown))]
+    for title, network in (
+        ("Principal components of the patches", encoder),
+        ("The same of random weights", twin),
+    ):
+        strips.append((title, _bytes(components(network.maps(pixels).float().cpu()))))
+    attention = last_attention(encoder, pixels)
+    if attention is not None:
+        attention = attention.cpu()  # [N, H, h, w]
+        strips.append(("Attention of the last block, the mean of its heads", _heat(attention.mean(1))))
+        for head in range(min(attention.shape[1], HEADS)):
+            strips.append((f"Head {head + 1}", _heat(attention[:, head])))
+    return strips
+
+
+def components(maps: Tensor) -> Tensor:
+    """The first three principal components of all patches of these images as red, green and blue.
+
+    Patches alike in all images have like colours (Oquab et al. 2023, DINOv2, Fig. 1, here with the background). Each
+    component is spread from its 2nd to its 98th percentile; its sign is fixed so that its largest loading is positive.
+
+    Args:
+        maps: [N, D, h, w].
+
+    Returns:
+        float [N, h, w, 3] in [0, 1]; .5 where there is no such component.
+    """
+    n, d, h, w = maps.shape
+    x = maps.permute(0, 2, 3, 1).reshape(-1, d)
+    x = x - x.mean(0)
+    loadings = torch.linalg.svd(x, full_matrices=False).Vh[:3]  # [≤ 3, D]
+    largest = loadings.gather(1, loadings.abs().argmax(1, keepdim=True))
+    scores = x @ (loadings * largest.sign()).T  # [N·h·w, ≤ 3]
+    scale = x.abs().max().clamp_min(1e-12)
+    low, high = torch.quantile(scores, torch.tensor([0.02, 0.98]), dim=0)
+    spread = (scores - low) / (high - low).clamp_min(1e-6 * scale)
+    colours = torch.full((len(x), 3), 0.5)
+    colours[:, : spread.shape[1]] = torch.where(high - low > 1e-5 * scale, spread.clamp(0, 1), 0.5)
+    return colours.view(n, h, w, 3)
+
+
+def _heat(maps: Tensor) -> Tensor:
+    """Maps [N, h, w] as pictures, each image's largest value yellow, none black."""
+    x = (maps / maps.amax((1, 2), keepdim=True).clamp_min(1e-12))[..., None]  # [N, h, w, 1]
+    return _bytes(x * torch.tensor([1.0, 0.85, 0.35]) ** (2 - x))
+
+
+def _bytes(x: Tensor) -> Tensor:
+    return (x * 255).round().to(torch.uint8)

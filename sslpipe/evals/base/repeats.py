@@ -1,0 +1,102 @@
+"""One evaluation under several seeds: the mean of its numbers, and how far they spread."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pydantic import Field
+
+from sslpipe.core import config
+
+APART = 1_000_000  # between seeds, more than an evaluation adds to its own for its draws
+
+
+class Config(config.Config):
+    """Settings of the section `evaluate`, of all evaluations that learn something."""
+
+    seeds: int = Field(
+        1, ge=1, le=100, description="seeds an evaluation is repeated with; mean and spread are reported"
+    )
+
+
+def repeated(
+    evaluate: Callable[[int], tuple[dict[str, Any], Any]], settings: Config, seed: int
+) -> tuple[dict[str, Any], Any]:
+    """An evaluation's metrics, averaged over seeds, and what else the first seed gave.
+
+    The encoder stays the same: what spreads is what the evaluation itself draws, such as labels, order, new layers,
+    the part of train that settings are chosen on, and random weights to compare with. Another seed of pretraining
+    would differ more.
+
+    Args:
+        evaluate: of a seed, returns metrics and anything else, such as predictions.
+        settings: how many seeds.
+        seed: the first.
+    """
+    metrics, rest = evaluate(seed)
+    if settings.seeds == 1:
+        return metrics, rest
+    others = [evaluate(seed + APART * number)[0] for number in range(1, settings.seeds)]
+    merged = merge([metrics, *others])
+    merged["protocol"] = {**merged.get("protocol", {}), "seeds": settings.seeds}
+    return merged, rest
+
+
+def merge(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Metrics of several seeds as one mapping of the same shape.
+
+    A fraction becomes its mean, with the standard deviation (of the population, as everywhere here) beside it as
+    `<name>_std`. Where the evaluation already gives a deviation over draws, the two are put together: seeds draw anew,
+    so all draws of all seeds are one sample. Lists of drawn results are joined. What is the same in all stays; what
+    else differs, such as a rate chosen, is listed, a value a seed.
+    """
+    merged: dict[str, Any] = {}
+    for name in runs[0]:
+        values = [run[name] for run in runs if name in run]
+        first = values[0]
+        if name.endswith("_std") and isinstance(first, float):
+            continue  # goes with the value it belongs to
+        if name == "protocol" and isinstance(first, Mapping):
+            merged[name] = _listed(values)
+        elif isinstance(first, Mapping):
+            merged[name] = merge(values)
+        elif isinstance(first, list) and name == "draws":
+            merged[name] = [
+                {**each, "draw": number}
+                for number, each in enumerate(each for part in values for each in part)
+            ]
+        elif isinstance(first, list) and all(isinstance(value, float | None) for value in first):
+            merged[name] = [_mean(column) for column in zip(*values, strict=True)]
+        elif isinstance(first, float):
+            merged[name] = statistics.fmean(values)
+            merged[f"{name}_std"] = _spread(values, [run.get(f"{name}_std", 0.0) for run in runs])
+        else:
+            merged[name] = first if all(value == first for value in values) else values
+    return merged
+
+
+def _listed(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Protocols as one: what differs is listed, a value a seed."""
+    found: dict[str, Any] = {}
+    for name, first in values[0].items():
+        each = [value.get(name) for value in values]
+        if all(value == first for value in each):
+            found[name] = first
+        elif all(isinstance(value, Mapping) for value in each):
+            found[name] = _listed([value for value in each if isinstance(value, Mapping)])
+        else:
+            found[name] = each
+    return found
+
+
+def _spread(values: Sequence[float], within: Sequence[float]) -> float:
+    """Standard deviation of a sample made of equal parts with these means and deviations."""
+    return math.sqrt(statistics.fmean(s**2 for s in within) + statistics.pvariance(values))
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None

@@ -1,0 +1,24 @@
+"""Transfer to detection: torchvision's Faster R-CNN on the encoder's feature maps."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from sslpipe.core.config import Config as Base
+from sslpipe.scenes.composed import Config as ScenesConfig
+
+
+class Config(Base):
+    """Settings of the section `detect`."""
+
+    enabled: bool = False
+    scenes: ScenesConfig = ScenesConfig()
+    freeze: bool = Field(True, description="the encoder stays as it is; else it learns, too")
+    levels: int = Field(
+        3, ge=1, le=3, description="resolutions of a CNN that are used, counted from the last"
+    )
+    epochs: int = Field(10, ge=1)
+    rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    shown: int = Field(6, ge=0, description="scenes that the report shows")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")

@@ -1,0 +1,169 @@
+"""Light numbers about the features, for which nothing is trained and nearly none of which need labels.
+
+They say whether features have collapsed, how many directions they fill, and how they treat the views that the method is
+trained on. None of them chooses anything, and none replaces a probe. The formulas are in `sslpipe.measures.geometry`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sslpipe.console.errors import UserError
+from sslpipe.console.progress import progress
+from sslpipe.core.device import resolve
+from sslpipe.data.loader import Reader
+from sslpipe.evals.base.embed import random_twin
+from sslpipe.evals.base.features import KINDS, Features
+from sslpipe.evals.diagnostics import Config
+from sslpipe.measures import geometry as measures
+from sslpipe.measures.rank import effective_rank, spread
+from sslpipe.measures.subsets import sample
+from sslpipe.networks.protocol import Backbone
+from sslpipe.views.engine import ViewEngine
+from sslpipe.views.recipe import Recipe
+
+SPECTRUM_IMAGES = 25_600  # training images whose spectrum is taken, as RankMe's authors do
+PAIRS_IMAGES = 2_048  # training images that are compared with each other, all pairs
+QUERIES = 2_048  # test images whose neighbours are looked at
+
+
+def evaluate(
+    encoder: Backbone,
+    preprocess: Mapping[str, Any],
+    reader: Reader,
+    recipe: Recipe,
+    train: Features,
+    test: Features,
+    settings: Config,
+    *,
+    last_blocks: int,
+    batch_size: int,
+    seed: int,
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What metrics/diagnostics.json holds, and the eigenspectra by series.
+
+    Args:
+        encoder: in eval mode.
+        preprocess: of the encoder.
+        reader: the training split, of which views are drawn.
+        recipe: the resolved views of the method; the first spec's are used.
+        train: features of the training images.
+        test: features of the test images, of which there may be none.
+        settings: how many images, views and neighbours.
+        last_blocks: blocks whose features stand side by side, as in `train` and `test`.
+        batch_size: views embedded at a time.
+        seed: of samples, views and random weights.
+
+    Raises:
+        UserError: there are fewer than two images, or features are not finite.
+    """
+    if len(train.index) < 2:
+        raise UserError(
+            "diagnostics compare images, and there are fewer than two: set diagnostics.enabled to false"
+        )
+    device = resolve(settings.device)
+    metrics: dict[str, Any] = {}
+    spectra: dict[str, Tensor] = {}
+    for prefix, kind in KINDS:
+        row, spectra[prefix.removesuffix("_") or "encoder"] = of_images(getattr(train, kind), device, seed)
+        metrics |= {prefix + name: value for name, value in row.items()}
+    few, known = test.labelled(), train.labelled()
+    few = few.at(sample(len(few.index), QUERIES, seed))
+    if len(few.index) and len(known.index):
+        for prefix, kind in KINDS:
+            metrics[f"{prefix}nn_purity"] = measures.purity(
+                getattr(known, kind), known.label, getattr(few, kind), few.label,
+                min(settings.k, len(known.index)),
+            )  # fmt: skip
+    encoder = encoder.to(device).eval()
+    nets = {"": encoder, "random_init_": random_twin(encoder, seed)}
+    views = embedded_views(
+        nets, preprocess, reader, recipe, settings, last_blocks=last_blocks, batch_size=batch_size, seed=seed
+    )
+    varied = any(_vary(x) for x in views.values())
+    if varied:
+        for prefix, x in views.items():
+            metrics[f"{prefix}lidar"] = measures.lidar(x)
+            metrics[f"{prefix}lidar_unbiased"] = measures.lidar(x, unbiased=True)
+            metrics[f"{prefix}alignment"] = measures.alignment(x[:, 0], x[:, 1])
+    metrics["protocol"] = {
+        **settings.model_dump(mode="json", exclude={"enabled", "device"}),
+        "images": min(settings.images, len(reader)),
+        "view": recipe.views[0].name if varied else "left out: nothing about it is drawn",
+        "spectrum_images": min(SPECTRUM_IMAGES, len(train.index)),
+        "pairs_images": min(PAIRS_IMAGES, len(train.index)),
+        "alpha_req_ranks": list(measures.RANKS),
+        "lidar_delta": measures.DELTA,
+        "alignment_alpha": measures.ALPHA,
+        "uniformity_t": measures.T,
+        "chosen_on": "nothing: settings are fixed beforehand",
+    }
+    return metrics, spectra
+
+
+def of_images(x: Tensor, device: torch.device, seed: int) -> tuple[dict[str, float], Tensor]:
+    """What needs no views and no labels, and the eigenspectrum, of features [N, D] of images as they are."""
+    if not torch.isfinite(x).all():
+        raise UserError(
+            "features are not finite: the encoder's weights are damaged or pretraining diverged; "
+            "see metrics/pretrain.json"
+        )
+    x = x[sample(len(x), SPECTRUM_IMAGES, seed)].to(device)
+    spectrum = measures.eigenspectrum(x).cpu()
+    row = {
+        "rankme": effective_rank(x).item(),
+        "uniformity": measures.uniformity(x[sample(len(x), PAIRS_IMAGES, seed)]),
+        "feature_std": spread(x).item(),
+        "dead_dimensions": measures.dead_dimensions(x),
+        "dimensions": x.shape[1],
+    }
+    law = measures.power_law(spectrum)
+    if law is not None:
+        row |= {"alpha_req": law[0], "alpha_req_r2": law[1]}
+    return row, spectrum
+
+
+@torch.inference_mode()
+def embedded_views(
+    nets: Mapping[str, Backbone],
+    preprocess: Mapping[str, Any],
+    reader: Reader,
+    recipe: Recipe,
+    settings: Config,
+    *,
+    last_blocks: int,
+    batch_size: int,
+    seed: int,
+) -> dict[str, Tensor]:
+    """Features [n, q, D], by each network, of q views of n training images drawn by seed.
+
+    The views are those of the recipe's first spec at the encoder's own size and normalisation.
+    """
+    spec = recipe.views[0].model_copy(
+        update={
+            "size": preprocess["size"], "count": settings.views, "mask": None, "share": None,
+            "mean": tuple(preprocess["mean"]), "std": tuple(preprocess["std"]),
+        }
+    )  # fmt: skip
+    device = next(next(iter(nets.values())).parameters()).device
+    engine = ViewEngine(Recipe(views=(spec,)), seed=seed, device=device)
+    found: dict[str, list[Tensor]] = {name: [] for name in nets}
+    places = sample(len(reader), settings.images, seed)
+    with progress("diagnostics", len(places), "images") as bar:
+        for part in places.split(max(1, batch_size // settings.views)):
+            views = engine(reader.gather(part), epoch=0)
+            pixels = torch.cat([view.pixels for view in views])  # [q·n, 3, S, S], the first views first
+            for name, net in nets.items():
+                features = net.last_blocks(pixels, last_blocks).float()
+                found[name].append(features.unflatten(0, (settings.views, len(part))).transpose(0, 1).cpu())
+            bar.update(len(part))
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def _vary(views: Tensor) -> bool:
+    """Whether an image's views differ, by more than rounding, in their features [n, q, D]."""
+    return bool((views - views[:, :1]).abs().max() > 1e-5 * views.abs().max())

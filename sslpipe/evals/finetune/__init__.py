@@ -1,0 +1,56 @@
+"""Fine-tuning with few labels: the whole network learns, from the encoder's weights and from random ones."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from sslpipe.core.config import Config as Base
+from sslpipe.measures.config import Labels
+
+
+class MixingConfig(Base):
+    """How labelled images are mixed and erased in fine-tuning; all off by default."""
+
+    mixup: float = Field(0.0, ge=0, description="alpha of mixup (Zhang et al. 2018); MAE's fine-tuning: 0.8")
+    cutmix: float = Field(0.0, ge=0, description="alpha of CutMix (Yun et al. 2019); MAE's fine-tuning: 1.0")
+    probability: float = Field(1.0, gt=0, le=1, description="of mixing a batch at all")
+    erasing: float = Field(
+        0.0, ge=0, le=1, description="chance that a part of an image becomes noise; MAE: 0.25"
+    )
+
+    @property
+    def on(self) -> bool:
+        """Whether anything is done."""
+        return bool(self.mixup or self.cutmix or self.erasing)
+
+
+class Config(Base):
+    """Settings of the section `finetune`."""
+
+    enabled: bool = True
+    labels: Labels | Literal["all"] = Field(
+        100, description='how many labels to use: a number, "10%", "5 per class", or all'
+    )
+    draws: int = Field(3, ge=1, description="random draws of the labels; their mean and spread are reported")
+    epochs: int = Field(50, ge=1)
+    batch_size: int = Field(25, ge=2)
+    rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    layer_decay: float = Field(0.75, gt=0, le=1)
+    warmup_epochs: float = Field(5.0, ge=0)
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    crop_scale: tuple[float, float] = Field(
+        (0.5, 1.0), description="share of the image that training crops keep"
+    )
+    head: Literal["zero", "linear"] = Field(
+        "zero", description="what the new layer starts from: nothing, or a linear probe on the same labels"
+    )
+    freeze_epochs: int = Field(0, ge=0, description="first epochs in which the new layer learns alone")
+    drop_path: float = Field(
+        0.0, ge=0, lt=1, description="chance that a block is skipped; timm's backbones only"
+    )
+    mixing: MixingConfig = MixingConfig()
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    precision: Literal["auto", "fp32", "bf16"] = "auto"

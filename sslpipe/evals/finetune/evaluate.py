@@ -1,0 +1,237 @@
+"""Fine-tuning with few labels: the whole network learns, from the encoder's weights and from random ones.
+
+AdamW with layer decay (Clark et al. 2020; BEiT and MAE use it), warm-up and cosine; test accuracy after the last epoch.
+Random weights learn by the same protocol but without layer decay, which would only hold back layers that know nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from sslpipe import networks
+from sslpipe.console.errors import UserError
+from sslpipe.console.progress import Progress, progress
+from sslpipe.core.device import autocast, resolve
+from sslpipe.data.loader import Loader, Reader
+from sslpipe.evals.base.embed import central, random_twin
+from sslpipe.evals.base.views import mild_recipe
+from sslpipe.evals.finetune import Config
+from sslpipe.evals.finetune.mixing import Mixing
+from sslpipe.measures import probe as probes
+from sslpipe.measures.config import ProbeConfig
+from sslpipe.measures.probe import Probe
+from sslpipe.measures.subsets import Subset, count_of, draw, labelled
+from sslpipe.methods.base.method import OptimizerConfig
+from sslpipe.networks.protocol import Backbone
+from sslpipe.training.core.schedules import rate_factor
+from sslpipe.views import centre
+from sslpipe.views.engine import ViewEngine
+from sslpipe.views.recipe import Recipe
+
+
+class Classifier(nn.Module):
+    """A backbone with a linear layer on top."""
+
+    def __init__(self, backbone: Backbone, classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(backbone.dim, classes)
+        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [N, C] of images [N, 3, S, S]."""
+        return self.head(self.backbone(x))
+
+    @torch.no_grad()
+    def start_from(self, probe: Probe) -> None:
+        """Let the new layer give the probe's logits; the standardisation of features goes into its weights.
+
+        w·(x − mean)/std + b = (w/std)·x + (b − (w/std)·mean)
+        """
+        weight = probe.weight / probe.std[:, None]  # [D, C]
+        self.head.weight.copy_(weight.T)
+        self.head.bias.copy_(probe.bias - probe.mean @ weight)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """The backbone's layers, their names moved below `backbone.`, for timm's layer decay."""
+        return prefix_matcher(self.backbone.group_matcher(coarse))
+
+
+def prefix_matcher(matcher: Mapping[str, Any]) -> dict[str, Any]:
+    """A group matcher whose patterns start at `backbone.`."""
+
+    def moved(pattern: Any) -> Any:
+        if isinstance(pattern, str):
+            return rf"^backbone\.{pattern.removeprefix('^')}"
+        return [(moved(each), order) for each, order in pattern]
+
+    return {name: moved(pattern) for name, pattern in matcher.items()}
+
+
+def evaluate(
+    encoder: Backbone,
+    preprocess: Mapping[str, Any],
+    train: Reader,
+    test: Reader,
+    changes: Mapping[str, Any],
+    settings: Config,
+    seed: int,
+) -> dict[str, Any]:
+    """What metrics/finetune.json holds: top-1 on test from the encoder's weights and from random ones.
+
+    Args:
+        encoder: the pretrained backbone; left as it is.
+        preprocess: of the encoder.
+        train: the training split.
+        test: the test split.
+        changes: the data set's and the user's changes to view recipes.
+        settings: the protocol.
+        seed: of draws, weights, order and views.
+    """
+    device, train, test = resolve(settings.device), labelled(train), labelled(test)
+    count = None if settings.labels == "all" else count_of(settings.labels, train.labels)
+    draws = 1 if count is None or count >= len(train) else settings.draws
+    classes = int(train.labels.max()) + 1
+    views = mild_recipe(
+        preprocess["size"], preprocess["interpolation"], settings.crop_scale, changes, preprocess
+    )
+    start = {name: value.cpu().clone() for name, value in encoder.state_dict().items()}
+    scores: dict[str, list[float]] = {"": [], "random_init_": []}
+    steps = draws * -(-min(count or len(train), len(train)) // settings.batch_size)
+    from timm.optim import param_groups_layer_decay  # noqa: F401 (takes seconds: not within the progress)
+
+    with progress("finetune", 2 * steps * settings.epochs, "steps") as bar:
+        for number in range(draws):
+            subset = Subset(train, draw(train.labels, count, seed=seed + number))
+            for prefix, layer_decay in (("", settings.layer_decay), ("random_init_", 1.0)):
+                network = dropping(random_twin(encoder, seed + number), settings.drop_path)
+                if prefix == "":
+                    network.load_state_dict(start)
+                model = Classifier(network, classes).to(device)
+                if settings.head == "linear":
+                    model.start_from(probed(network, subset, classes, preprocess, seed + number))
+                fit(model, subset, views, settings, layer_decay, seed + number, bar)
+                scores[prefix].append(accuracy(model, test, preprocess))
+    used = len(subset)
+    metrics: dict[str, Any] = {}
+    for prefix, values in scores.items():
+        result = torch.tensor(values, dtype=torch.float64)
+        metrics[f"{prefix}top1"] = result.mean().item()
+        metrics[f"{prefix}top1_std"] = result.std(correction=0).item()
+    metrics["labels"] = used
+    metrics["draws"] = [
+        {"draw": number, "encoder": own, "random_init": random}
+        for number, (own, random) in enumerate(zip(*scores.values(), strict=True))
+    ]
+    metrics["protocol"] = {
+        **settings.model_dump(mode="json", exclude={"enabled", "device"}),
+        "draws": draws,
+        "random_init_layer_decay": 1.0,
+        "optimiser": "AdamW, warm-up, cosine",
+        "chosen_on": "nothing: settings are fixed beforehand; last epoch reported",
+        "test_images": len(test),
+    }
+    return metrics
+
+
+def fit(
+    model: Classifier,
+    subset: Subset,
+    views: Recipe,
+    settings: Config,
+    layer_decay: float,
+    seed: int,
+    bar: Progress,
+) -> None:
+    """Train all of a classifier, where it is, on some labelled images.
+
+    Args:
+        model: is trained in place.
+        subset: the images.
+        views: of one spec, from `mild_recipe`.
+        settings: the protocol.
+        layer_decay: factor on the rate from each layer to the one below; 1 for random weights.
+        seed: of order, views and dropped paths.
+        bar: moves on with each step.
+    """
+    from timm.optim import param_groups_layer_decay  # here, because importing timm takes seconds
+
+    undecayed = {f"backbone.{name}" for name in model.backbone.no_weight_decay()}
+    groups = param_groups_layer_decay(model, settings.weight_decay, undecayed, layer_decay=layer_decay)
+    optimizer = torch.optim.AdamW(groups, lr=settings.rate)
+    schedule = OptimizerConfig(warmup_epochs=settings.warmup_epochs)
+    device = next(model.parameters()).device
+    engine = ViewEngine(views, seed=seed, device=device)
+    # Batch norm cannot train on one image: a last batch of one is dropped.
+    batch_size = min(settings.batch_size, len(subset))
+    loader = Loader(subset, batch_size=batch_size, seed=seed, drop_last=len(subset) % batch_size == 1)
+    classes = model.head.out_features
+    mix = Mixing(settings.mixing, classes, settings.label_smoothing, seed) if settings.mixing.on else None
+    learning = [parameter for parameter in model.backbone.parameters() if parameter.requires_grad]
+    torch.manual_seed(seed)
+    model.train()
+    for epoch in range(settings.epochs):
+        frozen = epoch < settings.freeze_epochs
+        for parameter in learning:
+            parameter.requires_grad_(not frozen)
+        model.backbone.train(not frozen)
+        for step, (batch, (view,)) in enumerate(engine.ahead(loader.epoch(epoch), epoch)):
+            factor = rate_factor(schedule, epoch + step / loader.steps, settings.epochs)
+            for group in optimizer.param_groups:
+                group["lr"] = settings.rate * factor * group["lr_scale"]
+            pixels, target = view.pixels, batch.label.to(device)
+            if mix is not None:
+                pixels, target = mix(pixels, target)
+            with autocast(device, settings.precision):
+                logits = model(pixels)
+            smoothing = settings.label_smoothing if mix is None else 0.0  # mixed labels are smooth already
+            loss = cross_entropy(logits.float(), target, label_smoothing=smoothing)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            bar.update(1, f"loss {loss.item():.3f}")
+    for parameter in learning:  # as they were, if all epochs were frozen ones
+        parameter.requires_grad_(True)
+
+
+def dropping(network: Backbone, drop_path: float) -> Backbone:
+    """The same architecture, its blocks skipped with some chance in training; weights are new.
+
+    Raises:
+        UserError: the backbone cannot skip blocks.
+    """
+    if not drop_path:
+        return network
+    if "drop_path" not in network.options:
+        raise UserError(
+            f"finetune.drop_path: {network.name} has no blocks that can be skipped; set it to 0, or pretrain one of "
+            "timm's backbones"
+        )
+    options = {**network.options, "drop_path": drop_path}
+    return networks.backbone(network.name, image_size=network.image_size, **options)
+
+
+@torch.inference_mode()
+def probed(
+    network: Backbone, subset: Subset, classes: int, preprocess: Mapping[str, Any], seed: int
+) -> Probe:
+    """A linear probe, by its default protocol, on frozen features of labelled images (LP-FT, Kumar et al. 2022)."""
+    features = central(network.eval(), subset, preprocess)
+    return probes.fit(features, subset.labels, classes, ProbeConfig(), seed)
+
+
+@torch.inference_mode()
+def accuracy(model: Classifier, test: Reader, preprocess: Mapping[str, Any]) -> float:
+    """Share of a split's images that the classifier, in eval mode from here on, gets right."""
+    model.eval()
+    device, hits = next(model.parameters()).device, 0
+    for batch in Loader(test, batch_size=256, seed=0, shuffle=False, drop_last=False).epoch(0):
+        batch = batch.to(device)
+        hits += int((model(centre(batch, **preprocess)).argmax(1) == batch.label).sum())
+    return hits / len(test)

@@ -1,0 +1,121 @@
+"""Linear probe with all labels and with few: see `sslpipe.measures.probe` for how one is trained."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sslpipe.console.errors import UserError
+from sslpipe.core.device import resolve
+from sslpipe.evals.base.features import KINDS, Features
+from sslpipe.evals.linear import Config
+from sslpipe.measures.probe import fit
+from sslpipe.measures.subsets import count_of, draw, folds
+
+_ITERATIONS = 1000  # of the logistic regression at most
+STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0)  # C of the logistic regression: the inverse of its penalty
+
+
+def evaluate(
+    train: Features, test: Features, settings: Config, seed: int
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What metrics/linear.json holds, and predictions [M] by prefix (see `features.KINDS`)."""
+    classes, device = int(train.label.max()) + 1, resolve(settings.device)
+    metrics: dict[str, Any] = {}
+    used: dict[str, dict[str, float]] = {"rate_used": {}, "weight_decay_used": {}}
+    predicted: dict[str, Tensor] = {}
+    for prefix, kind in KINDS:
+        probe = fit(getattr(train, kind), train.label, classes, settings, seed, device)
+        predicted[prefix] = probe(getattr(test, kind)).argmax(1)
+        metrics[f"{prefix}top1"] = _share(predicted[prefix] == test.label)
+        used["rate_used"][kind], used["weight_decay_used"][kind] = probe.rate, probe.weight_decay
+    if len(settings.weight_decays) == 1:
+        del used["weight_decay_used"]
+    counts = dict.fromkeys(count_of(wanted, train.label) for wanted in settings.few_labels)
+    metrics["few_labels"] = {
+        str(count): _few_labels(train, test, count, classes, settings, seed)
+        for count in counts
+        if classes <= count < len(train.label)
+    }
+    if settings.logistic:
+        metrics["logistic"] = logistic(train, test, settings, seed)
+    decay = "" if any(settings.weight_decays) else "no weight decay, "
+    metrics["protocol"] = {
+        **settings.model_dump(mode="json", exclude={"enabled", "device"}),
+        "optimiser": f"SGD, cosine, {decay}standardised features",
+        **used,
+        "chosen_on": f"{settings.folds}-fold cross-validation within the labels used; last epoch reported",
+        "train_images": len(train.label),
+        "test_images": len(test.label),
+    }
+    return metrics, predicted
+
+
+def _few_labels(
+    train: Features, test: Features, count: int, classes: int, settings: Config, seed: int
+) -> dict[str, float]:
+    """Mean and spread over draws of `count` labels; all kinds of features see the same draws."""
+    summary: dict[str, float] = {}
+    device = resolve(settings.device)
+    for prefix, kind in KINDS:
+        scores = []
+        for number in range(settings.draws):
+            rows = draw(train.label, count, seed=seed + 1000 * count + number)
+            probe = fit(getattr(train, kind)[rows], train.label[rows], classes, settings, seed, device)
+            scores.append(_share(probe(getattr(test, kind)).argmax(1) == test.label))
+        result = torch.tensor(scores, dtype=torch.float64)
+        summary[f"{prefix}top1"] = result.mean().item()
+        summary[f"{prefix}top1_std"] = result.std(correction=0).item()
+    return summary
+
+
+def logistic(train: Features, test: Features, settings: Config, seed: int) -> dict[str, float | bool]:
+    """Multinomial logistic regression with an L2 penalty, by scikit-learn: top-1 on test, the C chosen, and whether it
+    came to its optimum in `_ITERATIONS`.
+
+    The strength of the penalty is chosen among `STRENGTHS` by the same folds as the probe's rate.
+
+    Raises:
+        UserError: scikit-learn is not installed.
+    """
+    if importlib.util.find_spec("sklearn") is None:
+        raise UserError(
+            "linear.logistic needs scikit-learn: run `pip install 'sslpipe[pipeline]'`, or set it to false"
+        )
+    labels = train.label.numpy()
+    fold = folds(train.label, min(settings.folds, len(labels)), seed).numpy()
+    found: dict[str, float | bool] = {}
+    for prefix, kind in KINDS:
+        features = getattr(train, kind)
+        mean, std = features.mean(0), features.std(0, correction=0).clamp_min(1e-6)
+        x, queries = (((part - mean) / std).numpy() for part in (features, getattr(test, kind)))
+        hits = dict.fromkeys(STRENGTHS, 0.0)
+        for strength, held in itertools.product(STRENGTHS, range(int(fold.max()) + 1)):
+            kept = fold != held
+            model = _logistic(x[kept], labels[kept], strength)
+            hits[strength] += (model.predict(x[~kept]) == labels[~kept]).sum()
+        best = max(STRENGTHS, key=lambda strength: hits[strength])
+        model = _logistic(x, labels, best)
+        found[f"{prefix}top1"] = float((model.predict(queries) == test.label.numpy()).mean())
+        found[f"{prefix}c"] = best
+        found[f"{prefix}converged"] = bool(model.n_iter_.max() < _ITERATIONS)
+    return found
+
+
+def _logistic(x: np.ndarray, labels: np.ndarray, strength: float) -> Any:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # said in the metrics
+        return LogisticRegression(C=strength, max_iter=_ITERATIONS).fit(x, labels)
+
+
+def _share(hits: Tensor) -> float:
+    return hits.double().mean().item()

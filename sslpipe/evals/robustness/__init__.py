@@ -1,0 +1,27 @@
+"""What changes of an image features ignore, and how much accuracy common corruptions cost them."""
+
+from __future__ import annotations
+
+from pydantic import Field, field_validator
+
+from sslpipe.core.config import Config as Base
+
+
+class Config(Base):
+    """Settings of the section `robustness`."""
+
+    enabled: bool = False
+    images: int = Field(1000, ge=2, description="test images that are changed and corrupted")
+    severities: tuple[int, ...] = Field(
+        (1, 3, 5), min_length=1, description="of the corruptions, from 1 to 5"
+    )
+    k: int = Field(20, ge=1, description="neighbours, among clean training images")
+    temperature: float = Field(0.07, gt=0)
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+
+    @field_validator("severities")
+    @classmethod
+    def _check(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if sorted(set(value)) != list(value) or not set(value) <= {1, 2, 3, 4, 5}:
+            raise ValueError("must be numbers from 1 to 5, rising")
+        return value

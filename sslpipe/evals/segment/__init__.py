@@ -1,0 +1,29 @@
+"""Transfer to segmentation: what a linear layer and neighbours make of frozen patch features."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from sslpipe.core.config import Config as Base
+from sslpipe.scenes.composed import Config as ScenesConfig
+
+
+class Config(Base):
+    """Settings of the section `segment`."""
+
+    enabled: bool = False
+    scenes: ScenesConfig = ScenesConfig()
+    levels: int = Field(
+        3, ge=1, description="resolutions of a CNN whose features are used, counted from the last"
+    )
+    freeze: bool = Field(
+        True, description="frozen features only; false: also with the whole encoder learning"
+    )
+    finetune_rate: float = Field(3e-4, gt=0, description="of encoder and layer where the encoder learns, too")
+    epochs: int = Field(20, ge=1)
+    rates: tuple[float, ...] = Field((0.001, 0.003, 0.01), min_length=1)
+    k: int = Field(20, ge=1)
+    temperature: float = Field(0.07, gt=0)
+    bank: int = Field(20_000, ge=1, description="patches that neighbours are sought among, at most")
+    shown: int = Field(6, ge=0, description="scenes that the report shows")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")

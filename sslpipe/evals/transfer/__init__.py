@@ -1,0 +1,37 @@
+"""Transfer to another labelled set than the one pretrained on: k-NN and linear probe on its features."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import model_validator
+
+from sslpipe.core.config import Config as Base
+from sslpipe.sharding import sources
+
+
+class Config(Base):
+    """Settings of the section `transfer`: as those of `data`, of another set."""
+
+    enabled: bool = False
+    source: str | None = None
+    root: str | None = None
+    test_root: str | None = None
+    schemes: tuple[str, ...] = ()
+    test_fraction: float = 0.2
+
+    @model_validator(mode="after")
+    def _whole(self) -> Config:
+        if self.enabled and self.source is None:
+            raise ValueError("enabled, but source is null: set source (and root) to the set to transfer to")
+        if self.source is not None:
+            sources.Config.model_validate(self._of_data())
+        return self
+
+    @property
+    def data(self) -> sources.Config:
+        """The same as a section `data`."""
+        return sources.Config.model_validate(self._of_data())
+
+    def _of_data(self) -> dict[str, Any]:
+        return self.model_dump(exclude={"enabled"})

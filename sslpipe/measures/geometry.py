@@ -1,0 +1,154 @@
+"""What features look like without training anything on them: pure functions, tensors in, numbers out, in float64.
+
+Two more, `effective_rank` (RankMe) and `spread`, are in `sslpipe.measures.rank`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from sslpipe.measures.knn import nearest
+from sslpipe.measures.rank import rank_of
+
+ALPHA, T = 2, 2  # of alignment and uniformity, as Wang & Isola's experiments have them
+DELTA = 1e-4  # added to the within-class variances of LiDAR
+RANKS = (4, 100)  # of the eigenvalues that the power law is fitted to, both included
+_FEWEST = 8  # eigenvalues that a power law may be fitted to
+_DEAD = 1e-4  # deviation of a dead feature, as a share of the features' root mean square
+
+
+def alignment(x: Tensor, y: Tensor, alpha: float = ALPHA) -> float:
+    """How far apart two views of an image are: E ‖x − y‖^α over the images, of L2-normalised features; 0 is best.
+
+    Wang & Isola, "Understanding Contrastive Representation Learning through Alignment and Uniformity on the
+    Hypersphere", ICML 2020, eq. 5. For α = 2 it is 2 − 2 · cosine, 4 at most.
+
+    Args:
+        x: [N, D], features of one view of each image.
+        y: [N, D], of another view.
+        alpha: the exponent.
+    """
+    return (_on_sphere(x) - _on_sphere(y)).norm(dim=1).pow(alpha).mean().item()
+
+
+def uniformity(x: Tensor, t: float = T) -> float:
+    """How evenly features lie on the sphere: log E exp(−t ‖x − y‖²) over all pairs of images; low is even.
+
+    0 where all features are equal, about −2t for many points spread evenly over a sphere of many dimensions.
+    Wang & Isola 2020, eq. 6; a mean over pairs of two different images.
+
+    Args:
+        x: [N, D], N at least 2; normalised inside.
+        t: sharpness of the Gaussian potential.
+    """
+    z = _on_sphere(x)
+    n, total = len(z), 0.0
+    for start in range(0, n, 1024):
+        squares = (2 - 2 * z[start : start + 1024] @ z.T).clamp_(min=0)  # [n, N]
+        total += squares.mul_(-t).exp_().sum().item()
+    # Each image with itself gives exp(0).
+    return torch.tensor((total - n) / (n * (n - 1)), dtype=torch.float64).clamp(min=1e-300).log().item()
+
+
+def lidar(views: Tensor, delta: float = DELTA, *, unbiased: bool = False) -> float:
+    """LiDAR: in how many directions images differ more than their own views do, from 1 to min(n − 1, D).
+
+    Each image is a class, its views are the samples: with μ_x the mean over the views of image x and μ over all,
+    Σ_b = E_x (μ_x − μ)(μ_x − μ)ᵀ, Σ_w = E_x E_view (e − μ_x)(e − μ_x)ᵀ + δI, and λ the eigenvalues of
+    Σ_w^−½ Σ_b Σ_w^−½: exp(−Σ p log p) with p = λ / Σλ + ε.
+
+    Thilak et al., "LiDAR: Sensing Linear Probing Performance in Joint Embedding SSL Architectures", ICLR 2024,
+    eq. 1–4; δ and ε are called small there and are 1e-4 and 1e-7 here.
+
+    Args:
+        views: [n, q, D], features of q views of each of n images; q at least 2.
+        delta: δ, in units of the features squared.
+        unbiased: take out of Σ_b what the means of q views vary by chance, Σ_w / q in expectation (analysis of
+            variance, both with their degrees of freedom). It lies alike in all directions, so that the plain number
+            falls as q grows; this one hardly depends on it. Not in the paper, which has q = 10 or 50.
+    """
+    e = views.double()
+    n, q, d = e.shape
+    means = e.mean(dim=1)  # [n, D]
+    between = means - means.mean(dim=0)
+    within = (e - means[:, None]).reshape(n * q, d)
+    sigma_b = between.T @ between / n  # [D, D]
+    sigma_w = within.T @ within / (n * q)
+    if unbiased:
+        sigma_w *= q / (q - 1)
+        sigma_b = sigma_b * (n / (n - 1)) - sigma_w / q
+    sigma_w += delta * torch.eye(d, dtype=e.dtype, device=e.device)
+    # L⁻¹ Σ_b L⁻ᵀ with Σ_w = L Lᵀ has the eigenvalues of the symmetric product, without a square root of a matrix.
+    factor = torch.linalg.cholesky(sigma_w)
+    half = torch.linalg.solve_triangular(factor, sigma_b, upper=False)
+    product = torch.linalg.solve_triangular(factor, half.T, upper=False)
+    return rank_of(torch.linalg.eigvalsh((product + product.T) / 2).clamp(min=0)).item()
+
+
+def eigenspectrum(x: Tensor) -> Tensor:
+    """Eigenvalues of the features' covariance as shares of their sum, falling, at least 0: [min(N, D)].
+
+    Args:
+        x: [N, D].
+    """
+    centred = x.double() - x.double().mean(dim=0)
+    n, d = centred.shape
+    # The smaller of the two products has the same eigenvalues but for zeros.
+    product = centred.T @ centred if d <= n else centred @ centred.T
+    values = torch.linalg.eigvalsh(product).flip(0).clamp(min=0)
+    return values / values.sum().clamp(min=torch.finfo(values.dtype).tiny)
+
+
+def power_law(spectrum: Tensor, ranks: tuple[int, int] = RANKS) -> tuple[float, float] | None:
+    """α-ReQ: the exponent α of λ_i ≈ c · i^−α, and R² of the fit in the logarithms.
+
+    Least squares of log λ on log i with weights 1 / i over the ranks 4 to 100, as the official code fits
+    (fastssl's `stringer_get_powerlaw`, by Stringer et al. 2019, over `arange(3, 100)`).
+
+    Agrawal et al., "α-ReQ: Assessing Representation Quality in Self-Supervised Learning by measuring eigenspectrum
+    decay", NeurIPS 2022, Sec. 3: features near α = 1 serve best.
+
+    Args:
+        spectrum: [K], falling.
+        ranks: first and last rank, counted from 1; cut to the values that are above 1e-12 of the largest.
+
+    Returns:
+        α and R², or None where fewer than 8 ranks are left: that says nothing of a law.
+    """
+    usable = int((spectrum > 1e-12 * spectrum.max()).sum()) if len(spectrum) else 0
+    last = min(ranks[1], usable)
+    if last - ranks[0] + 1 < _FEWEST:
+        return None
+    rank = torch.arange(ranks[0], last + 1, dtype=torch.float64)
+    x, y = rank.log(), spectrum[ranks[0] - 1 : ranks[0] - 1 + len(rank)].double().cpu().log()
+    weight = 1 / rank / (1 / rank).sum()
+    dx, dy = x - (weight * x).sum(), y - (weight * y).sum()
+    slope = (weight * dx * dy).sum() / (weight * dx * dx).sum()
+    left, all_of_it = (weight * (dy - slope * dx) ** 2).sum(), (weight * dy * dy).sum()
+    return -slope.item(), (1 - left / all_of_it.clamp(min=1e-300)).item()
+
+
+def purity(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, k: int) -> float:
+    """Share of the k nearest training images, by cosine, that have the test image's class; the mean over test images.
+
+    Args:
+        train: [N, D].
+        train_labels: int64 [N].
+        test: [M, D].
+        test_labels: int64 [M].
+        k: neighbours, at most N.
+    """
+    _, index = nearest(train, test, k)  # [M, k]
+    return (train_labels[index] == test_labels[:, None]).double().mean().item()
+
+
+def dead_dimensions(x: Tensor) -> int:
+    """How many of the D features are the same for all images [N, D]: below 1e-4 of the features' root mean square."""
+    x = x.double()
+    return int((x.std(dim=0, correction=0) <= _DEAD * x.square().mean().sqrt()).sum())
+
+
+def _on_sphere(x: Tensor) -> Tensor:
+    return normalize(x.double(), dim=1)

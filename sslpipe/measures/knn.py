@@ -1,0 +1,180 @@
+"""k-nearest-neighbour classification on frozen features.
+
+Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", CVPR 2018, Sec. 3.4: cosine
+similarity, each of the k nearest votes for its class with weight exp(similarity / T).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from sslpipe.console.errors import UserError
+from sslpipe.measures.subsets import folds
+
+QUERIES, BANK = 1024, 32_768  # features compared at a time: 128 MB of similarities
+HELD_BACK = 5  # one in so many training images asks the others, where k and T are chosen
+
+
+def nearest(
+    train_features: Tensor,
+    test_features: Tensor,
+    k: int,
+    *,
+    device: torch.device | str = "cpu",
+    itself: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The k most similar training images of each test image, exactly.
+
+    Bank and queries are compared part by part: of a bank of a million images only `BANK` are on the device at a time.
+
+    Args:
+        train_features: [N, D].
+        test_features: [M, D].
+        k: at most N; at most N - 1 with `itself`.
+        device: where they are compared.
+        itself: int64 [M], the place of each test image in the training set: it is not its own neighbour.
+
+    Returns:
+        cosine similarities [M, k], falling, and int64 places in the training set [M, k]; on the CPU.
+    """
+    queries = normalize(test_features.float(), dim=1)  # [M, D]
+    best = [
+        (torch.empty(len(chunk), 0), torch.empty(len(chunk), 0, dtype=torch.int64))
+        for chunk in queries.split(QUERIES)
+    ]
+    for start in range(0, len(train_features), BANK):
+        bank = normalize(train_features[start : start + BANK].to(device).float(), dim=1)  # [n, D]
+        for number, chunk in enumerate(queries.split(QUERIES)):
+            similarity = chunk.to(device) @ bank.T  # [m, n]
+            if itself is not None:
+                place = itself[number * QUERIES :][: len(chunk)] - start
+                here = ((place >= 0) & (place < len(bank))).nonzero()[:, 0]
+                similarity[here.to(device), place[here].to(device)] = float("-inf")
+            found = similarity.topk(min(k, len(bank)), dim=1)  # [m, ≤ k]
+            best[number] = _best_of(best[number], (found.values.cpu(), found.indices.cpu() + start), k)
+    values, places = (torch.cat(parts) for parts in zip(*best, strict=True))
+    return values, places
+
+
+def _best_of(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor], k: int) -> tuple[Tensor, Tensor]:
+    """The k most similar of both: similarities and places, [m, ≤ k] each."""
+    if not one[0].shape[1]:
+        return other
+    values, places = (torch.cat(pair, dim=1) for pair in zip(one, other, strict=True))
+    top = values.topk(min(k, values.shape[1]), dim=1)
+    return top.values, places.gather(1, top.indices)
+
+
+def vote(similarity: Tensor, labels: Tensor, classes: int, temperature: float) -> Tensor:
+    """Votes for each class, [M, C], of neighbours' similarities and labels, both [M, k]."""
+    # exp(s / T) up to a factor common to all votes of an image, so that a small T cannot overflow.
+    weights = ((similarity - similarity[:, :1]) / temperature).exp()  # [M, k]
+    votes = weights.new_zeros(len(similarity), classes)
+    return votes.scatter_add_(1, labels, weights)
+
+
+def predict(
+    train_features: Tensor, train_labels: Tensor, test_features: Tensor, *, k: int, temperature: float
+) -> Tensor:
+    """Votes for each class, [M, C]; C is counted in the training labels, k is cut to the training set's size."""
+    check_bank(train_labels)
+    similarity, index = nearest(train_features, test_features, min(k, len(train_features)))
+    return vote(similarity, train_labels[index], int(train_labels.max()) + 1, temperature)
+
+
+def knn(
+    train_features: Tensor,
+    train_labels: Tensor,
+    test_features: Tensor,
+    test_labels: Tensor,
+    *,
+    k: int,
+    temperature: float,
+) -> dict[str, float]:
+    """k-NN accuracy.
+
+    Args:
+        train_features: [N, D], the bank; normalised inside.
+        train_labels: int64 [N], 0 … C−1.
+        test_features: [M, D], not in the bank; normalised inside.
+        test_labels: int64 [M].
+        k: neighbours that vote; cut to N.
+        temperature: T of the weights exp(similarity / T).
+
+    Returns:
+        `top1`, `top5` (with fewer than five classes: of all of them), and the `k` and `temperature` used.
+
+    Raises:
+        UserError: the bank is empty or has unlabelled images.
+    """
+    votes = predict(train_features, train_labels, test_features, k=k, temperature=temperature)
+    return {**hits(votes, test_labels), "k": min(k, len(train_features)), "temperature": temperature}
+
+
+def leave_one_out(features: Tensor, labels: Tensor, *, k: int, temperature: float) -> dict[str, float]:
+    """k-NN accuracy within one set: each image asks all others, never itself.
+
+    Args:
+        features: [N, D]; normalised inside.
+        labels: int64 [N], 0 … C−1.
+        k: neighbours that vote; cut to N − 1.
+        temperature: T of the weights exp(similarity / T).
+
+    Returns:
+        as `knn`.
+
+    Raises:
+        UserError: there are fewer than two images, or one without a label.
+    """
+    check_bank(labels)
+    if len(labels) < 2:
+        raise UserError("leaving one image out needs at least two")
+    k = min(k, len(labels) - 1)
+    similarity, index = nearest(features, features, k, itself=torch.arange(len(labels)))
+    votes = vote(similarity, labels[index], int(labels.max()) + 1, temperature)
+    return {**hits(votes, labels), "k": k, "temperature": temperature}
+
+
+def check_bank(labels: Tensor) -> None:
+    """Refuse a bank that is empty or has images without a label.
+
+    Raises:
+        UserError: it is.
+    """
+    if len(labels) == 0 or bool((labels < 0).any()):
+        raise UserError("k-NN needs at least one training image, and a label of 0 or more for each")
+
+
+def hits(votes: Tensor, labels: Tensor) -> dict[str, float]:
+    """`top1` and `top5` of votes [M, C] for labels [M]."""
+    ranked = votes.topk(min(5, votes.shape[1]), dim=1).indices  # [M, 5]
+    right = ranked == labels[:, None]
+    return {"top1": right[:, 0].double().mean().item(), "top5": right.any(dim=1).double().mean().item()}
+
+
+def choose(
+    features: Tensor, labels: Tensor, grid: Sequence[tuple[int, float]], device: torch.device | str = "cpu"
+) -> tuple[int, float]:
+    """The pair of k and T that classifies held-back training images best, the first of equals.
+
+    Args:
+        features: [N, D] of the training split.
+        labels: int64 [N].
+        grid: pairs to try.
+        device: where features are compared.
+    """
+    if len(grid) == 1 or len(labels) < 2:
+        return grid[0]
+    held = folds(labels, min(HELD_BACK, len(labels)), seed=0) == 0
+    bank, queries, truth = labels[~held], features[held], labels[held]
+    most = min(max(k for k, _ in grid), len(bank))
+    similarity, index = nearest(features[~held], queries, most, device=device)
+    classes, voters = int(labels.max()) + 1, bank[index]  # [M, k]
+    scores = [
+        int((vote(similarity[:, :k], voters[:, :k], classes, t).argmax(1) == truth).sum()) for k, t in grid
+    ]
+    return grid[scores.index(max(scores))]

@@ -1,0 +1,103 @@
+"""Few labels: stratified draws, folds, and a reader of part of a split."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sslpipe.console.errors import UserError
+from sslpipe.data.batch import Batch
+from sslpipe.data.loader import Reader
+from sslpipe.measures.config import SHARE, readable
+
+
+def count_of(wanted: int | str, labels: Tensor) -> int:
+    """How many labels are wanted, in all.
+
+    Args:
+        wanted: a number, a share such as "10%", or "5 per class".
+        labels: int64 [N], those there are.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    if isinstance(wanted, int):
+        return wanted
+    try:
+        readable(wanted)
+    except ValueError as error:
+        raise UserError(f"{wanted!r} {error}") from None
+    if share := SHARE.fullmatch(wanted):
+        return max(1, round(float(share[1]) / 100 * len(labels)))
+    return int(wanted.split()[0]) * len(labels.unique())
+
+
+def draw(labels: Tensor, count: int | None, seed: int) -> Tensor:
+    """`count` places (None: all) with classes in equal shares as far as they go, in random order.
+
+    Args:
+        labels: int64 [N].
+        count: how many; at least one a class where there is room.
+        seed: another seed is another draw.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if count is None or count >= len(labels):
+        return torch.randperm(len(labels), generator=generator)
+    order = torch.randperm(len(labels), generator=generator)
+    rank = _rank_in_class(labels[order])
+    # Sorting by rank takes every class's first, then every class's second, …: equal shares.
+    return order[rank.argsort(stable=True)[:count]]
+
+
+def sample(count: int, limit: int, seed: int) -> Tensor:
+    """At most `limit` of the places 0 … count − 1, drawn by seed, in order: int64 [M]."""
+    if count <= limit:
+        return torch.arange(count)
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:limit].sort().values
+
+
+def folds(labels: Tensor, count: int, seed: int) -> Tensor:
+    """A fold number 0 … count−1 for each label, [N], each class spread over all folds."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(labels), generator=generator)
+    by_class = order[labels[order].argsort(stable=True)]
+    fold = torch.empty_like(labels)
+    fold[by_class] = torch.arange(len(labels)) % count
+    return fold
+
+
+def _rank_in_class(labels: Tensor) -> Tensor:
+    """How many earlier entries have the same label, [N]."""
+    rank = torch.empty_like(labels)
+    for label in labels.unique():
+        here = labels == label
+        rank[here] = torch.arange(int(here.sum()))
+    return rank
+
+
+def labelled(reader: Reader) -> Reader:
+    """The images of a split that have a label."""
+    here = reader.labels >= 0
+    return reader if here.all() else Subset(reader, here.nonzero()[:, 0])
+
+
+class Subset:
+    """Part of a split, read through the split's reader."""
+
+    def __init__(self, reader: Reader, places: Tensor) -> None:
+        self.reader, self.places, self.resolution = reader, places.numpy(), reader.resolution
+        self.labels = reader.labels[places]
+        self.keys = [reader.keys[place] for place in self.places]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @property
+    def blocks(self) -> np.ndarray:
+        """All of it is mixed at once."""
+        return np.array([0, len(self)])
+
+    def gather(self, index: np.ndarray | Tensor) -> Batch:
+        """The canvases at these places of the subset; `Batch.index` keeps the places in the whole split."""
+        return self.reader.gather(self.places[np.asarray(index)])

@@ -1,0 +1,281 @@
+"""What the training loop and a method say to each other. A new method is one file beside this one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from sslpipe.console.errors import UserError
+from sslpipe.core.config import Config
+from sslpipe.data.loader import Reader
+from sslpipe.networks.protocol import Backbone
+from sslpipe.views.recipe import Recipe
+from sslpipe.views.view import View
+
+if TYPE_CHECKING:
+    from sslpipe.methods.base.scale import Rule, Scale
+
+
+class OptimizerConfig(Config):
+    """How a method's parameters are optimised; each paper has its own.
+
+    `rule` turns `rate` into the peak learning rate: `linear` is rate · batch / 256, `sqrt` is rate · √batch,
+    `absolute` is rate itself.
+    """
+
+    name: Literal["adamw", "sgd", "lars"] = "adamw"
+    rate: float = Field(1e-3, gt=0)
+    rule: Literal["linear", "sqrt", "absolute"] = "linear"
+    weight_decay: float = Field(0.05, ge=0)
+    weight_decay_end: float | None = Field(None, ge=0, description="cosine from weight_decay to this (DINO)")
+    momentum: float = Field(0.9, ge=0, lt=1)
+    betas: tuple[float, float] = (0.9, 0.999)
+    schedule: Literal["cosine", "steps", "constant"] = "cosine"
+    milestones: tuple[float, ...] = Field(
+        (0.6, 0.8), description="`steps`: shares of training at which rate · 0.1"
+    )
+    warmup_epochs: float = Field(10.0, ge=0)
+    final_rate: float = Field(0.0, ge=0, description="where the cosine ends, as a share of the peak")
+    clip: float | None = Field(None, gt=0, description="largest norm of all gradients together")
+
+    def peak(self, batch_size: int) -> float:
+        """The learning rate after warm-up for a global batch of this size."""
+        scale = {"linear": batch_size / 256, "sqrt": batch_size**0.5, "absolute": 1.0}[self.rule]
+        return self.rate * scale
+
+    @model_validator(mode="after")
+    def _check(self) -> OptimizerConfig:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError("betas should both be at least 0 and below 1")
+        if list(self.milestones) != sorted(self.milestones) or not all(0 < m < 1 for m in self.milestones):
+            raise ValueError("milestones should rise and lie between 0 and 1")
+        return self
+
+
+class MethodConfig(Config):
+    """Settings every method has. A subclass gives its paper's defaults."""
+
+    optimizer: OptimizerConfig = OptimizerConfig()
+    views: dict[str, Any] = Field(
+        {}, description="changes of this method's views, written as views.recipe, which comes on top"
+    )
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Where training stands.
+
+    Attributes:
+        step: optimiser steps finished before this one.
+        epoch: epochs finished before this one.
+        progress: share of training done, in [0, 1].
+        generator: random numbers for this step, equal on all ranks and after a resume.
+    """
+
+    step: int
+    epoch: int
+    progress: float
+    generator: torch.Generator
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step gives: a scalar loss to minimise, and a few named numbers worth watching."""
+
+    loss: Tensor
+    numbers: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class ParamGroup:
+    """Parameters that are optimised alike.
+
+    Attributes:
+        parameters: what is optimised.
+        decay: whether weight decay applies.
+        adapt: whether LARS adapts the rate to the norms.
+        rate_scale: factor on the learning rate.
+        fixed_rate: keep the peak rate through warm-up and decay (SimSiam's predictor).
+    """
+
+    parameters: list[nn.Parameter]
+    decay: bool = True
+    adapt: bool = True
+    rate_scale: float = 1.0
+    fixed_rate: bool = False
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What `Method.prepare` may use to train something first.
+
+    Attributes:
+        reader: the training split.
+        recipe: the resolved recipe.
+        device: where to work.
+        seed: the run's seed.
+        folder: a folder that outlives the process, for what is identified by this digest.
+        renderer: the setting `views.renderer`.
+        parts: what else decides the result, by name: digests of the data and the code, torch, hardware, renderer.
+    """
+
+    reader: Reader
+    recipe: Recipe
+    device: torch.device
+    seed: int
+    folder: Callable[[str], Path]
+    renderer: str = "auto"
+    parts: Mapping[str, str] = field(default_factory=dict)
+
+
+class Method(nn.Module, ABC):
+    """A self-supervised method around a backbone.
+
+    A subclass gives `Config`, `paper` and `step`, and sslpipe/recipes its views; the rest has defaults.
+    """
+
+    Config: ClassVar[type[MethodConfig]] = MethodConfig
+    paper: ClassVar[str]
+    takes: ClassVar[tuple[str, ...]] = ("resnet", "cnn", "vit")
+    needs: ClassVar[str] = ""  # what it asks of data or batches beside images, in a few words
+    default_backbone: ClassVar[str] = "small_resnet"
+    suspects: ClassVar[str] = "check the rate and the views"  # what to look at where features have collapsed
+    scales: ClassVar[
+        tuple[Scale, ...]
+    ]  # the runs that the paper's settings are of, the first with all defaults
+    rules: ClassVar[Mapping[str, Rule]] = {}  # settings that change with the scale, and how
+
+    def __init__(self, backbone: Backbone, config: MethodConfig) -> None:
+        super().__init__()
+        name = type(self).__name__
+        if backbone.kind not in self.takes:
+            raise UserError(
+                f"{name} cannot train `{backbone.name}`, a {backbone.kind}: it takes {' or '.join(self.takes)}; "
+                f"set pretrain.backbone to `auto` or to such a network"
+            )
+        self.backbone = backbone
+        self.optimizer = config.optimizer  # a method whose rates depend on its backbone sets others
+        self._frozen: list[nn.Module] = []
+
+    @classmethod
+    def recipe(cls, config: MethodConfig, image_size: int, patch_size: int | None) -> Recipe:
+        """The paper's views at `image_size` pixels a side: the official recipe that has the name of this file.
+
+        A method with settings that change the views lays them on top. One that is not in sslpipe/recipes
+        makes a recipe of its own.
+        """
+        # Here, not at the top: of the stages that import methods only `views` asks for recipes.
+        from sslpipe.recipes.official import official
+
+        name = cls.__module__.rpartition(".")[2]
+        return official(name, image_size, patch_size=patch_size, variant=cls.variant(config, patch_size))
+
+    @classmethod
+    def variant(cls, config: MethodConfig, patch_size: int | None) -> str | None:
+        """Which variant of the official recipe these settings and this backbone ask for; None for the first."""
+        return None
+
+    @abstractmethod
+    def step(self, views: list[View], clock: Clock) -> Step:
+        """The loss of one batch; `views` are in the recipe's order."""
+
+    def embed(self, views: list[View]) -> tuple[Tensor, ...]:
+        """What the loss is taken of, [N, D] each, of any part of a batch; for `pretrain.gradient_cache`.
+
+        A method has it, and `loss`, where its loss compares the images of a batch with each other.
+        """
+        raise NotImplementedError
+
+    def loss(self, embeddings: tuple[Tensor, ...], clock: Clock) -> Step:
+        """The loss of a whole batch's embeddings."""
+        raise NotImplementedError
+
+    @property
+    def encoder(self) -> Backbone:
+        """What is exported and evaluated."""
+        return self.backbone
+
+    def parameter_groups(self) -> list[ParamGroup]:
+        """Trainable parameters: weights, and apart from them biases and norms without decay and adaptation.
+
+        One-dimensional parameters, and those a backbone names (position embeddings, tokens), take no weight decay
+        and no LARS adaptation: SimCLR, BYOL, MAE and most others say so.
+        """
+        undecayed = {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
+        weights, plain = ParamGroup([]), ParamGroup([], decay=False, adapt=False)
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                group = plain if parameter.ndim <= 1 or name in undecayed else weights
+                group.parameters.append(parameter)
+        return [group for group in (weights, plain) if group.parameters]
+
+    @classmethod
+    def negatives(cls, config: MethodConfig, batch_size: int) -> int | None:
+        """How many negatives an anchor sees in a batch of this size; None where there are none."""
+        return None
+
+    def check_batch(self, batch_size: int, images: int) -> list[str]:
+        """Refuse a batch that this method cannot learn from, before any work; returns what is worth a warning.
+
+        Args:
+            batch_size: images an optimiser step, over all ranks.
+            images: of the training split.
+
+        Raises:
+            UserError: says what to set instead.
+        """
+        if batch_size < 2:
+            raise UserError(
+                f"{type(self).__name__} cannot learn from a batch of {batch_size}: set pretrain.batch_size to 2 or more"
+            )
+        return []
+
+    def before_update(self, clock: Clock) -> None:
+        """Called when gradients are final, before clipping: freezes set `grad = None` here."""
+
+    def after_update(self, clock: Clock) -> None:
+        """Called once after each optimiser step: momentum networks and queues move here."""
+
+    def prepare(self, preparation: Preparation) -> None:
+        """Called once before training, for what must be trained or gathered first (a tokenizer)."""
+
+    def watch(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        """Numbers worth watching between epochs, of images as an encoder is evaluated on them; in eval mode.
+
+        Args:
+            batches: images [n, 3, S, S] and the encoder's features of them [n, D], a sample of the training split.
+        """
+        return {}
+
+    def collapsed(self, looks: Sequence[Mapping[str, float]]) -> str | None:
+        """What has collapsed in this method alone, in a few words, or None; projections are looked at in any case.
+
+        Args:
+            looks: what `watch` gave until now, the last at last, among numbers of the features.
+        """
+        return None
+
+    @torch.no_grad()
+    def pictures(self, views: list[View]) -> Iterator[tuple[str, Tensor]]:
+        """Named pictures, uint8 [H, W, 3], of what the method does; shown in the report."""
+        return iter(())
+
+    def freeze(self, module: nn.Module) -> None:
+        """Keep a module as it is: no gradients, and eval mode whatever mode the method is in."""
+        module.requires_grad_(False)
+        self._frozen.append(module)
+        module.eval()
+
+    def train(self, mode: bool = True) -> Method:
+        """As in torch, but frozen modules stay in eval mode."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self

@@ -1,0 +1,193 @@
+"""The protocol every backbone follows."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sslpipe.console.errors import UserError
+
+
+class Backbone(nn.Module):
+    """An image encoder: pixels [N, 3, S, S] in, features out. `encoder.json` holds what rebuilds it.
+
+    Attributes:
+        name: as given to `backbone`.
+        options: every option, resolved: `backbone(name, image_size=image_size, **options)` rebuilds it.
+        image_size: side of the square images it is made for, pixels.
+        dim: features a vector.
+        patch_size: pixels; None for a CNN, which cannot hide patches.
+        kind: "resnet", "cnn" (other networks of feature maps) or "vit".
+        preprocess: set by `load_encoder`: images in, [N, 3, S, S] out.
+        info: set by `load_encoder`: where the weights come from.
+    """
+
+    name: str
+    options: dict[str, Any]
+    image_size: int
+    dim: int
+    patch_size: int | None = None
+    kind: Literal["resnet", "cnn", "vit"]
+    preprocess: Any
+    info: dict[str, Any]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """One vector an image: [N, 3, S, S] → [N, D]."""
+        return self.features(x)[0]
+
+    @abstractmethod
+    def tokens(
+        self, x: Tensor, keep: Tensor | None = None, mask: Tensor | None = None, prefix: bool = False
+    ) -> Tensor:
+        """One vector a patch, row by row: [N, 3, S, S] → [N, P, D].
+
+        Args:
+            x: images.
+            keep: int64 [N, K], the patches each image keeps: only they are computed, → [N, K, D] in order.
+            mask: bool [N, P], true where a learned token stands in for the patch (see `learn_mask_token`).
+            prefix: class tokens come first, → [N, 1 + P, D].
+
+        Raises:
+            UserError: `keep`, `mask` or `prefix` asked of a CNN.
+        """
+
+    @abstractmethod
+    def maps(self, x: Tensor) -> Tensor:
+        """The same vectors as an image: [N, 3, S, S] → [N, D, h, w]."""
+
+    @abstractmethod
+    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What `forward` and `maps` give, [N, D] and [N, D, h, w], from one pass."""
+
+    def blocks_and_norm(self) -> tuple[Sequence[nn.Module], nn.Module] | None:
+        """A transformer's blocks, in order, and the norm after the last; None for a CNN."""
+        return None
+
+    def pooled(self, tokens: Tensor) -> Tensor:
+        """A transformer's vectors [N, D] of its tokens [N, C + P, D], class tokens first: what `forward` gives."""
+        raise NotImplementedError
+
+    def last_blocks(self, x: Tensor, count: int) -> Tensor:
+        """Vectors of the last blocks side by side, [N, 3, S, S] → [N, count · D], each by the last norm and pooling.
+
+        DINO's protocol of linear probes (Caron et al. 2021, App. F.1). Methods that rebuild what is hidden leave
+        their last block to that; what an image shows is found before. A CNN gives what `forward` does.
+        """
+        stack = self.blocks_and_norm()
+        if stack is None or count == 1:
+            return self(x)
+        (blocks, norm), found = stack, []
+        hooks = [
+            block.register_forward_hook(lambda module, given, tokens: found.append(tokens))
+            for block in blocks[-count:]
+        ]
+        try:
+            self.features(x)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return torch.cat([self.pooled(norm(tokens)) for tokens in found], dim=1)
+
+    @abstractmethod
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Regular expressions that sort parameters into layers, for timm's layer decay."""
+
+    def learn_mask_token(self) -> None:
+        """Train the token of `tokens(mask=…)`; a method that masks calls it when it is built.
+
+        Otherwise the token stays as it is, so that other methods have no parameter without a gradient.
+
+        Raises:
+            UserError: a CNN has no such token.
+        """
+        token = getattr(self, "mask_token", None)
+        if token is None:
+            raise _cannot_hide(self.name)
+        token.requires_grad_(True)
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that are never decayed though they have more than one dimension."""
+        return set()
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Patches down and across at `image_size`; None for a CNN."""
+        return None if self.patch_size is None else (self.image_size // self.patch_size,) * 2
+
+
+class ConvBackbone(Backbone):
+    """A backbone whose features are maps: a subclass gives `maps`, vectors are their average."""
+
+    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The average of the maps, and the maps."""
+        maps = self.maps(x)
+        return maps.mean(dim=(2, 3)), maps
+
+    def tokens(
+        self, x: Tensor, keep: Tensor | None = None, mask: Tensor | None = None, prefix: bool = False
+    ) -> Tensor:
+        """Flattened maps: [N, 3, S, S] → [N, h·w, D]."""
+        if keep is not None or mask is not None or prefix:
+            raise _cannot_hide(self.name)
+        return self.maps(x).flatten(2).transpose(1, 2)
+
+
+def check_patch_size(name: str, image_size: int, patch_size: int) -> None:
+    """Refuse images that patches do not tile.
+
+    Raises:
+        UserError: `image_size` is not a multiple of `patch_size`.
+    """
+    if patch_size < 1 or image_size % patch_size:
+        raise UserError(
+            f"{name} cuts images into patches of {patch_size} pixels, which do not tile {image_size}: "
+            "make the image size a multiple of the patch size"
+        )
+
+
+def small_stem(name: str, stem: str, resnet: nn.Module) -> None:
+    """Give a ResNet of timm's or torchvision's the stem for small images (He et al. 2016, section 4.2).
+
+    Raises:
+        UserError: `stem` is not "small", or the network's stem is not that of a plain ResNet.
+    """
+    conv = getattr(resnet, "conv1", None)
+    if stem != "small" or not isinstance(conv, nn.Conv2d) or not hasattr(resnet, "maxpool"):
+        raise UserError(
+            f"{name} cannot have the stem {stem!r}: choose 'imagenet', or, for a plain ResNet, 'small'"
+        )
+    resnet.conv1 = nn.Conv2d(conv.in_channels, conv.out_channels, 3, 1, 1, bias=False)
+    nn.init.kaiming_normal_(resnet.conv1.weight, mode="fan_out", nonlinearity="relu")
+    resnet.maxpool = nn.Identity()
+
+
+@torch.no_grad()
+def probe(network: ConvBackbone, image_size: int) -> int:
+    """Features of a network's maps, found by trying one image.
+
+    Raises:
+        UserError: images of this size cannot go through it, or what comes out are not maps.
+    """
+    training, weight = network.training, next(network.parameters())
+    image = torch.zeros(1, 3, image_size, image_size, dtype=weight.dtype, device=weight.device)
+    try:
+        maps = network.eval().maps(image)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UserError(
+            f"{network.name} cannot take images of {image_size} pixels: make them larger ({error})"
+        ) from error
+    network.train(training)
+    if maps.dim() != 4:
+        raise UserError(
+            f"{network.name} gives no feature maps and is no plain vision transformer: "
+            "choose another backbone"
+        )
+    return maps.shape[1]
+
+
+def _cannot_hide(name: str) -> UserError:
+    return UserError(f"the backbone {name} has no patches to hide: choose a vision transformer, as small_vit")

@@ -1,0 +1,237 @@
+"""Scenes with true masks and boxes, composed of a split's own images: segmentation and detection without a download.
+
+A scene is a textured background with a few objects: labelled images, scaled and laid where they overlap little.
+Drawings on a dark ground (digits) are cut out along their ink, which gets a shade of its own; other images are laid
+down in an ellipse. Where all images are grey, so are scenes. What a scene holds depends on the seed, the split and its
+number alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sslpipe.console.errors import UserError
+from sslpipe.data.loader import Reader, open_split
+from sslpipe.scenes.config import Config
+from sslpipe.shards import manifest as manifests
+
+IGNORED = 255  # in masks, a pixel of no class
+OPAQUE = 0.3  # from this opacity on a pixel is the object's
+_TRIES = 20  # places tried for an object
+_STREAM = {"train": 11, "test": 12}
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Images with what is in them.
+
+    Attributes:
+        pixels: uint8 [N, S, S, 3].
+        masks: int64 [N, S, S], 0 for the background, c + 1 for class c, `IGNORED`; [N, 0, 0] where not wanted.
+        boxes: for each scene float32 [n, 4], x1, y1, x2, y2 in pixels around what is visible.
+        labels: for each scene int64 [n], classes.
+        crowd: for each scene int64 [n], 1 for what need not be found (COCO's crowds, VOC's difficult objects); None
+            where there is nothing of the kind.
+    """
+
+    pixels: Tensor
+    masks: Tensor
+    boxes: list[Tensor]
+    labels: list[Tensor]
+    crowd: list[Tensor] | None = None
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+def compose(reader: Reader, split: str, count: int, side: int, settings: Config, seed: int) -> Scenes:
+    """Scenes of a split's labelled images.
+
+    Args:
+        reader: the split.
+        split: `train` or `test`: their scenes are drawn apart.
+        count: scenes.
+        side: of what the encoder sees, pixels.
+        settings: how they are composed.
+        seed: of everything drawn.
+
+    Raises:
+        UserError: the split has no labelled image.
+    """
+    places = (reader.labels >= 0).nonzero()[:, 0].numpy()
+    if not len(places):
+        raise UserError(f"scenes are composed of labelled images, and the {split} split has none")
+    look = _Look.of(reader, places)
+    made = [
+        _scene(reader, places, look, side, settings, np.random.Generator(_bits(seed, _STREAM[split], number)))
+        for number in range(count)
+    ]
+    pixels, masks, boxes, labels = zip(*made, strict=True)
+    return Scenes(
+        torch.from_numpy(np.stack(pixels)), torch.from_numpy(np.stack(masks)), list(boxes), list(labels)
+    )
+
+
+def of_shards(
+    folder: Path, reader: str, side: int, settings: Config, seed: int
+) -> tuple[Scenes, Scenes, list[str]]:
+    """Scenes to learn from and to be tested on, composed of a split each, and the names of the classes.
+
+    Args:
+        folder: of shards.
+        reader: as `loader.reader`.
+        side: of what the encoder sees, pixels.
+        settings: how they are composed.
+        seed: of everything drawn.
+    """
+    train, test = (open_split(folder, split, reader) for split in ("train", "test"))
+    count = int(max(train.labels.max(), test.labels.max())) + 1
+    names = manifests.read(folder).classes
+    return (
+        compose(train, "train", settings.train, side, settings, seed),
+        compose(test, "test", settings.test, side, settings, seed),
+        list(names) if names else [str(number) for number in range(count)],
+    )
+
+
+def normalised(pixels: Tensor, preprocess: Mapping[str, Any], device: torch.device) -> Tensor:
+    """Scenes as the encoder takes them: uint8 [N, S, S, 3] → float32 [N, 3, S, S]."""
+    mean, std = (torch.tensor(preprocess[name], device=device).view(1, 3, 1, 1) for name in ("mean", "std"))
+    return (pixels.to(device).permute(0, 3, 1, 2).float() / 255 - mean) / std
+
+
+def _bits(seed: int, stream: int, number: int) -> np.random.Philox:
+    return np.random.Philox(key=np.array([seed, stream], np.uint64), counter=[0, 0, 0, number])
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What a split's images are like, as far as a sample tells."""
+
+    drawn: bool  # light ink on a dark ground
+    grey: bool
+
+    @classmethod
+    def of(cls, reader: Reader, places: np.ndarray) -> _Look:
+        some = reader.gather(places[np.linspace(0, len(places) - 1, min(64, len(places))).astype(int)])
+        images = list(map(_cut, some.pixels.numpy(), some.size.numpy()))
+        edges = [
+            np.concatenate([image[0].ravel(), image[-1].ravel(), image[:, 0].ravel(), image[:, -1].ravel()])
+            for image in images
+        ]
+        return cls(
+            drawn=bool(np.median([np.median(edge) for edge in edges]) < 16),
+            grey=all((image == image[..., :1]).all() for image in images),
+        )
+
+
+def _cut(canvas: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """An image without its canvas."""
+    return canvas[: size[0], : size[1]]
+
+
+def _scene(
+    reader: Reader,
+    places: np.ndarray,
+    look: _Look,
+    side: int,
+    settings: Config,
+    random: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray, Tensor, Tensor]:
+    """Pixels [S, S, 3], mask [S, S], boxes [n, 4] and labels [n] of one scene."""
+    whole = side * settings.size
+    scene = _texture(whole, look.grey, random)
+    owner = np.full((whole, whole), -1)  # the number of the object that is seen
+    areas: list[int] = []
+    chosen = random.choice(places, random.integers(settings.objects[0], settings.objects[1] + 1))
+    batch = reader.gather(chosen)
+    for number, (canvas, size) in enumerate(zip(batch.pixels.numpy(), batch.size.numpy(), strict=True)):
+        image, alpha = _object(
+            _cut(canvas, size), look, round(side * random.uniform(*settings.scale)), random
+        )
+        corner = _place(owner, areas, alpha > OPAQUE, settings.overlap, random)
+        areas.append(0)
+        if corner is None:
+            continue
+        y, x = corner
+        height, width = alpha.shape
+        here = (slice(y, y + height), slice(x, x + width))
+        scene[here] = scene[here] * (1 - alpha[..., None]) + image * alpha[..., None]
+        owner[here][alpha > OPAQUE] = number
+        areas[number] = int((alpha > OPAQUE).sum())
+    return _labelled(scene, owner, areas, batch.label)
+
+
+def _labelled(
+    scene: np.ndarray, owner: np.ndarray, areas: list[int], labels: Tensor
+) -> tuple[np.ndarray, np.ndarray, Tensor, Tensor]:
+    mask, boxes, classes = np.zeros(owner.shape, np.int64), [], []
+    for number, label in enumerate(labels.tolist()):
+        y, x = np.nonzero(owner == number)
+        if not len(y):
+            continue
+        mask[y, x] = label + 1
+        boxes.append([x.min(), y.min(), x.max() + 1, y.max() + 1])
+        classes.append(label)
+    return (
+        scene.round().clip(0, 255).astype(np.uint8),
+        mask,
+        torch.tensor(boxes, dtype=torch.float32).view(-1, 4),
+        torch.tensor(classes, dtype=torch.int64),
+    )
+
+
+def _object(
+    image: np.ndarray, look: _Look, longest: int, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels float [h, w, 3] and opacity [h, w] of an object whose longer side is so many pixels."""
+    scale = longest / max(image.shape[:2])
+    size = tuple(max(2, round(scale * s)) for s in image.shape[1::-1])
+    pixels = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC), np.float64)
+    if look.drawn:
+        ink = pixels.max(axis=2) / 255
+        tint = random.uniform(160, 255, 1 if look.grey else 3)
+        return np.broadcast_to(tint, (*ink.shape, 3)), ink
+    y, x = ((2 * np.arange(s) + 1) / s - 1 for s in pixels.shape[:2])  # of the pixels' centres
+    return pixels, ((x[None] ** 2 + y[:, None] ** 2) <= 1).astype(np.float64)
+
+
+def _place(
+    owner: np.ndarray, areas: list[int], mask: np.ndarray, overlap: float, random: np.random.Generator
+) -> tuple[int, int] | None:
+    """The corner of a place where an object hides no more than is allowed of any earlier one; None if none is found."""
+    room = np.array(owner.shape) - mask.shape
+    if room.min() < 0 or not mask.any():
+        return None
+    for _ in range(_TRIES):
+        y, x = (int(random.integers(0, most + 1)) for most in room)
+        under = owner[y : y + mask.shape[0], x : x + mask.shape[1]][mask]
+        hidden = np.bincount(under[under >= 0], minlength=len(areas))
+        left = [(owner == number).sum() for number in np.flatnonzero(hidden)]
+        lost = [
+            1 - (seen - hidden[number]) / areas[number]
+            for seen, number in zip(left, np.flatnonzero(hidden), strict=True)
+        ]
+        if all(share <= overlap for share in lost):
+            return y, x
+    return None
+
+
+def _texture(side: int, grey: bool, random: np.random.Generator) -> np.ndarray:
+    """A background of smooth and fine patches, float [side, side, 3], darker than most objects."""
+    field = np.zeros((side, side, 3))
+    for cells, weight in ((2, 0.6), (5, 0.3), (max(side // 3, 1), 0.25)):
+        coarse = random.integers(0, 160, (cells, cells, 1 if grey else 3), dtype=np.uint8)
+        coarse = np.repeat(coarse, 3, axis=2) if grey else coarse
+        field += weight * np.asarray(
+            Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC), np.float64
+        )
+    return field

@@ -1,0 +1,100 @@
+"""The index of a split: for each image where its bytes lie, its size, label and digests; one row an image.
+
+It is read by memory map, so a split of any size is open at once.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from sslpipe.console.errors import UserError, explain_os_error
+from sslpipe.core import scratch
+
+#: `shard` is a number among the split's files; `content` and `seen` are for finding duplicates.
+COLUMNS = np.dtype(
+    [
+        ("shard", "<u4"),
+        ("offset", "<u8"),  # of the image's bytes in its shard
+        ("bytes", "<u4"),
+        ("raw", "u1"),  # 1: they are pixels, [height, width, 3]
+        ("label", "<i4"),  # -1: none
+        ("height", "<u2"),
+        ("width", "<u2"),
+        ("content", "<u8"),  # the first bytes of the source's sha256
+        ("seen", "<u8"),  # duplicates.perceptual_hash
+    ]
+)
+
+
+def path(folder: Path, split: str) -> Path:
+    """Where a split's index lies in a folder of shards."""
+    return folder / split / "index.npy"
+
+
+def write(folder: Path, split: str, columns: np.ndarray) -> str:
+    """Write a split's index; its sha256.
+
+    Raises:
+        UserError: the disk is full or cannot be written.
+    """
+    buffer = io.BytesIO()
+    np.save(buffer, columns, allow_pickle=False)
+    scratch.atomic_write(path(folder, split), buffer.getvalue())
+    return scratch.bytes_digest(buffer.getvalue())
+
+
+def read(folder: Path, split: str, *, count: int, sha256: str) -> np.ndarray:
+    """A split's index, mapped into memory.
+
+    Args:
+        folder: of shards.
+        split: `train` or `test`.
+        count: the images that the manifest says there are.
+        sha256: the digest that the manifest says.
+
+    Raises:
+        UserError: it is missing, or not the one the manifest speaks of.
+    """
+    file, again = path(folder, split), "run `dvc repro` to make the shards again"
+    try:
+        if scratch.file_digest(file) != sha256:
+            raise UserError(f"{file} is not what its manifest says (damaged or changed): {again}")
+        columns = np.load(file, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise UserError(f"{file} is missing: {again}") from error
+    except OSError as error:
+        raise explain_os_error(error, f"reading {file}") from error
+    except ValueError as error:
+        raise UserError(f"{file} is damaged: {again}") from error
+    if columns.dtype != COLUMNS or columns.shape != (count,):
+        raise UserError(f"{file} is of another kind: {again}")
+    return columns
+
+
+def write_keys(folder: Path, split: str, keys: Iterable[str]) -> None:
+    """Write `keys.txt`: a JSON string a line, the names the images had in the source, by place.
+
+    Raises:
+        UserError: the disk is full or cannot be written.
+    """
+    scratch.atomic_write(folder / split / "keys.txt", "".join(f"{json.dumps(key)}\n" for key in keys))
+
+
+def read_keys(folder: Path, split: str) -> list[str]:
+    """The names that a split's samples had in the source, by index.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    path = folder / split / "keys.txt"
+    try:
+        return [str(json.loads(line)) for line in path.read_text("utf-8").splitlines()]
+    except OSError as error:
+        raise explain_os_error(error, f"reading {path}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: run `dvc repro` to make it again") from error

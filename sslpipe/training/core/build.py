@@ -1,0 +1,113 @@
+"""The networks that `pretrain` settings ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from sslpipe import methods, networks
+from sslpipe.console.errors import UserError
+from sslpipe.methods.base.method import Method, MethodConfig
+from sslpipe.networks.build import patch_size
+from sslpipe.networks.protocol import Backbone, ConvBackbone, probe
+from sslpipe.training.core import accumulation
+from sslpipe.training.core.config import Config
+from sslpipe.views.config import Config as ViewsConfig
+from sslpipe.views.recipe import Colour, Recipe, resolve
+
+
+def backbone_name(config: Config) -> str:
+    """The backbone of `pretrain.backbone`; `auto` is the method's own choice for small images."""
+    return methods.find(config.method).default_backbone if config.backbone == "auto" else config.backbone
+
+
+def build_backbone(config: Config, image_size: int, seed: int) -> Backbone:
+    """The backbone with weights drawn from the seed.
+
+    Raises:
+        UserError: unknown name or option.
+    """
+    torch.manual_seed(seed)
+    return networks.backbone(backbone_name(config), image_size=image_size, **config.backbone_options)
+
+
+def build_method(config: Config, method_config: MethodConfig, image_size: int, seed: int) -> Method:
+    """The method around its backbone, all weights drawn from the seed.
+
+    Raises:
+        UserError: unknown name or option, or a backbone that the method cannot train.
+    """
+    return methods.build(config.method, build_backbone(config, image_size, seed), method_config)
+
+
+def build_recipe(
+    config: Config,
+    method_config: MethodConfig,
+    views: ViewsConfig,
+    dataset: Mapping[str, Any],
+    mean: Colour | None = None,
+    std: Colour | None = None,
+) -> Recipe:
+    """The views that these settings train on: the paper's, changed by data set, method's settings and `views.recipe`.
+
+    Args:
+        config: the `pretrain` settings.
+        method_config: the method's.
+        views: the `views` settings.
+        dataset: the data set's changes.
+        mean: the data's channel means in [0, 1]; None leaves the method's.
+        std: the data's channel deviations; None leaves the method's.
+
+    Raises:
+        UserError: a change that no recipe takes, or masked views of another size than the encoder's.
+    """
+    patch = patch_size(backbone_name(config), image_size=views.size, **config.backbone_options)
+    paper = methods.recipe(config.method, views.size, patch_size=patch, config=method_config)
+    own = f"methods.{config.method}.views"
+    recipe = resolve(paper, dataset=dataset, user=method_config.views, mean=mean, std=std, setting=own)
+    recipe = resolve(recipe, user=views.recipe)
+    for spec in recipe.views:
+        if spec.mask is not None and spec.size != views.size:
+            raise UserError(
+                f"views.recipe makes the masked view `{spec.name}` {spec.size} pixels large, the encoder takes "
+                f"{views.size}: set views.size instead"
+            )
+    return recipe
+
+
+def check_views(method: Method, recipe: Recipe) -> None:
+    """Refuse small crops that are too small for the backbone, before any work.
+
+    Raises:
+        UserError: says which view it is.
+    """
+    backbone = method.backbone
+    if not isinstance(backbone, ConvBackbone):
+        return
+    for spec in recipe.views:
+        if spec.size != backbone.image_size:
+            try:
+                probe(backbone, spec.size)
+            except UserError as error:
+                raise UserError(
+                    f"view `{spec.name}` of {spec.size} pixels: {backbone.name} cannot take images so small; "
+                    "set its size in views.recipe, do without it, or choose another backbone"
+                ) from error
+
+
+def check_batch(method: Method, config: Config, images: int) -> list[str]:
+    """What is worth a warning about the batch of these settings, for a training split of so many images.
+
+    Raises:
+        UserError: the method cannot learn from such a batch, or it cannot be cut into its parts.
+    """
+    accumulation.check(method, config)
+    return method.check_batch(config.batch_size, images)
+
+
+def memory_format(backbone: Backbone, device: torch.device) -> torch.memory_format:
+    """The layout in which views should be made: on a GPU, channels last for convolutions, which saves a copy."""
+    last = device.type == "cuda" and isinstance(backbone, ConvBackbone)
+    return torch.channels_last if last else torch.contiguous_format

@@ -1,0 +1,148 @@
+"""The numbers of every step, read by the host without making the device wait.
+
+Each step's numbers are laid into one small vector on the device, summed over ranks, and copied to the host behind the
+step's own work. The host reads them `lag` steps later, when they have long arrived. What ranks must agree on, to save
+or to stop, travels in the same vector, so that all act on it after the same step.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from sslpipe.core import distributed
+from sslpipe.training.core import guards
+
+LAG = 4  # steps on a GPU; a CPU's numbers are there at once
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a step came to.
+
+    Attributes:
+        step: steps done, with this one.
+        rate: its learning rate.
+        numbers: loss, gradient norm and what the method watches; means over ranks.
+        stop: some rank was told to stop.
+        save: it is time for a checkpoint.
+    """
+
+    step: int
+    rate: float
+    numbers: dict[str, float]
+    stop: bool
+    save: bool
+
+
+@dataclass(frozen=True)
+class _Entry:
+    step: int
+    rate: float
+    names: tuple[str, ...]
+    values: Tensor  # float64 on the host, perhaps still on its way: bad, stop, save, then the named numbers
+    arrived: torch.cuda.Event | None
+    index: Tensor
+
+
+class Ledger:
+    """The rows of the last few steps.
+
+    Args:
+        device: where the numbers are made.
+        folder: where a non-finite step is written down.
+        lag: steps after which the host reads; None: `LAG` on a GPU, else none.
+
+    Attributes:
+        bad: 1 from the first step on whose loss or gradient was not finite, else 0; float32 on the device. An update
+            masked by it leaves the weights as they were before that step.
+    """
+
+    def __init__(self, device: torch.device, folder: Path, lag: int | None = None) -> None:
+        self.lag = lag if lag is not None else LAG if device.type == "cuda" else 0
+        self.bad = torch.zeros((), device=device)
+        self._folder, self._entries = folder, deque[_Entry]()
+
+    def note(
+        self,
+        step: int,
+        rate: float,
+        numbers: Mapping[str, Tensor | float],
+        index: Tensor,
+        *,
+        stop: bool = False,
+        save: bool = False,
+    ) -> None:
+        """Write a step down, before its update.
+
+        Args:
+            step: steps done, with this one.
+            rate: its learning rate.
+            numbers: `loss` and `gradient_norm`, which must be finite, and others.
+            index: the samples of this rank's batch.
+            stop: this rank wants to stop.
+            save: this rank wants a checkpoint.
+
+        Raises:
+            NonFiniteError: there is no lag, and the step is not finite on some rank.
+        """
+        device = self.bad.device
+        named = {name: _scalar(value, device) for name, value in numbers.items()}
+        finite = torch.isfinite(named["loss"]) & torch.isfinite(named["gradient_norm"])
+        wishes = [_scalar(float(stop), device), _scalar(float(save), device)]
+        values = torch.stack([(~finite).double(), *wishes, *named.values()])
+        if distributed.world_size() > 1:
+            dist.all_reduce(values)
+        self.bad = torch.maximum(self.bad, (values[0] > 0).float())
+        self._entries.append(_Entry(step, rate, tuple(numbers), *_to_host(values), index))
+        if self.lag == 0:
+            self._check(self._entries[-1])
+
+    def settled(self) -> Iterator[Row]:
+        """The rows that are `lag` steps old, oldest first.
+
+        Raises:
+            NonFiniteError: one of them is not finite; nothing has been updated since.
+        """
+        while self._entries and len(self._entries) > self.lag:
+            yield self._read()
+
+    def drain(self) -> Iterator[Row]:
+        """All rows, waiting for the device; before saving."""
+        while self._entries:
+            yield self._read()
+
+    def _read(self) -> Row:
+        entry = self._entries.popleft()
+        if entry.arrived is not None:
+            entry.arrived.synchronize()
+        self._check(entry)
+        _, stop, save, *numbers = entry.values.tolist()
+        means = [value / distributed.world_size() for value in numbers]
+        return Row(entry.step, entry.rate, dict(zip(entry.names, means, strict=True)), stop > 0, save > 0)
+
+    def _check(self, entry: _Entry) -> None:
+        bad, _, _, *numbers = entry.values.tolist()
+        if bad:
+            values = dict(zip(entry.names, numbers, strict=True))
+            raise guards.non_finite(values, step=entry.step - 1, index=entry.index, folder=self._folder)
+
+
+def _scalar(value: Tensor | float, device: torch.device) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.detach().to(device, torch.float64).reshape(())
+    return torch.full((), value, dtype=torch.float64, device=device)  # a copy from the host would wait
+
+
+def _to_host(values: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    if values.device.type != "cuda":
+        return values, None
+    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    host.copy_(values, non_blocking=True)
+    return host, torch.cuda.current_stream().record_event()

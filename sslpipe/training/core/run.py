@@ -1,0 +1,282 @@
+"""One pretraining run: scratch and fingerprint around the loop, and the files it leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sslpipe import __version__
+from sslpipe.console.errors import UserError
+from sslpipe.core import distributed, scratch
+from sslpipe.core.checkpoint import Checkpoints
+from sslpipe.core.device import describe, make_deterministic, resolve
+from sslpipe.data.loader import Config as LoaderConfig
+from sslpipe.data.loader import Loader
+from sslpipe.export import save_encoder
+from sslpipe.methods.base.method import Method, MethodConfig, Preparation
+from sslpipe.shards import manifest as manifests
+from sslpipe.training.core import messages, parallel, plan, worker
+from sslpipe.training.core.assembly import RECIPE, SHARDS, Assembly, assemble, build_on
+from sslpipe.training.core.compiling import compiled
+from sslpipe.training.core.config import Config
+from sslpipe.training.core.history import History
+from sslpipe.training.core.loop import OnLog, OnResume, train
+from sslpipe.training.core.watch import COLUMNS, Watch
+from sslpipe.views.config import Config as ViewsConfig
+from sslpipe.views.engine import ViewEngine
+from sslpipe.views.recipe import ViewSpec
+from sslpipe.views.render import choice as renderers
+
+PICTURED = 256  # images that a method may show in the report; most show a few
+#: Settings with which an unfinished run is continued whatever they are now: the batches and views stay the same.
+FREE = {
+    "checkpoint_seconds",
+    "device",
+    "devices",
+    "launch",
+    "sharding",
+    "cluster",
+    "watch_epochs",
+    "stop_on_collapse",
+}
+UNFINISHED_KEPT = 3  # older unfinished runs with other settings are deleted
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to.
+
+    Attributes:
+        metrics: what metrics/pretrain.json holds.
+        data: name and digest of the data set.
+    """
+
+    metrics: dict[str, float]
+    data: dict[str, str]
+
+
+def fingerprint_parts(
+    config: Config,
+    method_config: MethodConfig,
+    seed: int,
+    views: ViewsConfig,
+    loading: LoaderConfig,
+    code: Mapping[str, str],
+) -> dict[str, str]:
+    """Everything the weights depend on, by name; bit for bit, but for the number of processes, which rounds otherwise.
+
+    Args:
+        config: the `pretrain` settings.
+        method_config: the method's.
+        seed: the run's.
+        views: the `views` settings: the renderer and the encoder's size; what else is there stands in the recipe.
+        loading: the `loader` settings; the reader does not matter, all give the same images.
+        code: digests of the stage's code.
+    """
+    settings = config.model_dump(mode="json", exclude=FREE)
+    device = resolve(config.device)
+    return {
+        "settings": scratch.digest(
+            [settings, method_config.model_dump(mode="json"), views.size, loading.shuffle_shards, seed]
+        ),
+        "renderer": renderers.describe(renderers.choose(views.renderer, device)[0]),
+        "data": scratch.digest([scratch.file_digest(path) for path in (SHARDS / manifests.NAME, RECIPE)]),
+        "code": scratch.digest(dict(code)),
+        "torch": torch.__version__,
+        "hardware": describe(device),
+    }
+
+
+def run(
+    config: Config,
+    method_config: MethodConfig,
+    *,
+    seed: int,
+    views: ViewsConfig,
+    loading: LoaderConfig,
+    parts: Mapping[str, str],
+    on_log: OnLog = lambda row: None,
+    on_resume: OnResume = lambda step: None,
+) -> Result:
+    """Train from data/ into models/, plots/pretrain/ and metrics/pretrain.json, continuing an interrupted run.
+
+    Args:
+        config: the `pretrain` settings.
+        method_config: the method's.
+        seed: seeds weights, order and views.
+        views: the `views` settings: the renderer, and the size and centre crop of the encoder's preprocessing.
+        loading: the `loader` settings.
+        parts: from `fingerprint_parts`.
+        on_log: called with each new point of the curves.
+        on_resume: called with the step when an interrupted run is continued.
+
+    Called by several processes that have joined each other, all train and the first one writes.
+    """
+    parts = _agreed(parts)
+    folder, leader, processes = _folder(parts), distributed.rank() == 0, distributed.world_size()
+    messages.tell("run", folder=str(folder.absolute()))
+    plan.check_shares(config, processes)
+    with contextlib.ExitStack() as stack:
+        with worker.first(everywhere=True):
+            if leader:
+                stack.enter_context(scratch.locked(_lock(folder), "another run of the same pretraining"))
+                _explain_fresh_start(folder, parts)
+        checkpoints = Checkpoints(folder)
+        make_deterministic(config.deterministic)
+        device = worker.own_device(config.device)
+        made = assemble(config, method_config, seed=seed, views=views, loading=loading, device=device)
+        method, loader = made.method, made.loader
+        with worker.first():
+            method.prepare(_preparation(made, seed, views.renderer, parts))
+        compiled(method, config, device, config.epochs * loader.steps)
+        preprocess = _preprocess(made.recipe.views[0], views)
+        watch = Watch(method, loader.reader, preprocess, config, seed=seed, on_log=on_log)
+        history = train(
+            method,
+            loader,
+            made.engine,
+            config,
+            method.optimizer,
+            seed=seed,
+            checkpoints=checkpoints,
+            on_log=on_log,
+            on_resume=on_resume,
+            after_epoch=watch.after_epoch,
+        )
+        method = parallel.unsharded(method, lambda: build_on(device, config, method_config, views.size, seed))
+        worker.leave()  # what is left is for one process, and may take as long as it likes
+        metrics = _metrics(method, history, config, loader, watch)
+        manifest = manifests.read(SHARDS)
+        data = {"name": manifest.source.name, "digest": manifest.digest}
+        if leader:
+            _export(method, preprocess, {"method": config.method, "seed": seed, "data": data})
+            _write_plots(method, history, made.engine, loader)
+            scratch.write_json("metrics/pretrain.json", metrics)
+            checkpoints.clear()
+    return Result(metrics, data)
+
+
+def _agreed(parts: Mapping[str, str]) -> Mapping[str, str]:
+    """The first process's parts, if those of the others are the same but for the hardware.
+
+    Raises:
+        UserError: another machine has other code, data or settings.
+    """
+    everyones = parallel.gathered(dict(parts))
+    for rank, others in enumerate(everyones):
+        differing = [name for name in parts if name != "hardware" and others[name] != everyones[0][name]]
+        if differing:
+            raise UserError(
+                f"process {rank} has not the first one's {', '.join(differing)}: let all machines share the project's "
+                "folder, and start them when the stage before has ended"
+            )
+    return everyones[0]
+
+
+def _preparation(made: Assembly, seed: int, renderer: str, parts: Mapping[str, str]) -> Preparation:
+    known = {name: parts[name] for name in ("code", "torch", "hardware", "renderer")}
+    known["data"] = manifests.read(SHARDS).digest
+    return Preparation(
+        made.loader.reader,
+        made.recipe,
+        made.device,
+        seed,
+        lambda key: scratch.folder("prepared", key),
+        renderer,
+        known,
+    )
+
+
+def _folder(parts: Mapping[str, str]) -> Path:
+    return scratch.folder("pretrain") / scratch.digest(dict(parts))[:16]
+
+
+def _lock(folder: Path) -> Path:
+    return scratch.folder("locks") / f"pretrain-{folder.name}"
+
+
+def _explain_fresh_start(folder: Path, parts: Mapping[str, str]) -> None:
+    """Say why an unfinished run with another fingerprint is not continued; delete all but the newest of them."""
+    if not folder.is_dir():
+        unfinished = sorted(
+            {file.parent for file in folder.parent.glob("*/*.safetensors")},
+            key=lambda other: other.stat().st_mtime,
+            reverse=True,
+        )
+        idle = [other for other in unfinished if not scratch.is_locked(_lock(other))]
+        if idle:
+            reasons = _differences(json.loads((idle[0] / "fingerprint.json").read_text()), parts)
+            print(f"pretrain: starting over; the unfinished run differs in {reasons}", flush=True)
+        for other in idle[UNFINISHED_KEPT:]:
+            Checkpoints(other).clear()
+    scratch.write_json(folder / "fingerprint.json", dict(parts))
+
+
+def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """The names of what differs, and the values where they are words and not digests."""
+    words = ("torch", "hardware", "renderer")
+    names = [name for name in now if before.get(name) != now[name]]
+    return ", ".join(f"{n} ({before.get(n)} → {now[n]})" if n in words else n for n in names)
+
+
+def _preprocess(spec: ViewSpec, views: ViewsConfig) -> dict[str, Any]:
+    """How images become what the encoder is evaluated on."""
+    return {
+        "size": views.size,
+        "crop": views.centre_crop,
+        "interpolation": spec.interpolation,
+        "mean": spec.mean,
+        "std": spec.std,
+    }
+
+
+def _export(method: Method, preprocess: Mapping[str, Any], info: Mapping[str, Any]) -> None:
+    info = {"sslpipe": __version__, **info}
+    save_encoder(method.encoder, "models", preprocess=preprocess, info=info)
+
+
+def _write_plots(method: Method, history: History, engine: ViewEngine, loader: Loader) -> None:
+    _write_table("plots/pretrain/curves.csv", list(history.rows[-1]), history.rows)
+    seen = dict.fromkeys([*COLUMNS, *(name for look in history.looks for name in look)])
+    _write_table("plots/pretrain/watch.csv", list(seen), history.looks)
+    method.eval()
+    batch = loader.reader.gather(torch.arange(min(PICTURED, len(loader.reader))))
+    for name, picture in method.pictures(engine(batch.to(next(method.parameters()).device), 0)):
+        from PIL import Image
+
+        buffer = io.BytesIO()
+        Image.fromarray(picture.numpy()).save(buffer, "PNG")
+        scratch.atomic_write(f"plots/pretrain/{name}.png", buffer.getvalue())
+
+
+def _write_table(path: str, names: Sequence[str], rows: Sequence[Mapping[str, float]]) -> None:
+    """Rows as a CSV file; what a row has not is left blank."""
+    table = io.StringIO()
+    writer = csv.DictWriter(table, fieldnames=names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in rows)
+    scratch.atomic_write(path, table.getvalue())
+
+
+def _metrics(
+    method: Method, history: History, config: Config, loader: Loader, watch: Watch
+) -> dict[str, float]:
+    last = [row for row in history.rows if row["epoch"] > config.epochs - 1]
+    images = config.epochs * loader.steps * config.batch_size
+    return {
+        "loss": sum(row["loss"] for row in last) / len(last),
+        "epochs": config.epochs,
+        "steps": config.epochs * loader.steps,
+        "seconds": round(history.seconds, 2),
+        "images_per_second": round(images / history.seconds, 1),
+        "encoder_parameters": sum(p.numel() for p in method.encoder.parameters()),
+        **watch.last(history.looks),
+    }

@@ -1,0 +1,199 @@
+"""A look at the encoder's features every few epochs: do they tell images apart, and has anything collapsed?
+
+The loss of a self-supervised method says little about its features, and where they collapse it looks its best. So a
+fixed sample of the training split is embedded as evaluations do it, and judged without training anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sslpipe.console.errors import UserError
+from sslpipe.core.distributed import mean, rank, world_size
+from sslpipe.data.loader import Reader
+from sslpipe.measures.knn import knn
+from sslpipe.measures.rank import effective_rank, spread
+from sslpipe.methods.base.method import Method
+from sslpipe.methods.base.monitor import alike
+from sslpipe.training.core import parallel
+from sslpipe.training.core.config import Config
+from sslpipe.views.evaluation import centre
+
+SAMPLE = 1024  # images that are looked at
+BATCH = 128  # of them at a time
+K, TEMPERATURE = 20, 0.07  # of the k-NN, as in the defaults of the stage `knn`
+
+COLUMNS = ("step", "epoch", "knn_top1", "rankme", "feature_std")  # of the table, besides the methods' own
+
+Row = dict[str, float]
+
+
+class CollapseError(UserError):
+    """The features of all images have become alike, and the run was to stop then."""
+
+
+class Watch:
+    """Looks at a method between epochs, and leaves it as it was.
+
+    Args:
+        method: what is trained.
+        reader: the training split; the test split is never looked at.
+        preprocess: of the encoder: size, crop, interpolation, mean, std.
+        config: how often to look, and whether to stop where features have collapsed.
+        seed: of the sample.
+        on_log: called with each new row.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        reader: Reader,
+        preprocess: Mapping[str, Any],
+        config: Config,
+        *,
+        seed: int,
+        on_log: Callable[[Row], None] = lambda row: None,
+    ) -> None:
+        self.method, self.reader, self.preprocess, self.config = method, reader, preprocess, config
+        self.on_log = on_log
+        self.places = sample(len(reader), seed)
+
+    def after_epoch(
+        self, trained: parallel.Trained, epoch: int, step: int, looks: list[Row], save: Callable[[], None]
+    ) -> None:
+        """Look if it is time to; of several processes only the first one does, unless they share tensors out.
+
+        Args:
+            trained: the method, or what lets several processes train it together.
+            epoch: epochs done; at 0 the weights are random.
+            step: steps done.
+            looks: what was seen until now, part of every checkpoint; what is seen is added. A look that is there
+                already, since a run was stopped after it, is not taken again.
+            save: makes a checkpoint.
+
+        Raises:
+            CollapseError: features have, and `stop_on_collapse` asks to stop; a checkpoint is made before.
+        """
+        every = self.config.watch_epochs
+        if every == 0 or (epoch % every and epoch < self.config.epochs):
+            return
+        reasons: list[str | None] = []
+
+        def look() -> None:
+            reasons.append(self._first_look(epoch, step, looks))
+
+        if isinstance(trained, parallel.Parallel) and trained.give_back is not None:
+            trained.together(look)
+        elif rank() == 0:
+            look()
+        reason = reasons[0] if reasons else None
+        if self.config.stop_on_collapse and _on_any_rank(reason is not None, self.method):
+            save()
+            raise CollapseError(
+                f"stopped at epoch {epoch}, {reason or 'the features have collapsed'}: change what is at fault, or set "
+                "pretrain.stop_on_collapse to false to go on from here"
+            )
+
+    def last(self, looks: Sequence[Row]) -> Row:
+        """The numbers of the last look as far as they are finite, and `collapsed`, 1 or 0; nothing without a look."""
+        if not looks:
+            return {}
+        numbers = {k: v for k, v in looks[-1].items() if k not in ("step", "epoch") and math.isfinite(v)}
+        return {**numbers, "collapsed": float(self._collapsed(looks) is not None)}
+
+    def _first_look(self, epoch: int, step: int, looks: list[Row]) -> str | None:
+        """Look, unless that has been done; what has collapsed and what to check, if anything."""
+        known = bool(looks) and looks[-1]["epoch"] >= epoch
+        if not known:
+            looks.append({"step": step, "epoch": epoch, **self.look()})
+            self.on_log(looks[-1])
+        what = self._collapsed(looks)
+        if what is None:
+            return None
+        reason = f"{what}: {self.method.suspects}"
+        if not known:
+            print(f"pretrain: collapse at epoch {epoch}, {reason}", flush=True)
+        return reason
+
+    def _collapsed(self, looks: Sequence[Row]) -> str | None:
+        return alike(looks) or self.method.collapsed(looks)
+
+    def look(self) -> Row:
+        """The numbers of the features, and those the method has of its own; NaN where features are not finite."""
+        with unnoticed(self.method):
+            features: list[Tensor] = []
+            source = self._batches(features)
+            own = self.method.watch(source)
+            for _ in source:  # what the method did not ask for
+                pass
+            row = judged(torch.cat(features), self.reader.labels[self.places])
+            return row | {name: float(value) for name, value in own.items()}
+
+    def _batches(self, features: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images [n, 3, S, S] and the encoder's features of them [n, D], which are also kept."""
+        encoder = self.method.encoder.eval()
+        device = next(self.method.parameters()).device
+        for part in self.places.split(BATCH):
+            x = centre(self.reader.gather(part).to(device), **self.preprocess)
+            h = encoder(x)
+            features.append(h.float().cpu())
+            yield x, h
+
+
+def sample(images: int, seed: int) -> Tensor:
+    """At most `SAMPLE` places of a split, the same for the same seed, in order: int64 [M]."""
+    drawn = torch.randperm(images, generator=torch.Generator().manual_seed(seed))
+    return drawn[:SAMPLE].sort().values
+
+
+def judged(features: Tensor, labels: Tensor) -> Row:
+    """What can be said of features [M, D] and their labels, int64 [M], -1 for none.
+
+    Returns:
+        `knn_top1` (where there are labels): how many of one half get the right class from the other half, drawn at
+        random and the same ones each time. `rankme`: the features' effective rank. `feature_std`: the deviation of
+        each of the normalised features, times √D.
+    """
+    if not torch.isfinite(features).all():
+        return {"rankme": math.nan, "feature_std": math.nan}
+    row = {"rankme": float(effective_rank(features)), "feature_std": float(spread(features))}
+    known = (labels >= 0).nonzero()[:, 0]
+    known = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(0))]
+    bank, queries = known.tensor_split(2)
+    if len(queries):
+        halves = (features[bank], labels[bank], features[queries], labels[queries])
+        row = {"knn_top1": knn(*halves, k=K, temperature=TEMPERATURE)["top1"], **row}
+    return row
+
+
+@contextlib.contextmanager
+def unnoticed(method: Method) -> Iterator[None]:
+    """Eval mode in full precision, after which modes and random state are as they were."""
+    modes = [(module, module.training) for module in method.modules()]
+    device = next(method.parameters()).device
+    devices = [device] if device.type == "cuda" else []
+    try:
+        with (
+            torch.random.fork_rng(devices),
+            torch.autocast(device.type, enabled=False),
+            torch.no_grad(),
+        ):
+            method.eval()
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _on_any_rank(flag: bool, method: Method) -> bool:
+    """Whether it is so on any rank: all stop together, or those that go on would wait for the one that did not."""
+    if world_size() == 1:
+        return flag
+    device = next(method.parameters()).device
+    return bool(mean(torch.tensor(float(flag), device=device)) > 0)

@@ -1,0 +1,1 @@
+"""Who starts the processes that train: this one, torchrun's agent, or Slurm."""

@@ -1,0 +1,45 @@
+"""What this process is to do: train, help another one, or start the processes that train."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from sslpipe.training.core import plan, worker
+from sslpipe.training.core.config import Config
+
+
+@contextlib.contextmanager
+def role(config: Config, module: str) -> Iterator[str]:
+    """Find out what this process is to do; where others are to train, start them and wait for them.
+
+    Args:
+        config: the `pretrain` settings.
+        module: what each of the others runs, as `python -m module` does; there it comes here and trains.
+
+    Yields:
+        `records`: it trains alone, or is the first of several that train; `helps`: it is one of the others, which write
+        nothing; `launched`: it has started others, and all is done.
+
+    Raises:
+        UserError: the processes failed, or cannot be started.
+        SystemExit: they were stopped by a signal, and have saved.
+    """
+    if plan.among_others():
+        with worker.joined(config.device):
+            yield "records" if os.environ["RANK"] == "0" else "helps"
+        return
+    if config.launch == "slurm" and "RANK" not in os.environ:
+        from sslpipe.training.launch import slurm
+
+        slurm.run(config, module)
+        yield "launched"
+        return
+    if "RANK" not in os.environ and (plan.nodes(config) > 1 or plan.processes(config) > 1):
+        from sslpipe.training.launch import agent
+
+        agent.run(config, module)
+        yield "launched"
+        return
+    yield "records"

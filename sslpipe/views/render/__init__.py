@@ -1,0 +1,1 @@
+"""Parameters → pixels: the reference renderer, which defines what is right, and two fast ones."""

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from support import ToyReader, small_engine, small_method
+
+from sslpipe import methods
+from sslpipe.methods.base.method import Clock
+from sslpipe.training.core.compiling import WORTH_STEPS, compiled
+from sslpipe.training.core.config import Config
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+ALWAYS = Config(compile="always")
+STEPS = 4
+
+
+def losses_and_gradients(method: Any, name: str) -> tuple[list[torch.Tensor], list[int]]:
+    """What a few steps come to, and how many graphs had been compiled after each."""
+    engine, reader = small_engine(name), ToyReader(count=64)
+    found, graphs = [], []
+    for step in range(STEPS):
+        views = engine(reader.gather(range(step * 16, step * 16 + 16)), 0)
+        clock = Clock(step, 0, step / STEPS, torch.Generator().manual_seed(step))
+        torch.manual_seed(step)
+        method.zero_grad(set_to_none=True)
+        loss = method.step(views, clock).loss
+        loss.backward()
+        method.before_update(clock)
+        found += [loss.detach(), *(p.grad for p in method.parameters() if p.grad is not None)]
+        method.after_update(clock)
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    return found, graphs
+
+
+@pytest.fixture(autouse=True)
+def forget() -> Any:
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_a_traced_step_is_the_same_and_is_traced_once(name: str) -> None:
+    plain, _ = losses_and_gradients(small_method(name).train(), name)
+    method = small_method(name).train()
+    assert compiled(method, ALWAYS, CPU, 10, backend="eager") == "always"
+    traced, graphs = losses_and_gradients(method, name)
+    assert all(torch.equal(a, b) for a, b in zip(plain, traced, strict=True))
+    assert graphs[0] > 0
+    assert (
+        graphs[-1] == graphs[-2]
+    )  # others may be of a changed number, or of a queue that has filled; then no more
+
+
+def test_state_and_names_do_not_change() -> None:
+    method, plain = small_method("moco"), small_method("moco")
+    compiled(method, ALWAYS, CPU, 10, backend="eager")
+    assert list(method.state_dict()) == list(plain.state_dict())
+
+
+def test_auto_compiles_long_runs_on_a_gpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    method = small_method("simclr")
+    assert compiled(method, Config(), CPU, 10**6) == "never"
+    assert compiled(method, Config(), GPU, WORTH_STEPS - 1) == "never"
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert compiled(method, Config(), GPU, WORTH_STEPS) == "never"
+    monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/cc")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    assert compiled(method, Config(), GPU, WORTH_STEPS) == "always"
+
+
+def test_graphs_need_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    assert compiled(small_method("simclr"), Config(compile="graphs"), CPU, 10) == "always"
+    assert "for GPUs" in capsys.readouterr().err
