@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
@@ -156,3 +157,10 @@ def make_run(folder: Path) -> None:
             "git": git,
         }
         write(folder / f"runs/{stage}.json", record | {"environment": {"python": "3.11.2", "cpus": 2}})
+
+
+@pytest.fixture
+def finished(project: Path) -> Path:
+    """A run directory with everything in it."""
+    make_run(project)
+    return project

@@ -1,0 +1,1 @@
+from report_runs import finished  # noqa: F401

@@ -1,0 +1,1 @@
+from pictures import encoded, lay, picture, project  # noqa: F401
