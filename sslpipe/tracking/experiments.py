@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import time
@@ -17,26 +16,16 @@ from sslpipe.tracking import journal
 
 LAST_STAGE = "report"  # every other stage lies before it, so once it has run the workspace is one experiment
 
-# Code that looks at results but cannot change them: editing it does not make another experiment.
-_ONLOOKERS = (
-    "sslpipe/tracking/",
-    "sslpipe/report/",
-    "sslpipe/cli.py",
-    "sslpipe/__main__.py",
-    "stages/report.py",
-)
 
-
-def experiment_key(params: Mapping[str, Any], data_digest: str, code: str) -> str:
+def experiment_key(data_digest: str, resolved: Mapping[str, Any]) -> str:
     """The digest that names an experiment: 16 hexadecimal characters.
 
     Args:
-        params: every resolved setting, flat (`"pretrain.method"`). The section `tracking` and the settings of
-            methods other than the chosen one are left out: nothing that runs reads them.
         data_digest: of the source images (data/source.json).
-        code: from `code_digest`.
+        resolved: settings and digests of the code of each stage, as in data/resolved; without the last stage, which
+            cannot change a result.
     """
-    return scratch.digest({"params": params_read(params), "data": data_digest, "code": code})[:16]
+    return scratch.digest({"data": data_digest, "stages": dict(resolved)})[:16]
 
 
 def params_read(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,33 +36,6 @@ def params_read(params: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in params.items()
         if not within(name, ("tracking",)) and (within(name, chosen) or not within(name, ("methods",)))
     }
-
-
-def code_digest(directory: str | Path = ".", method: str | None = None) -> str:
-    """sha256 over the names and bytes of the code and the view recipes of `sslpipe/` and `stages/` under `directory`.
-
-    Left out are the files that cannot change a result (tracking, report, the command line) and, where
-    `method` is given, the files of all other methods.
-    """
-    directory, total = Path(directory), hashlib.sha256()
-    for name in sorted(_code(directory)):
-        if name.startswith(_ONLOOKERS) or (method and _is_other_method(name, method)):
-            continue
-        total.update(f"{name}\0{scratch.file_digest(directory / name)}\n".encode())
-    return total.hexdigest()
-
-
-def _code(directory: Path) -> Iterator[str]:
-    for package, pattern in (("sslpipe", "*.py"), ("sslpipe/recipes", "*.yaml"), ("stages", "*.py")):
-        for path in (directory / package).rglob(pattern):
-            yield path.relative_to(directory).as_posix()
-
-
-def _is_other_method(name: str, method: str) -> bool:
-    folder, _, file = name.rpartition("/")
-    if folder not in ("sslpipe/methods", "sslpipe/recipes"):
-        return False
-    return file not in ("__init__.py", "base.py", f"{method}.py", f"{method}.yaml")
 
 
 def within(name: str, sections: Iterable[str]) -> bool:

@@ -19,28 +19,15 @@ from types import TracebackType
 from typing import Any, Self
 
 from sslpipe.console.errors import UserError, explain_os_error
-from sslpipe.core import config, scratch
+from sslpipe.core import scratch
 from sslpipe.tracking import energy, journal, mirroring
+from sslpipe.tracking.config import Config
 from sslpipe.tracking.environment import environment, git_state
 from sslpipe.tracking.experiments import LAST_STAGE, code_digest, experiment_key, headline, remember
 
 __all__ = ["Config", "Record", "code_digest", "experiment_key", "restore"]
 
 KEPT_BYTES = 32 * 2**20  # larger artifacts are recorded by digest but not copied into scratch
-
-
-class Config(config.Config):
-    """Settings of the section `tracking`.
-
-    Attributes:
-        enabled: whether MLflow is told; the files are written in any case.
-        experiment: the name of the experiment in MLflow.
-        uri: MLflow's store or server; none means `MLFLOW_TRACKING_URI`, else a SQLite file in the project.
-    """
-
-    enabled: bool = True
-    experiment: str = "sslpipe"
-    uri: str | None = None
 
 
 class Record:
