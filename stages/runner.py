@@ -17,7 +17,8 @@ from sslpipe.console.errors import UserError, explain_os_error
 from sslpipe.core.config import Config
 from sslpipe.core.scratch import atomic_write, write_json
 from sslpipe.settings import Settings, load
-from sslpipe.tracking.record import Record, code_digest, experiment_key
+from sslpipe.tracking.experiments import code_digest, experiment_key
+from sslpipe.tracking.record import Record
 
 Body = Callable[[Settings, Record], None]
 #: What this process does of a stage: it `records` and writes, `helps` one that does, or has `launched` others for it.
