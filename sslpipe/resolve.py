@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 from sslpipe import evals
-from sslpipe.core.pipeline import Stage, code_digests
+from sslpipe.core.pipeline import Stage, code_digests, stages
 from sslpipe.settings import Settings
+from sslpipe.tracking.experiments import LAST_STAGE, experiment_key
 
 
 def resolve(settings: Settings, stage: Stage) -> dict[str, Any]:
@@ -26,3 +29,19 @@ def resolve(settings: Settings, stage: Stage) -> dict[str, Any]:
         "code": code_digests(stage, settings.pretrain.method),
         **({} if elsewhere is None else {"elsewhere": elsewhere}),
     }
+
+
+def resolve_all(settings: Settings) -> dict[str, dict[str, Any]]:
+    """The same of all stages but `source`, by name."""
+    return {name: resolve(settings, stage) for name, stage in stages().items() if name != "source"}
+
+
+def key_of(settings: Settings) -> str:
+    """The key of the experiment that the workspace is about to be: of its data, settings and code.
+
+    Raises:
+        OSError: stage `source` has not run yet.
+    """
+    source = json.loads(Path("data/source.json").read_text())
+    resolved = {name: each for name, each in resolve_all(settings).items() if name != LAST_STAGE}
+    return experiment_key(source["digest"], resolved)

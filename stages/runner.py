@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import signal
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from types import FrameType
 from typing import NoReturn, cast
 
 from sslpipe.console.errors import UserError, explain_os_error
 from sslpipe.core.pipeline import stages
-from sslpipe.resolve import resolve
+from sslpipe.resolve import key_of
 from sslpipe.settings import Settings, load
-from sslpipe.tracking.experiments import LAST_STAGE, experiment_key
 from sslpipe.tracking.record import Record
 
 Body = Callable[[Settings, Record], None]
@@ -85,13 +82,6 @@ class Unrecorded:
         pass
 
     metric = metrics = dataset = tag = artifact = resumed = result = _nothing
-
-
-def key_of(settings: Settings) -> str:
-    """The key of the experiment that the workspace is about to be: its data, settings and code."""
-    source = json.loads(Path("data/source.json").read_text())
-    resolved = {name: resolve(settings, stage) for name, stage in stages().items() if name != LAST_STAGE}
-    return experiment_key(source["digest"], resolved)
 
 
 def fail(name: str, message: str) -> NoReturn:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from sslpipe.console.errors import UserError
-from sslpipe.core.pipeline import RESOLVED, stages
+from sslpipe.core.pipeline import RESOLVED
 from sslpipe.core.scratch import digest, write_json
-from sslpipe.resolve import resolve
+from sslpipe.resolve import resolve_all
 from sslpipe.settings import load
 from sslpipe.sharding.sources import source_digest
 from sslpipe.tracking.record import restore
@@ -22,9 +22,8 @@ def main() -> None:
         settings = load(sections=("seed", "data", "pretrain", "tracking"))
         source = source_digest(settings.data)
         write_json("data/source.json", source)
-        for name, stage in stages().items():
-            if name != "source":
-                write_json(RESOLVED / f"{name}.json", resolve(settings, stage))
+        for name, resolved in resolve_all(settings).items():
+            write_json(RESOLVED / f"{name}.json", resolved)
         fingerprint = digest([source["digest"], settings.data.model_dump(mode="json")])
         if restore("source", match=fingerprint):
             return

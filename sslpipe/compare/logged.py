@@ -11,8 +11,8 @@ import yaml
 
 from sslpipe.console.errors import UserError
 from sslpipe.core import scratch
-from sslpipe.tracking import mirroring
 from sslpipe.tracking.record import Config
+from sslpipe.tracking.store import shown, store_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -34,7 +34,7 @@ def fetch(name: str, tracking: Config) -> Path:
     """
     from sslpipe.tracking.mlflow import client, reason
 
-    uri = mirroring.store_uri(tracking.uri)
+    uri = store_uri(tracking.uri)
     try:
         store = client(uri)
         run = _find(store, name, tracking.experiment)
@@ -46,7 +46,7 @@ def fetch(name: str, tracking: Config) -> Path:
     except UserError:
         raise
     except Exception as error:  # whatever MLflow and its store raise
-        raise UserError(f"MLflow at {mirroring.shown(uri)} cannot be asked: {reason(error, uri)}") from error
+        raise UserError(f"MLflow at {shown(uri)} cannot be asked: {reason(error, uri)}") from error
     return folder
 
 

@@ -2,7 +2,7 @@
 
 dvc.yaml is the one definition of that. Code and settings stand under `meta`, as rooms and sections. Stage `source`,
 which always runs, writes digests of the one and resolved values of the other into data/resolved/NAME.json, which the
-stage NAME depends on (docs/decisions/0016). So DVC, a checkpoint's fingerprint and an experiment's key rest on the same.
+stage NAME depends on (docs/decisions/0016). So DVC, a checkpoint's fingerprint and an experiment's key rest on that.
 """
 
 from __future__ import annotations
