@@ -39,7 +39,8 @@ from sslpipe.core.checkpoint import Checkpoints
 from sslpipe.core.device import autocast, describe, make_deterministic, resolve
 from sslpipe.data.batch import Batch
 from sslpipe.data.loader import Loader
-from sslpipe.methods.base.method import Clock, Method, OptimizerConfig
+from sslpipe.methods.base.config import OptimizerConfig
+from sslpipe.methods.base.method import Clock, Method
 from sslpipe.sharding.bundled import open_mnist5k
 from sslpipe.training.core.build import memory_format
 from sslpipe.training.core.compiling import compiled

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from sslpipe.evals.robustness.evaluate import Config as RobustnessConfig
     from sslpipe.evals.segment.evaluate import Config as SegmentConfig
     from sslpipe.evals.transfer.evaluate import Config as TransferConfig
-    from sslpipe.methods.base.method import MethodConfig
+    from sslpipe.methods.base.config import MethodConfig
     from sslpipe.report import Config as ReportConfig
     from sslpipe.sharding.shard import Config as ShardConfig
     from sslpipe.sharding.sources import Config as SourceConfig

@@ -29,7 +29,8 @@ from sslpipe.core import scratch
 from sslpipe.core.distributed import mean
 from sslpipe.data.loader import Loader
 from sslpipe.losses import masked_token_cross_entropy
-from sslpipe.methods.base.method import Clock, Method, MethodConfig, OptimizerConfig, Preparation, Step
+from sslpipe.methods.base.config import MethodConfig, OptimizerConfig
+from sslpipe.methods.base.method import Clock, Method, Preparation, Step
 from sslpipe.methods.base.pictures import IMAGES, hide, plain, sheet
 from sslpipe.methods.base.scale import Rule, Scale, root_of_images
 from sslpipe.networks import tokenizer as tokenizers

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from sslpipe.losses import negative_cosine
 from sslpipe.measures.rank import spread
-from sslpipe.methods.base.method import Clock, Method, MethodConfig, OptimizerConfig, Step
+from sslpipe.methods.base.config import MethodConfig, OptimizerConfig
+from sslpipe.methods.base.method import Clock, Method, Step
 from sslpipe.methods.base.monitor import student_and_teacher
 from sslpipe.methods.base.scale import Rule, Scale, momentum
 from sslpipe.networks.heads import mlp

@@ -32,7 +32,8 @@ from torch import Tensor
 
 from sslpipe.data.loader import Reader
 from sslpipe.losses import rebalanced_cross_entropy
-from sslpipe.methods.base.method import Clock, Method, MethodConfig, OptimizerConfig, Preparation, Step
+from sslpipe.methods.base.config import MethodConfig, OptimizerConfig
+from sslpipe.methods.base.method import Clock, Method, Preparation, Step
 from sslpipe.methods.base.pictures import IMAGES, plain, sheet
 from sslpipe.methods.base.scale import Scale
 from sslpipe.networks.decoders import MapDecoder

@@ -37,7 +37,8 @@ from torch import Tensor, nn
 from sslpipe.console.errors import UserError
 from sslpipe.core.distributed import rank, world_size
 from sslpipe.losses import label_cross_entropy
-from sslpipe.methods.base.method import Clock, Method, MethodConfig, OptimizerConfig, Preparation, Step
+from sslpipe.methods.base.config import MethodConfig, OptimizerConfig
+from sslpipe.methods.base.method import Clock, Method, Preparation, Step
 from sslpipe.methods.base.pictures import GREY, IMAGES, plain, sheet
 from sslpipe.methods.base.scale import Scale
 from sslpipe.networks.heads import mlp

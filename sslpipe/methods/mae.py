@@ -17,7 +17,8 @@ from pydantic import Field
 from torch import Tensor
 
 from sslpipe.losses import masked_mse
-from sslpipe.methods.base.method import Clock, Method, MethodConfig, OptimizerConfig, Step
+from sslpipe.methods.base.config import MethodConfig, OptimizerConfig
+from sslpipe.methods.base.method import Clock, Method, Step
 from sslpipe.methods.base.pictures import IMAGES, hide, paste, plain, sheet
 from sslpipe.methods.base.scale import Scale
 from sslpipe.networks.decoders import MAEDecoder

@@ -30,7 +30,8 @@ from sslpipe.core.config import merge
 from sslpipe.core.distributed import gather, rank, unsynchronise, world_size
 from sslpipe.losses import info_nce
 from sslpipe.losses.precision import full_precision
-from sslpipe.methods.base.method import Clock, Method, MethodConfig, OptimizerConfig, Step
+from sslpipe.methods.base.config import MethodConfig, OptimizerConfig
+from sslpipe.methods.base.method import Clock, Method, Step
 from sslpipe.methods.base.monitor import student_and_teacher
 from sslpipe.methods.base.scale import Rule, Scale, power, queue
 from sslpipe.networks.heads import mlp

@@ -31,7 +31,8 @@ from torch.nn.functional import normalize
 from sslpipe.core.distributed import gather, rank
 from sslpipe.losses import batch_info_nce
 from sslpipe.losses.precision import full_precision
-from sslpipe.methods.base.method import Clock, Method, MethodConfig, OptimizerConfig, Step
+from sslpipe.methods.base.config import MethodConfig, OptimizerConfig
+from sslpipe.methods.base.method import Clock, Method, Step
 from sslpipe.methods.base.monitor import student_and_teacher
 from sslpipe.methods.base.scale import Rule, Scale, momentum
 from sslpipe.networks.heads import mlp

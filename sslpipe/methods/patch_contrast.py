@@ -31,7 +31,8 @@ from torch import Tensor, nn
 from sslpipe.console.errors import UserError
 from sslpipe.core.distributed import gather
 from sslpipe.losses import nt_xent, patch_info_nce
-from sslpipe.methods.base.method import Clock, Method, MethodConfig, OptimizerConfig, Step
+from sslpipe.methods.base.config import MethodConfig, OptimizerConfig
+from sslpipe.methods.base.method import Clock, Method, Step
 from sslpipe.methods.base.monitor import mean_cosine, projections
 from sslpipe.methods.base.pictures import enlarged, frame, heat, plain, sheet
 from sslpipe.methods.base.scale import Scale

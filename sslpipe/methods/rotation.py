@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from sslpipe.console.errors import UserError
 from sslpipe.losses import label_cross_entropy
-from sslpipe.methods.base.method import Clock, Method, MethodConfig, OptimizerConfig, Preparation, Step
+from sslpipe.methods.base.config import MethodConfig, OptimizerConfig
+from sslpipe.methods.base.method import Clock, Method, Preparation, Step
 from sslpipe.methods.base.pictures import IMAGES, plain, sheet
 from sslpipe.methods.base.scale import Scale
 from sslpipe.networks.protocol import Backbone

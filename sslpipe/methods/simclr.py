@@ -20,7 +20,8 @@ from torch import Tensor
 
 from sslpipe.core.distributed import gather
 from sslpipe.losses import nt_xent
-from sslpipe.methods.base.method import Clock, Method, MethodConfig, OptimizerConfig, Step
+from sslpipe.methods.base.config import MethodConfig, OptimizerConfig
+from sslpipe.methods.base.method import Clock, Method, Step
 from sslpipe.methods.base.monitor import mean_cosine, projections
 from sslpipe.methods.base.scale import Scale
 from sslpipe.networks.heads import mlp

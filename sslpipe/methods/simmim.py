@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from sslpipe.losses import masked_l1
-from sslpipe.methods.base.method import Clock, Method, MethodConfig, OptimizerConfig, Step
+from sslpipe.methods.base.config import MethodConfig, OptimizerConfig
+from sslpipe.methods.base.method import Clock, Method, Step
 from sslpipe.methods.base.pictures import IMAGES, hide, paste, plain, sheet
 from sslpipe.methods.base.scale import Scale
 from sslpipe.networks.patches import patchify, unpatchify

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from sslpipe.losses import negative_cosine
 from sslpipe.measures.rank import spread
-from sslpipe.methods.base.method import Clock, Method, MethodConfig, OptimizerConfig, ParamGroup, Step
+from sslpipe.methods.base.config import MethodConfig, OptimizerConfig
+from sslpipe.methods.base.method import Clock, Method, ParamGroup, Step
 from sslpipe.methods.base.monitor import projections
 from sslpipe.methods.base.scale import Scale
 from sslpipe.networks.heads import mlp

@@ -34,7 +34,8 @@ from sslpipe.core.distributed import gather, rank, world_size
 from sslpipe.losses import sinkhorn, swapped_prediction
 from sslpipe.losses.precision import full_precision
 from sslpipe.methods.base import scale as _scale
-from sslpipe.methods.base.method import Clock, Method, MethodConfig, OptimizerConfig, ParamGroup, Step
+from sslpipe.methods.base.config import MethodConfig, OptimizerConfig
+from sslpipe.methods.base.method import Clock, Method, ParamGroup, Step
 from sslpipe.methods.base.monitor import collect, entropy_share, spread_of
 from sslpipe.methods.base.pictures import plain
 from sslpipe.methods.base.scale import Rule, Scale

@@ -21,7 +21,8 @@ from sslpipe.core.device import autocast, describe, is_half, make_deterministic,
 from sslpipe.data.loader import Config as LoaderConfig
 from sslpipe.data.loader import Loader
 from sslpipe.data.streaming import Streaming
-from sslpipe.methods.base.method import Clock, Method, MethodConfig, Preparation
+from sslpipe.methods.base.config import MethodConfig
+from sslpipe.methods.base.method import Clock, Method, Preparation
 from sslpipe.shards import manifest
 from sslpipe.training.core import accumulation, assembly, guards, optim
 from sslpipe.training.core.compiling import compiled

@@ -10,7 +10,8 @@ import torch
 from support import ToyReader, small_engine, small_method
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sslpipe.methods.base.method import Clock, OptimizerConfig
+from sslpipe.methods.base.config import OptimizerConfig
+from sslpipe.methods.base.method import Clock
 from sslpipe.training.core import accumulation, guards, optim
 from sslpipe.training.core.config import Config
 from sslpipe.training.core.ledger import Ledger

@@ -10,7 +10,8 @@ import torch
 
 from sslpipe.core.device import autocast, resolve
 from sslpipe.data.loader import Reader
-from sslpipe.methods.base.method import Clock, Method, MethodConfig
+from sslpipe.methods.base.config import MethodConfig
+from sslpipe.methods.base.method import Clock, Method
 from sslpipe.recipes.preview import ROUNDS, measure
 from sslpipe.training.core import plan
 from sslpipe.training.core.build import build_method, check_views, memory_format

@@ -13,7 +13,8 @@ from sslpipe.core import distributed
 from sslpipe.core.checkpoint import Checkpoints
 from sslpipe.core.device import keep_freed_memory, mixed
 from sslpipe.data.loader import Loader
-from sslpipe.methods.base.method import Clock, Method, OptimizerConfig
+from sslpipe.methods.base.config import OptimizerConfig
+from sslpipe.methods.base.method import Clock, Method
 from sslpipe.training.core import accumulation, guards, optim, parallel
 from sslpipe.training.core.config import Config
 from sslpipe.training.core.history import History

@@ -21,7 +21,8 @@ from sslpipe.core.device import describe, make_deterministic, resolve
 from sslpipe.data.loader import Config as LoaderConfig
 from sslpipe.data.loader import Loader
 from sslpipe.export import save_encoder
-from sslpipe.methods.base.method import Method, MethodConfig, Preparation
+from sslpipe.methods.base.config import MethodConfig
+from sslpipe.methods.base.method import Method, Preparation
 from sslpipe.shards import manifest as manifests
 from sslpipe.training.core import messages, parallel, plan, worker
 from sslpipe.training.core.assembly import RECIPE, SHARDS, Assembly, assemble, build_on

@@ -26,7 +26,8 @@ from sslpipe.console.errors import UserError
 from sslpipe.core import distributed
 from sslpipe.core.checkpoint import Checkpoints
 from sslpipe.data.loader import Loader
-from sslpipe.methods.base.method import Clock, Method, OptimizerConfig
+from sslpipe.methods.base.config import OptimizerConfig
+from sslpipe.methods.base.method import Clock, Method
 from sslpipe.training.core import loop, parallel, worker
 from sslpipe.training.core.config import Config
 from sslpipe.training.core.ledger import Ledger

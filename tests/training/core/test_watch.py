@@ -19,7 +19,8 @@ from sslpipe.core.checkpoint import Checkpoints
 from sslpipe.data.loader import Loader
 from sslpipe.evals import knn
 from sslpipe.measures.rank import effective_rank, spread
-from sslpipe.methods.base.method import Method, OptimizerConfig, Step
+from sslpipe.methods.base.config import OptimizerConfig
+from sslpipe.methods.base.method import Method, Step
 from sslpipe.training.core import watch as watching
 from sslpipe.training.core.config import Config
 from sslpipe.training.core.guards import Interrupted
