@@ -39,7 +39,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Step:
-    """What one step gives: a scalar loss to minimise, and a few named numbers worth watching."""
+    """What one step gives: a scalar loss to minimise, and a few named numbers for the curves."""
 
     loss: Tensor
     numbers: dict[str, Tensor] = field(default_factory=dict)
@@ -198,8 +198,8 @@ class Method(nn.Module, ABC):
     def prepare(self, preparation: Preparation) -> None:
         """Called once before training, for what must be trained or gathered first (a tokenizer)."""
 
-    def watch(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-        """Numbers worth watching between epochs, of images as an encoder is evaluated on them; in eval mode.
+    def monitor(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        """Numbers to monitor between epochs, of images as an encoder is evaluated on them; in eval mode.
 
         Args:
             batches: images [n, 3, S, S] and the encoder's features of them [n, D], a sample of the training split.
@@ -210,7 +210,7 @@ class Method(nn.Module, ABC):
         """What has collapsed in this method alone, in a few words, or None; projections are looked at in any case.
 
         Args:
-            looks: what `watch` gave until now, the last at last, among numbers of the features.
+            looks: what `monitor` has given so far, the newest last, beside the numbers of the features.
         """
         return None
 

@@ -29,8 +29,9 @@ from sslpipe.training.core.assembly import RECIPE, SHARDS, Assembly, assemble, b
 from sslpipe.training.core.compiling import compiled
 from sslpipe.training.core.config import Config
 from sslpipe.training.core.history import History
-from sslpipe.training.core.loop import OnLog, OnResume, train
-from sslpipe.training.core.watch import COLUMNS, Watch
+from sslpipe.training.core.loop import OnResume, train
+from sslpipe.training.core.monitor import COLUMNS, Monitor
+from sslpipe.training.core.state import OnLog
 from sslpipe.views.config import Config as ViewsConfig
 from sslpipe.views.engine import ViewEngine
 from sslpipe.views.recipe import ViewSpec
@@ -139,7 +140,7 @@ def run(
             method.prepare(_preparation(made, seed, views.renderer, parts))
         compiled(method, config, device, config.epochs * loader.steps)
         preprocess = _preprocess(made.recipe.views[0], views)
-        watch = Watch(method, loader.reader, preprocess, config, seed=seed, on_log=on_log)
+        monitor = Monitor(method, loader.reader, preprocess, config, seed=seed, on_log=on_log)
         history = train(
             method,
             loader,
@@ -150,11 +151,11 @@ def run(
             checkpoints=checkpoints,
             on_log=on_log,
             on_resume=on_resume,
-            after_epoch=watch.after_epoch,
+            on_epoch=monitor.on_epoch,
         )
         method = parallel.unsharded(method, lambda: build_on(device, config, method_config, views.size, seed))
         worker.leave()  # what is left is for one process, and may take as long as it likes
-        metrics = _metrics(method, history, config, loader, watch)
+        metrics = _metrics(method, history, config, loader, monitor)
         manifest = manifests.read(SHARDS)
         data = {"name": manifest.source.name, "digest": manifest.digest}
         if leader:
@@ -268,7 +269,7 @@ def _write_table(path: str, names: Sequence[str], rows: Sequence[Mapping[str, fl
 
 
 def _metrics(
-    method: Method, history: History, config: Config, loader: Loader, watch: Watch
+    method: Method, history: History, config: Config, loader: Loader, monitor: Monitor
 ) -> dict[str, float]:
     last = [row for row in history.rows if row["epoch"] > config.epochs - 1]
     images = config.epochs * loader.steps * config.batch_size
@@ -279,5 +280,5 @@ def _metrics(
         "seconds": round(history.seconds, 2),
         "images_per_second": round(images / history.seconds, 1),
         "encoder_parameters": sum(p.numel() for p in method.encoder.parameters()),
-        **watch.last(history.looks),
+        **monitor.last(history.looks),
     }

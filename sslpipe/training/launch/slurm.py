@@ -128,7 +128,7 @@ class Task:
                 stderr=subprocess.STDOUT,
                 preexec_fn=_ignore_slurm,
             )
-        self._watch(folder)
+        self._wait(folder)
         if self.process.returncode:
             raise RuntimeError(f"process {place.rank} ended with {self.process.returncode}")
 
@@ -143,7 +143,7 @@ class Task:
                 time.sleep(0.2)
         return DelayedSubmission(Task(self.module, self.folder))
 
-    def _watch(self, folder: Path) -> None:
+    def _wait(self, folder: Path) -> None:
         """Wait for the stage; tell it to stop if that is wished, or if who submitted the job is no longer there."""
         assert self.process is not None
         asked, seen, last = False, "", time.monotonic()
