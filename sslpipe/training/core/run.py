@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from sslpipe import __version__
 from sslpipe.console.errors import UserError
@@ -252,8 +253,6 @@ def _write_plots(method: Method, history: History, engine: ViewEngine, loader: L
     method.eval()
     batch = loader.reader.gather(torch.arange(min(PICTURED, len(loader.reader))))
     for name, picture in method.pictures(engine(batch.to(next(method.parameters()).device), 0)):
-        from PIL import Image
-
         buffer = io.BytesIO()
         Image.fromarray(picture.numpy()).save(buffer, "PNG")
         scratch.atomic_write(f"plots/pretrain/{name}.png", buffer.getvalue())
