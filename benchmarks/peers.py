@@ -41,7 +41,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from sslpipe.console.errors import UserError
-from sslpipe.methods.base.method import Clock, Method, MethodConfig, ParamGroup, Step
+from sslpipe.methods.base.config import MethodConfig
+from sslpipe.methods.base.method import Clock, Method, ParamGroup, Step
 from sslpipe.methods.byol import BYOL
 from sslpipe.methods.mae import MAE
 from sslpipe.methods.moco import MoCo

@@ -39,12 +39,15 @@ from sslpipe.core.checkpoint import Checkpoints
 from sslpipe.core.device import autocast, describe, make_deterministic, resolve
 from sslpipe.data.batch import Batch
 from sslpipe.data.loader import Loader
-from sslpipe.methods.base.method import Clock, Method, OptimizerConfig
+from sslpipe.methods.base.config import OptimizerConfig
+from sslpipe.methods.base.method import Method
 from sslpipe.sharding.bundled import open_mnist5k
+from sslpipe.training.core import accumulation
 from sslpipe.training.core.build import memory_format
 from sslpipe.training.core.compiling import compiled
 from sslpipe.training.core.config import Config
 from sslpipe.training.core.loop import train
+from sslpipe.training.core.step import seeded_clock
 from sslpipe.views.engine import ViewEngine
 from sslpipe.views.view import View
 
@@ -329,12 +332,10 @@ def _rate_and_ceiling(
     engine = ViewEngine(recipe, seed=0, device=device, memory_format=layout)
     compiled(method, config, device, 10**6)
     views = engine(loader.reader.gather(np.arange(batch)), 0)
-    clock = Clock(0, 0, 0.0, torch.Generator().manual_seed(0))
+    clock = seeded_clock(0, 0, 1, seed=0, device=device)
 
     def forward_and_backward() -> None:
-        with autocast(device, "auto"):
-            loss = method.step(views, clock).loss
-        loss.backward()
+        accumulation.backward(method, views, clock, config)
         method.zero_grad(set_to_none=True)
 
     for _ in range(5):

@@ -18,7 +18,8 @@ from sslpipe.console.errors import UserError
 from sslpipe.core.config import merge
 
 if TYPE_CHECKING:
-    from sslpipe.methods.base.method import Method, MethodConfig, OptimizerConfig
+    from sslpipe.methods.base.config import MethodConfig, OptimizerConfig
+    from sslpipe.methods.base.method import Method
     from sslpipe.methods.base.scale import Scale
 
 WIDTH = 100  # columns of a line of comment

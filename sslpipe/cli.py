@@ -7,9 +7,11 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sslpipe import __version__
 from sslpipe.console.errors import UserError
+from sslpipe.settings import Settings
 
 EPILOG = """\
 The pipeline itself runs by `dvc repro` (or `make repro`), switched by params.yaml:

@@ -35,7 +35,7 @@ def make(settings: Settings, record: Record) -> None:
         on_resume=record.resumed,
     )
     record.dataset(result.data["name"], result.data["digest"], result.data["name"])
-    record.metrics({f"final_{k}": v for k, v in result.metrics.items()}, int(result.metrics["steps"]))
+    record.result(result.metrics)
     record.artifact("plots/pretrain")
     record.artifact("models/encoder.json")
 

@@ -15,7 +15,7 @@ from sslpipe.advice import Advice, advise, render, warmup_epochs
 from sslpipe.cli import main
 from sslpipe.console.errors import UserError
 from sslpipe.methods import jigsaw
-from sslpipe.methods.base.method import OptimizerConfig
+from sslpipe.methods.base.config import OptimizerConfig
 from sslpipe.methods.base.scale import IMAGENET, Scale
 from sslpipe.settings import Settings
 from sslpipe.training.core.schedules import rate_factor

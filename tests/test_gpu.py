@@ -12,7 +12,8 @@ from support import ToyReader, small_engine, small_method
 from sslpipe import methods
 from sslpipe.core.checkpoint import Checkpoints
 from sslpipe.data.loader import Loader
-from sslpipe.methods.base.method import Clock, OptimizerConfig
+from sslpipe.methods.base.config import OptimizerConfig
+from sslpipe.methods.base.method import Clock
 from sslpipe.training.core.config import Config
 from sslpipe.training.core.loop import train
 from sslpipe.views import ViewEngine

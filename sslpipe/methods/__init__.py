@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from sslpipe.console.errors import UserError
 
 if TYPE_CHECKING:
-    from sslpipe.methods.base.method import Method, MethodConfig
+    from sslpipe.methods.base.config import MethodConfig
+    from sslpipe.methods.base.method import Method
     from sslpipe.networks.protocol import Backbone
     from sslpipe.views.recipe import Recipe
 

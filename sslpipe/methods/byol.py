@@ -100,7 +100,7 @@ class BYOL(Method):
         tau = cosine_momentum(self.momentum, clock.progress)
         self.target.update(nn.Sequential(self.backbone, self.projector), tau)
 
-    def watch(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    def monitor(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         """How far projections spread, and how far the target's are from them."""
         return student_and_teacher((self.projector(h), self.target(x)) for x, h in batches)
 

@@ -163,7 +163,7 @@ class MoCo(Method):
         self.key_encoder.update(nn.Sequential(self.backbone, self.projector), self.momentum)
         self.queue.advance()
 
-    def watch(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    def monitor(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         """How far queries spread, and how far keys of the same images are from them."""
         return student_and_teacher((self.projector(h), self.key_encoder(x)) for x, h in batches)
 

@@ -140,7 +140,7 @@ class MoCoV3(Method):
         m = cosine_momentum(self.momentum, clock.progress)
         self.key_encoder.update(nn.Sequential(self.backbone, self.projector), m)
 
-    def watch(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    def monitor(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         """How far projections spread, and how far the momentum network's are from them."""
         return student_and_teacher((self.projector(h), self.key_encoder(x)) for x, h in batches)
 

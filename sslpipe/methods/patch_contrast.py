@@ -181,7 +181,7 @@ class PatchContrast(Method):
             numbers |= _found(p_1, p_2, m_12)
         return Step(torch.stack(terms).sum(), numbers)
 
-    def watch(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    def monitor(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         """How far projections of images spread."""
         return {} if self.projector is None else projections(self.projector(h) for _, h in batches)
 

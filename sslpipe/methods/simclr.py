@@ -108,6 +108,6 @@ class SimCLR(Method):
         loss = nt_xent(z_i, z_j, self.temperature)
         return Step(loss, {"positive_similarity": mean_cosine(z_i, z_j)})
 
-    def watch(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    def monitor(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         """How far projections spread."""
         return projections(self.projector(h) for _, h in batches)

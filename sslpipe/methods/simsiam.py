@@ -78,7 +78,7 @@ class SimSiam(Method):
         loss = negative_cosine(p1, z2) / 2 + negative_cosine(p2, z1) / 2  # D stops the gradient of z
         return Step(loss, {"cosine": -loss.detach(), "output_std": spread(z1)})
 
-    def watch(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    def monitor(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         """How far z spreads."""
         return projections(self.projector(h) for _, h in batches)
 

@@ -176,7 +176,7 @@ class SwAV(Method):
         if self.queue is not None:
             self.queue.advance()
 
-    def watch(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    def monitor(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         """How far z spreads, and how evenly prototypes are used.
 
         prototype_entropy: of the nearest prototypes over the images, 0 when it is the same one for all.

@@ -7,42 +7,44 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from sslpipe.console.errors import UserError
 from sslpipe.console.progress import Progress, progress
 from sslpipe.core import scratch
-from sslpipe.core.device import autocast, describe, is_half, make_deterministic, resolve
+from sslpipe.core.device import describe, is_half, make_deterministic, resolve
 from sslpipe.data.loader import Config as LoaderConfig
 from sslpipe.data.loader import Loader
 from sslpipe.data.streaming import Streaming
-from sslpipe.methods.base.method import Clock, Method, MethodConfig, Preparation
+from sslpipe.methods.base.config import MethodConfig
+from sslpipe.methods.base.method import Method, Preparation
 from sslpipe.shards import manifest
-from sslpipe.training.core import accumulation, assembly, guards, optim
+from sslpipe.training.core import assembly
 from sslpipe.training.core.compiling import compiled
 from sslpipe.training.core.config import Config
+from sslpipe.training.core.phases import BACKWARD, FORWARD, OPTIMISER
+from sslpipe.training.core.step import TrainingStep
 from sslpipe.views.config import Config as ViewsConfig
 from sslpipe.views.engine import ViewEngine
 from sslpipe.views.view import View
 
 WARM_UP = 2  # steps that are not counted
 
-#: What a step goes through, in order, and what each is.
+#: The phases of a step, in order, and what is done in each.
 PHASES = {
     "decode": "images from memory or shards",
     "upload": "canvases to the device",
     "views": "crops, colours, blur",
-    "forward": "networks and loss",
-    "backward": "gradients",
-    "optimiser": "clipping, update, momentum networks, queues",
+    FORWARD: "networks and loss",
+    BACKWARD: "gradients",
+    OPTIMISER: "clipping, update, momentum networks, queues",
 }
-
-Watch = Callable[[str], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,10 @@ def profile(
         seed: of the run.
     """
     method.train()
-    learn = _Learner(method, config, engine.device, loader.steps, seed)
+    training_step = TrainingStep(method, config, method.optimizer, steps_per_epoch=loader.steps, seed=seed)
     with progress("profile", 2 * (steps + WARM_UP), "steps") as bar:
-        phases = _phases(learn, loader, engine, steps, bar)
-        step, waiting = _loop(learn, loader, engine, steps, bar)
+        phases = _phases(training_step, loader, engine, steps, bar)
+        step, waiting = _loop(training_step, loader, engine, steps, bar)
     return Profile(phases, step, waiting, loader.batch_size, steps, describe(engine.device))
 
 
@@ -141,73 +143,50 @@ def run(
     return [table(found), "", *(f"- {line}" for line in advice), "", f"picture: {path}"]
 
 
-class _Learner:
-    """A step from its views on, watched."""
+class _Stopwatch:
+    """Times the phases of steps, the device waited for after each."""
 
-    def __init__(self, method: Method, config: Config, device: torch.device, epoch: int, seed: int) -> None:
-        self.method, self.config, self.device, self.epoch, self.seed = method, config, device, epoch, seed
-        self.optimizer = optim.build(method.parameter_groups(), method.optimizer, config.batch_size)
-        self.fine = torch.zeros((), device=device)
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.spent = device, defaultdict[str, float](float)
 
-    def __call__(self, views: list[View], step: int, watch: Watch) -> None:
-        method, config = self.method, self.config
-        total = config.epochs * self.epoch
-        clock = Clock(step, step // self.epoch, step / total, torch.Generator().manual_seed(step))
-        optim.set_rates(self.optimizer, method.optimizer, clock, (step + 1) / self.epoch, config.epochs)
-        self.optimizer.zero_grad(set_to_none=True)
-        self._gradient(views, clock, watch)
-        with watch("optimiser"):
-            method.before_update(clock)
-            optim.clip(self.optimizer, method.optimizer.clip, guards.gradient_norm(method.parameters()))
-            optim.step(self.optimizer, self.fine if self.device.type == "cuda" else None)
-            method.after_update(clock)
-
-    def _gradient(self, views: list[View], clock: Clock, watch: Watch) -> None:
-        config = self.config
-        if config.gradient_cache:  # goes forward twice, for one gradient
-            with watch("backward"):
-                accumulation.backward(self.method, views, clock, config)
-            return
-        for part in accumulation.parts(views, config.accumulate):
-            with watch("forward"), autocast(self.device, config.precision):
-                loss = self.method.step(part, clock).loss / config.accumulate
-            with watch("backward"):
-                loss.backward()
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the milliseconds of what is done here to a phase's."""
+        start = time.perf_counter()
+        yield
+        _wait(self.device)
+        self.spent[name] += 1000 * (time.perf_counter() - start)
 
 
 def _phases(
-    learn: _Learner, loader: Loader, engine: ViewEngine, steps: int, bar: Progress
+    training_step: TrainingStep, loader: Loader, engine: ViewEngine, steps: int, bar: Progress
 ) -> dict[str, float]:
-    order, size, kept = loader.order(0), loader.batch_size, defaultdict[str, list[float]](list)
+    """The milliseconds of each phase: the median over steps that do one thing after another."""
+    order, size, mask = loader.order(0), loader.batch_size, _mask(engine.device)
+    kept = defaultdict[str, list[float]](list)
     for step in range(WARM_UP + steps):
-        spent: dict[str, float] = defaultdict(float)
-
-        @contextmanager
-        def watch(name: str, spent: dict[str, float] = spent) -> Iterator[None]:
-            start = time.perf_counter()
-            yield
-            _wait(engine.device)
-            spent[name] += 1000 * (time.perf_counter() - start)
-
+        stopwatch = _Stopwatch(engine.device)
         first = step % loader.steps * size
-        with watch("decode"):
+        with stopwatch.phase("decode"):
             batch = loader.reader.gather(order[first : first + size])
-        with watch("upload"):
+        with stopwatch.phase("upload"):
             batch = replace(batch, pixels=batch.pixels.to(engine.device))
-        with watch("views"):
+        with stopwatch.phase("views"):
             views = engine(batch, 0)
-        learn(views, step, watch)
+        gradient = training_step.gradient(step, views, stopwatch.phase)
+        training_step.update(gradient, mask, stopwatch.phase)
         if step >= WARM_UP:
             for name in PHASES:
-                kept[name].append(spent[name])
+                kept[name].append(stopwatch.spent[name])
         bar.update()
     return {name: statistics.median(values) for name, values in kept.items()}
 
 
 def _loop(
-    learn: _Learner, loader: Loader, engine: ViewEngine, steps: int, bar: Progress
+    training_step: TrainingStep, loader: Loader, engine: ViewEngine, steps: int, bar: Progress
 ) -> tuple[float, float]:
-    batches, waiting, start = _endless(loader, engine), 0.0, 0.0
+    """The milliseconds of a step as the loop takes it, and how long it waits for views; means over steps."""
+    batches, mask, waiting, start = _endless(loader, engine), _mask(engine.device), 0.0, 0.0
     with contextlib.closing(batches):
         for step in range(WARM_UP + steps):
             if step == WARM_UP:
@@ -216,10 +195,15 @@ def _loop(
             asked = time.perf_counter()
             views = next(batches)
             waiting += time.perf_counter() - asked
-            learn(views, step, lambda name: contextlib.nullcontext())
+            training_step.update(training_step.gradient(step, views), mask)
             bar.update()
         _wait(engine.device)
     return 1000 * (time.perf_counter() - start) / steps, 1000 * waiting / steps
+
+
+def _mask(device: torch.device) -> Tensor | None:
+    """What the loop masks an update by on this device, where no step was bad."""
+    return torch.zeros((), device=device) if device.type == "cuda" else None
 
 
 def _endless(loader: Loader, engine: ViewEngine) -> Generator[list[View]]:

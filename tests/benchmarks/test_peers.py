@@ -18,7 +18,8 @@ from sslpipe.console.errors import UserError
 from sslpipe.core.checkpoint import Checkpoints
 from sslpipe.data.loader import Loader
 from sslpipe.evals.base.embed import random_twin
-from sslpipe.methods.base.method import Clock, Method, OptimizerConfig
+from sslpipe.methods.base.config import OptimizerConfig
+from sslpipe.methods.base.method import Clock, Method
 from sslpipe.methods.mae import visible
 from sslpipe.networks.vit import SmallViT
 from sslpipe.training.core import optim

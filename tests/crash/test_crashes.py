@@ -23,7 +23,8 @@ from support import ToyReader, small_engine, small_method
 from sslpipe.core import scratch
 from sslpipe.core.checkpoint import Checkpoints
 from sslpipe.data.loader import Loader
-from sslpipe.methods.base.method import Clock, OptimizerConfig
+from sslpipe.methods.base.config import OptimizerConfig
+from sslpipe.methods.base.method import Clock
 from sslpipe.sharding.shard import Config as ShardConfig
 from sslpipe.sharding.shard import shard
 from sslpipe.sharding.sources import Config as SourceConfig

@@ -12,7 +12,8 @@ from sslpipe import methods, networks
 from sslpipe.console.errors import UserError
 from sslpipe.core.checkpoint import from_bytes, to_bytes
 from sslpipe.data.loader import Loader
-from sslpipe.methods.base.method import Clock, Method, MethodConfig, OptimizerConfig
+from sslpipe.methods.base.config import MethodConfig, OptimizerConfig
+from sslpipe.methods.base.method import Clock, Method
 from sslpipe.training.core import optim
 
 

@@ -10,10 +10,10 @@ import torch
 from support import ToyReader, small_engine, small_method
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sslpipe.methods.base.method import Clock, OptimizerConfig
-from sslpipe.training.core import accumulation, guards, optim
+from sslpipe.methods.base.config import OptimizerConfig
 from sslpipe.training.core.config import Config
 from sslpipe.training.core.ledger import Ledger
+from sslpipe.training.core.step import TrainingStep
 
 _aten = torch.ops.aten
 #: Operations whose result, or its shape, the host must know before it can go on.
@@ -48,7 +48,7 @@ def waits(work: Any) -> bool:
     return False
 
 
-def test_the_watch_sees_what_waits() -> None:
+def test_what_waits_is_noticed() -> None:
     x = torch.randn(4)
     assert waits(lambda: x.sum().item())
     assert waits(lambda: x[x > 0])
@@ -69,21 +69,13 @@ def test_no_optimiser_waits(optimizer: str, tmp_path: Path) -> None:
 def train(name: str, settings: OptimizerConfig, folder: Path, accumulate: int = 1) -> None:
     """The loop's steps, as a GPU takes them."""
     method, reader = small_method(name).train(), ToyReader(count=64)
-    engine, config = small_engine(name), Config(batch_size=16, accumulate=accumulate)
-    optimizer = optim.build(method.parameter_groups(), settings, 16)
+    engine, config = small_engine(name), Config(epochs=1, batch_size=16, accumulate=accumulate)
+    training_step = TrainingStep(method, config, settings, steps_per_epoch=3, seed=0)
     ledger = Ledger(torch.device("cpu"), folder, lag=4)
     for step in range(3):
-        now, batch = (
-            Clock(step, 0, step / 3, torch.Generator()),
-            reader.gather(range(step * 16, step * 16 + 16)),
-        )
+        batch = reader.gather(range(step * 16, step * 16 + 16))
         views = engine(batch, 0)
         with NoWaiting():
-            outcome = accumulation.backward(method, views, now, config)
-            method.before_update(now)
-            norm = guards.gradient_norm(method.parameters())
-            numbers = {"loss": outcome.loss, "gradient_norm": norm, **outcome.numbers}
-            ledger.note(step + 1, 0.1, numbers, batch.index)
-            optim.clip(optimizer, settings.clip, norm)
-            optim.step(optimizer, ledger.bad)
-            method.after_update(now)
+            gradient = training_step.gradient(step, views)
+            ledger.note(step + 1, gradient.rate, gradient.numbers, batch.index)
+            training_step.update(gradient, ledger.mask)

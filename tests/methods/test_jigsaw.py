@@ -17,7 +17,8 @@ from sslpipe import methods
 from sslpipe.console.errors import UserError
 from sslpipe.data.loader import Loader
 from sslpipe.methods import jigsaw
-from sslpipe.methods.base.method import Clock, OptimizerConfig, Preparation
+from sslpipe.methods.base.config import OptimizerConfig
+from sslpipe.methods.base.method import Clock, Preparation
 from sslpipe.methods.jigsaw import cut, distant_permutations, normalised
 from sslpipe.networks.protocol import ConvBackbone
 from sslpipe.training.core import optim

@@ -13,7 +13,8 @@ from torch import nn
 from sslpipe import methods, networks
 from sslpipe.console.errors import UserError
 from sslpipe.core import distributed
-from sslpipe.methods.base.method import Clock, OptimizerConfig
+from sslpipe.methods.base.config import OptimizerConfig
+from sslpipe.methods.base.method import Clock
 from sslpipe.training.core.schedules import rate_factor
 from sslpipe.views.view import View
 

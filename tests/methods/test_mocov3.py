@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from sslpipe import methods, networks
 from sslpipe.methods import mocov3
-from sslpipe.methods.base.method import Clock, OptimizerConfig
+from sslpipe.methods.base.config import OptimizerConfig
+from sslpipe.methods.base.method import Clock
 from sslpipe.training.core import optim
 from sslpipe.training.core.schedules import rate_factor
 from sslpipe.views import ViewEngine

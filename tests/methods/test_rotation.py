@@ -13,7 +13,8 @@ from torch import Tensor
 from sslpipe import methods
 from sslpipe.console.errors import UserError
 from sslpipe.data.loader import Loader
-from sslpipe.methods.base.method import Clock, OptimizerConfig, Preparation
+from sslpipe.methods.base.config import OptimizerConfig
+from sslpipe.methods.base.method import Clock, Preparation
 from sslpipe.methods.rotation import _turned
 from sslpipe.training.core import optim
 from sslpipe.training.core.schedules import rate_factor

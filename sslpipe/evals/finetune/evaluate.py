@@ -29,7 +29,7 @@ from sslpipe.measures import probe as probes
 from sslpipe.measures.config import ProbeConfig
 from sslpipe.measures.probe import Probe
 from sslpipe.measures.subsets import Subset, count_of, draw
-from sslpipe.methods.base.method import OptimizerConfig
+from sslpipe.methods.base.config import OptimizerConfig
 from sslpipe.networks.protocol import Backbone
 from sslpipe.training.core.schedules import rate_factor
 from sslpipe.views.engine import ViewEngine

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +14,10 @@ from torch import Tensor, nn
 from sslpipe.console.errors import UserError
 from sslpipe.data.loader import Reader
 from sslpipe.methods.base.config import MethodConfig
+from sslpipe.methods.base.scale import Rule, Scale
 from sslpipe.networks.protocol import Backbone
 from sslpipe.views.recipe import Recipe
 from sslpipe.views.view import View
-
-if TYPE_CHECKING:
-    from sslpipe.methods.base.scale import Rule, Scale
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Step:
-    """What one step gives: a scalar loss to minimise, and a few named numbers worth watching."""
+    """What one step gives: a scalar loss to minimise, and a few named numbers for the curves."""
 
     loss: Tensor
     numbers: dict[str, Tensor] = field(default_factory=dict)
@@ -208,8 +206,8 @@ class Method(nn.Module, ABC):
     def prepare(self, preparation: Preparation) -> None:
         """Called once before training, for what must be trained or gathered first (a tokenizer)."""
 
-    def watch(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-        """Numbers worth watching between epochs, of images as an encoder is evaluated on them; in eval mode.
+    def monitor(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        """Numbers to monitor between epochs, of images as an encoder is evaluated on them; in eval mode.
 
         Args:
             batches: images [n, 3, S, S] and the encoder's features of them [n, D], a sample of the training split.
@@ -220,7 +218,7 @@ class Method(nn.Module, ABC):
         """What has collapsed in this method alone, in a few words, or None; projections are looked at in any case.
 
         Args:
-            looks: what `watch` gave until now, the last at last, among numbers of the features.
+            looks: what `monitor` has given so far, the newest last, beside the numbers of the features.
         """
         return None
 

@@ -1,4 +1,4 @@
-"""Numbers worth watching that several methods have, and when they say that all images have become alike."""
+"""Numbers that several methods monitor, and when they say that all images have become alike."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def alike(looks: Sequence[Mapping[str, float]]) -> str | None:
     """In what all images have become alike, in a few words; None where they can be told from each other.
 
     Args:
-        looks: what was seen until now, the last at last: `epoch`, `feature_std`, and of methods that compare
+        looks: what was seen so far, the newest last: `epoch`, `feature_std`, and of methods that compare
             projections `projection_std` and `projection_rank`. The first is of random weights where its epoch is 0.
 
     A number is low where it is below a bound and below half of what random weights have, which so never count as

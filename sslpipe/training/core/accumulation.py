@@ -15,10 +15,13 @@ from sslpipe.methods.base.method import Clock, Method, Step
 from sslpipe.training.core import parallel
 from sslpipe.training.core.config import Config
 from sslpipe.training.core.parallel import Trained
+from sslpipe.training.core.phases import BACKWARD, FORWARD, Phase, untimed
 from sslpipe.views.view import View
 
 
-def backward(method: Trained, views: Sequence[View], clock: Clock, config: Config) -> Step:
+def backward(
+    method: Trained, views: Sequence[View], clock: Clock, config: Config, phase: Phase = untimed
+) -> Step:
     """Add a batch's gradient to the parameters', in `config.accumulate` parts; returns its loss and numbers.
 
     Several processes average their gradients while the last part's are computed.
@@ -30,13 +33,14 @@ def backward(method: Trained, views: Sequence[View], clock: Clock, config: Confi
     """
     device = views[0].pixels.device
     if config.gradient_cache:
-        return _cached(method, parts(views, config.accumulate), clock, device, config.precision)
+        return _cached(method, parts(views, config.accumulate), clock, device, config.precision, phase)
     steps: list[Step] = []
     for part in parts(views, config.accumulate):
         with parallel.held(method, more=len(steps) + 1 < config.accumulate):
-            with autocast(device, config.precision):
+            with phase(FORWARD), autocast(device, config.precision):
                 outcome = method.step(part, clock)
-            (outcome.loss / config.accumulate).backward()
+            with phase(BACKWARD):
+                (outcome.loss / config.accumulate).backward()
         steps.append(outcome)
     return _average(steps)
 
@@ -78,7 +82,12 @@ def _average(steps: Sequence[Step]) -> Step:
 
 
 def _cached(
-    method: Trained, parts: Sequence[list[View]], clock: Clock, device: torch.device, precision: str
+    method: Trained,
+    parts: Sequence[list[View]],
+    clock: Clock,
+    device: torch.device,
+    precision: str,
+    phase: Phase,
 ) -> Step:
     seeds = torch.randint(2**62, (len(parts),)).tolist()  # so that dropout is the same both times
     embedded: list[tuple[Tensor, ...]] = []
@@ -86,25 +95,27 @@ def _cached(
     with torch.no_grad(), _unnoticed(plain):
         for part, seed in zip(parts, seeds, strict=True):
             torch.manual_seed(seed)
-            with autocast(device, precision):
+            with phase(FORWARD), autocast(device, precision):
                 embedded.append(method.embed(part))
     leaves = [torch.cat(tensors).requires_grad_() for tensors in zip(*embedded, strict=True)]  # [N, D] each
-    with autocast(device, precision):
+    with phase(FORWARD), autocast(device, precision):
         outcome = method.loss(tuple(leaves), clock)
-    outcome.loss.backward()
+    with phase(BACKWARD):
+        outcome.loss.backward()
     # No gradient reaches what a momentum network embeds (MoCo v3's keys).
     gradients = [None if leaf.grad is None else leaf.grad.chunk(len(parts)) for leaf in leaves]
     for k, (part, seed) in enumerate(zip(parts, seeds, strict=True)):
         torch.manual_seed(seed)
         with parallel.held(method, more=k + 1 < len(parts)):
-            with autocast(device, precision):
+            with phase(FORWARD), autocast(device, precision):
                 again = method.embed(part)
             shares = [
                 (z, gradient[k].to(z.dtype))
                 for z, gradient in zip(again, gradients, strict=True)
                 if gradient is not None
             ]
-            torch.autograd.backward([z for z, _ in shares], [share for _, share in shares])
+            with phase(BACKWARD):
+                torch.autograd.backward([z for z, _ in shares], [share for _, share in shares])
     return replace(outcome, loss=outcome.loss.detach())
 
 

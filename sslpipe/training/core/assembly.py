@@ -10,7 +10,8 @@ import torch
 from sslpipe.core import distributed
 from sslpipe.data.loader import Config as LoaderConfig
 from sslpipe.data.loader import Loader, open_split
-from sslpipe.methods.base.method import Method, MethodConfig
+from sslpipe.methods.base.config import MethodConfig
+from sslpipe.methods.base.method import Method
 from sslpipe.training.core import worker
 from sslpipe.training.core.build import build_method, check_batch, check_views, memory_format
 from sslpipe.training.core.config import Config

@@ -9,7 +9,8 @@ import torch
 
 from sslpipe import methods, networks
 from sslpipe.console.errors import UserError
-from sslpipe.methods.base.method import Method, MethodConfig
+from sslpipe.methods.base.config import MethodConfig
+from sslpipe.methods.base.method import Method
 from sslpipe.networks.build import patch_size
 from sslpipe.networks.protocol import Backbone, ConvBackbone, probe
 from sslpipe.training.core import accumulation

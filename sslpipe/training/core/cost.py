@@ -8,13 +8,15 @@ from typing import Any
 
 import torch
 
-from sslpipe.core.device import autocast, resolve
+from sslpipe.core.device import resolve
 from sslpipe.data.loader import Reader
-from sslpipe.methods.base.method import Clock, Method, MethodConfig
+from sslpipe.methods.base.config import MethodConfig
+from sslpipe.methods.base.method import Method
 from sslpipe.recipes.preview import ROUNDS, measure
-from sslpipe.training.core import plan
+from sslpipe.training.core import accumulation, plan
 from sslpipe.training.core.build import build_method, check_views, memory_format
 from sslpipe.training.core.config import Config
+from sslpipe.training.core.step import seeded_clock
 from sslpipe.views.config import Config as ViewsConfig
 from sslpipe.views.engine import ViewEngine
 from sslpipe.views.recipe import Recipe
@@ -28,9 +30,9 @@ def cost_of_views(
 ) -> dict[str, Any]:
     """What metrics/views.json holds: how fast views are made, and which share of a training step that is.
 
-    The step is a forward and a backward pass of the untrained method on the first batch (where several processes will
-    train, on one's share of it), timed apart from the views. On a GPU the two overlap in training, so the share is what
-    views would cost if they did not.
+    Of the step only forward and backward are timed, of the untrained method on as many images as one process has of a
+    batch. On a GPU the views are made while the step before them is taken, so the share is what they would cost if they
+    were not.
 
     Args:
         config: the `pretrain` settings.
@@ -39,31 +41,38 @@ def cost_of_views(
         recipe: what is trained on.
         reader: the training split.
         seed: the run's.
+
+    Raises:
+        UserError: the method cannot be trained on such views or in such parts.
     """
     device = resolve(config.device)
     method = build_method(config, method_config, views.size, seed).to(device)
     check_views(method, recipe)
+    accumulation.check(method, config)
     layout = memory_format(method.backbone, device)
     engine = ViewEngine(recipe, seed=seed, device=device, renderer=views.renderer, memory_format=layout)
-    batch = reader.gather(torch.arange(min(config.batch_size // plan.world_size(config), len(reader))))
+    images = min(config.batch_size // plan.world_size(config), len(reader))
+    if (
+        images < 2 * config.accumulate
+    ):  # too few images to train on, but views of them can be made and looked at
+        config = config.model_copy(update={"accumulate": 1})
+    batch = reader.gather(torch.arange(images - images % config.accumulate))
     metrics = measure(engine, batch)
-    seconds = _step_seconds(method, engine(batch, epoch=0), config.precision)
+    seconds = _step_seconds(method, engine(batch, epoch=0), config, seed)
     making = metrics["milliseconds_per_batch"] / 1000
     return {**metrics, "share_of_step": round(making / (making + seconds), 4)}
 
 
-def _step_seconds(method: Method, views: list[View], precision: str) -> float:
+def _step_seconds(method: Method, views: list[View], config: Config, seed: int) -> float:
     """Seconds of a forward and a backward pass: the median of a few after a warm-up."""
     device = views[0].pixels.device
-    clock = Clock(0, 0, 0.0, torch.Generator().manual_seed(0))
     method.train()
     rounds: list[float] = []
     began = time.monotonic()
     while len(rounds) <= ROUNDS and (len(rounds) < 2 or time.monotonic() - began < PATIENCE):
         start = time.perf_counter()
-        with autocast(device, precision):
-            loss = method.step(views, clock).loss
-        loss.backward()
+        clock = seeded_clock(0, 0, 1, seed, device)
+        accumulation.backward(method, views, clock, config)
         method.zero_grad(set_to_none=True)
         if device.type == "cuda":
             torch.cuda.synchronize(device)

@@ -13,7 +13,7 @@ class History:
     Attributes:
         rows: one point each `log_every` steps: step, epoch, rate, and means over those steps.
         pending: the numbers of the steps since the last point.
-        looks: what was seen of the features between epochs (sslpipe/training/core/watch.py).
+        looks: what was seen of the features between epochs (sslpipe/training/core/monitor.py).
         seconds: time spent training, over all processes that worked on this run.
     """
 
@@ -21,6 +21,11 @@ class History:
     pending: list[dict[str, float]] = field(default_factory=list)
     looks: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
+
+    @property
+    def caption(self) -> str:
+        """The last point of the curves in a few words, for the progress bar; empty before the first one."""
+        return f"loss {self.rows[-1]['loss']:.4f}" if self.rows else ""
 
     def state(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""

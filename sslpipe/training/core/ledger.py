@@ -29,7 +29,7 @@ class Row:
     Attributes:
         step: steps done, with this one.
         rate: its learning rate.
-        numbers: loss, gradient norm and what the method watches; means over ranks.
+        numbers: loss, gradient norm and what the method reports; means over ranks.
         stop: some rank was told to stop.
         save: it is time for a checkpoint.
     """
@@ -68,6 +68,11 @@ class Ledger:
         self.lag = lag if lag is not None else LAG if device.type == "cuda" else 0
         self.bad = torch.zeros((), device=device)
         self._folder, self._entries = folder, deque[_Entry]()
+
+    @property
+    def mask(self) -> Tensor | None:
+        """`bad` where the host does not know it yet, else None: then a bad step has been raised before its update."""
+        return self.bad if self.lag else None
 
     def note(
         self,

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sslpipe.methods.base.method import Clock, OptimizerConfig, ParamGroup
+from sslpipe.methods.base.config import OptimizerConfig
+from sslpipe.methods.base.method import Clock, ParamGroup
 from sslpipe.training.core import parallel
 from sslpipe.training.core.schedules import rate_factor, weight_decay
 

@@ -10,7 +10,7 @@ import contextlib
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,12 +18,10 @@ from torch import Tensor, nn
 
 from sslpipe.console.errors import UserError
 from sslpipe.core import distributed
+from sslpipe.core.checkpoint import Checkpoints
 from sslpipe.methods.base.method import Clock, Method, Step
 from sslpipe.training.core.config import Config
 from sslpipe.views.view import View
-
-if TYPE_CHECKING:  # the stage that only tries a method has no use for it
-    from sslpipe.core.checkpoint import Checkpoints
 
 LARGE = 250_000_000  # parameters of a backbone from which `auto` shards: ViT-L has 303 million, ViT-B 86
 
@@ -147,6 +145,7 @@ def _ddp(method: Method) -> Parallel:
 
 
 def _fsdp(method: Method) -> Parallel:
+    # Here and below: FSDP takes seconds to import, and most runs have no use for it.
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -177,7 +176,7 @@ def is_sharded(value: object) -> bool:
     """Whether this is a tensor of which each process has a share."""
     if distributed.world_size() == 1:
         return False
-    from torch.distributed.tensor import DTensor
+    from torch.distributed.tensor import DTensor  # slow to import
 
     return isinstance(value, DTensor)
 
@@ -203,7 +202,7 @@ def alike(value: Tensor, example: Tensor) -> Tensor:
     """A whole tensor laid out as `example` is: its device, its strides, and its shares of the processes."""
     if not is_sharded(example):
         return torch.empty_like(example, dtype=value.dtype).copy_(value)
-    from torch.distributed.tensor import distribute_tensor
+    from torch.distributed.tensor import distribute_tensor  # slow to import
 
     sharding: Any = example
     return distribute_tensor(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterator
 
@@ -29,7 +30,7 @@ def processes(config: Config) -> int:
                 "cuda or auto"
             )
         return 1
-    import torch
+    import torch  # here, because other questions are asked where nothing is trained
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if config.devices == "auto":
@@ -78,9 +79,7 @@ def check(config: Config) -> Iterator[str]:
     count, machines = world_size(config), nodes(config)
     check_shares(config, count)
     if config.launch == "slurm":
-        from importlib.util import find_spec
-
-        if find_spec("submitit") is None:
+        if importlib.util.find_spec("submitit") is None:
             raise UserError(NO_SUBMITIT)
     elif machines > 1:
         endpoint(config)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from sslpipe import __version__
 from sslpipe.console.errors import UserError
@@ -21,17 +22,20 @@ from sslpipe.core.device import describe, make_deterministic, resolve
 from sslpipe.data.loader import Config as LoaderConfig
 from sslpipe.data.loader import Loader
 from sslpipe.export import save_encoder
-from sslpipe.methods.base.method import Method, MethodConfig, Preparation
+from sslpipe.methods.base.config import MethodConfig
+from sslpipe.methods.base.method import Method, Preparation
 from sslpipe.shards import manifest as manifests
 from sslpipe.training.core import messages, parallel, plan, worker
 from sslpipe.training.core.assembly import RECIPE, SHARDS, Assembly, assemble, build_on
 from sslpipe.training.core.compiling import compiled
 from sslpipe.training.core.config import Config
 from sslpipe.training.core.history import History
-from sslpipe.training.core.loop import OnLog, OnResume, train
-from sslpipe.training.core.watch import COLUMNS, Watch
+from sslpipe.training.core.loop import OnResume, train
+from sslpipe.training.core.monitor import COLUMNS, Monitor
+from sslpipe.training.core.state import OnLog
 from sslpipe.views.config import Config as ViewsConfig
 from sslpipe.views.engine import ViewEngine
+from sslpipe.views.preprocess import Preprocess
 from sslpipe.views.recipe import ViewSpec
 from sslpipe.views.render import choice as renderers
 
@@ -138,7 +142,7 @@ def run(
             method.prepare(_preparation(made, seed, views.renderer, parts))
         compiled(method, config, device, config.epochs * loader.steps)
         preprocess = _preprocess(made.recipe.views[0], views)
-        watch = Watch(method, loader.reader, preprocess, config, seed=seed, on_log=on_log)
+        monitor = Monitor(method, loader.reader, preprocess, config, seed=seed, on_log=on_log)
         history = train(
             method,
             loader,
@@ -149,17 +153,21 @@ def run(
             checkpoints=checkpoints,
             on_log=on_log,
             on_resume=on_resume,
-            after_epoch=watch.after_epoch,
+            on_epoch=monitor.on_epoch,
         )
         method = parallel.unsharded(method, lambda: build_on(device, config, method_config, views.size, seed))
         worker.leave()  # what is left is for one process, and may take as long as it likes
-        metrics = _metrics(method, history, config, loader, watch)
+        metrics = _metrics(method, history, config, loader, monitor)
         manifest = manifests.read(SHARDS)
         data = {"name": manifest.source.name, "digest": manifest.digest}
         if leader:
-            _export(method, preprocess, {"method": config.method, "seed": seed, "data": data})
+            _export(
+                method,
+                preprocess,
+                {"method": config.method, "title": method.title, "seed": seed, "data": data},
+            )
             _write_plots(method, history, made.engine, loader)
-            scratch.write_json("metrics/pretrain.json", metrics)
+            scratch.write_json("metrics/pretrain.json", {"pretrain": metrics})
             checkpoints.clear()
     return Result(metrics, data)
 
@@ -227,18 +235,18 @@ def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     return ", ".join(f"{n} ({before.get(n)} → {now[n]})" if n in words else n for n in names)
 
 
-def _preprocess(spec: ViewSpec, views: ViewsConfig) -> dict[str, Any]:
+def _preprocess(spec: ViewSpec, views: ViewsConfig) -> Preprocess:
     """How images become what the encoder is evaluated on."""
-    return {
-        "size": views.size,
-        "crop": views.centre_crop,
-        "interpolation": spec.interpolation,
-        "mean": spec.mean,
-        "std": spec.std,
-    }
+    return Preprocess(
+        size=views.size,
+        crop=views.centre_crop,
+        interpolation=spec.interpolation,
+        mean=spec.mean,
+        std=spec.std,
+    )
 
 
-def _export(method: Method, preprocess: Mapping[str, Any], info: Mapping[str, Any]) -> None:
+def _export(method: Method, preprocess: Preprocess, info: Mapping[str, Any]) -> None:
     info = {"sslpipe": __version__, **info}
     save_encoder(method.encoder, "models", preprocess=preprocess, info=info)
 
@@ -250,8 +258,6 @@ def _write_plots(method: Method, history: History, engine: ViewEngine, loader: L
     method.eval()
     batch = loader.reader.gather(torch.arange(min(PICTURED, len(loader.reader))))
     for name, picture in method.pictures(engine(batch.to(next(method.parameters()).device), 0)):
-        from PIL import Image
-
         buffer = io.BytesIO()
         Image.fromarray(picture.numpy()).save(buffer, "PNG")
         scratch.atomic_write(f"plots/pretrain/{name}.png", buffer.getvalue())
@@ -267,7 +273,7 @@ def _write_table(path: str, names: Sequence[str], rows: Sequence[Mapping[str, fl
 
 
 def _metrics(
-    method: Method, history: History, config: Config, loader: Loader, watch: Watch
+    method: Method, history: History, config: Config, loader: Loader, monitor: Monitor
 ) -> dict[str, float]:
     last = [row for row in history.rows if row["epoch"] > config.epochs - 1]
     images = config.epochs * loader.steps * config.batch_size
@@ -278,5 +284,5 @@ def _metrics(
         "seconds": round(history.seconds, 2),
         "images_per_second": round(images / history.seconds, 1),
         "encoder_parameters": sum(p.numel() for p in method.encoder.parameters()),
-        **watch.last(history.looks),
+        **monitor.last(history.looks),
     }

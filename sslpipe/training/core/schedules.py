@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from sslpipe.methods.base.method import OptimizerConfig
+from sslpipe.methods.base.config import OptimizerConfig
 
 
 def longest_warmup(epochs: float) -> float:

@@ -134,6 +134,7 @@ def _explained() -> Iterator[None]:
     except KeyboardInterrupt:
         _end(130)
     except Exception as error:
+        # Here, because its package is slow to import and most processes do not fail.
         from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
         get_error_handler().record_exception(error)

@@ -31,6 +31,7 @@ def role(config: Config, module: str) -> Iterator[str]:
             yield "records" if os.environ["RANK"] == "0" else "helps"
         return
     if config.launch == "slurm" and "RANK" not in os.environ:
+        # Here and below: most runs start no others, and torchrun's agent takes a second to import.
         from sslpipe.training.launch import slurm
 
         slurm.run(config, module)

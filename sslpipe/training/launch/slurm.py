@@ -89,7 +89,7 @@ def parameters(config: Config) -> dict[str, Any]:
 
 def _slurm(folder: Path) -> Any:
     try:
-        import submitit
+        import submitit  # an optional package
     except ImportError:
         raise UserError(plan.NO_SUBMITIT) from None
     try:
@@ -113,7 +113,7 @@ class Task:
 
     def __call__(self) -> None:
         """Run the stage to its end."""
-        from submitit.helpers import TorchDistributedEnvironment
+        from submitit.helpers import TorchDistributedEnvironment  # optional
 
         place = TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
         folder, leader = Path(self.folder), place.rank == 0
@@ -128,13 +128,13 @@ class Task:
                 stderr=subprocess.STDOUT,
                 preexec_fn=_ignore_slurm,
             )
-        self._watch(folder)
+        self._wait(folder)
         if self.process.returncode:
             raise RuntimeError(f"process {place.rank} ended with {self.process.returncode}")
 
     def checkpoint(self) -> Any:
         """Let all processes save and stop, which takes this one's asking; then the same once more."""
-        from submitit.helpers import DelayedSubmission
+        from submitit.helpers import DelayedSubmission  # optional
 
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGUSR1)
@@ -143,7 +143,7 @@ class Task:
                 time.sleep(0.2)
         return DelayedSubmission(Task(self.module, self.folder))
 
-    def _watch(self, folder: Path) -> None:
+    def _wait(self, folder: Path) -> None:
         """Wait for the stage; tell it to stop if that is wished, or if who submitted the job is no longer there."""
         assert self.process is not None
         asked, seen, last = False, "", time.monotonic()

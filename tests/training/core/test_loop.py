@@ -15,7 +15,8 @@ from support import ToyReader, small_engine, small_method
 
 from sslpipe.core.checkpoint import Checkpoints
 from sslpipe.data.loader import Loader
-from sslpipe.methods.base.method import OptimizerConfig, Step
+from sslpipe.methods.base.config import OptimizerConfig
+from sslpipe.methods.base.method import Step
 from sslpipe.training.core import loop
 from sslpipe.training.core.config import Config
 from sslpipe.training.core.guards import Interrupted, NonFiniteError

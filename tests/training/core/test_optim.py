@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from sslpipe.core.checkpoint import from_bytes, to_bytes
-from sslpipe.methods.base.method import Clock, OptimizerConfig, ParamGroup
+from sslpipe.methods.base.config import OptimizerConfig
+from sslpipe.methods.base.method import Clock, ParamGroup
 from sslpipe.training.core import optim
 from sslpipe.training.core.schedules import rate_factor, weight_decay
 

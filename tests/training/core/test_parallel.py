@@ -26,11 +26,13 @@ from sslpipe.console.errors import UserError
 from sslpipe.core import distributed
 from sslpipe.core.checkpoint import Checkpoints
 from sslpipe.data.loader import Loader
-from sslpipe.methods.base.method import Clock, Method, OptimizerConfig
+from sslpipe.methods.base.config import OptimizerConfig
+from sslpipe.methods.base.method import Clock, Method
 from sslpipe.training.core import loop, parallel, worker
 from sslpipe.training.core.config import Config
 from sslpipe.training.core.ledger import Ledger
 from sslpipe.training.core.loop import train
+from sslpipe.training.core.step import seeded_clock
 
 BATCH = 16
 SGD = OptimizerConfig(name="sgd", rate=0.01, rule="absolute", warmup_epochs=0, weight_decay=0.01)
@@ -231,7 +233,7 @@ def sometimes() -> dict[str, Tensor]:
 
 def dropped() -> dict[str, Tensor]:
     """What torch draws in a step, and what the clock's generator does."""
-    clock = loop._clock(3, 0, 10, seed=0, device=torch.device("cpu"))
+    clock = seeded_clock(3, 0, 10, seed=0, device=torch.device("cpu"))
     return {"torch": torch.rand(2), "generator": torch.rand(2, generator=clock.generator)}
 
 

@@ -1,4 +1,4 @@
-"""A look at the encoder's features every few epochs: do they tell images apart, and has anything collapsed?
+"""The monitor looks at the encoder's features between epochs: do they tell images apart, or have they collapsed?
 
 The loss of a self-supervised method says little about its features, and where they collapse it looks its best. So a
 fixed sample of the training split is embedded as evaluations do it, and judged without training anything.
@@ -23,7 +23,8 @@ from sslpipe.methods.base.method import Method
 from sslpipe.methods.base.monitor import alike
 from sslpipe.training.core import parallel
 from sslpipe.training.core.config import Config
-from sslpipe.views.evaluation import centre
+from sslpipe.training.core.state import RunState
+from sslpipe.views.preprocess import Preprocess
 
 SAMPLE = 1024  # images that are looked at
 BATCH = 128  # of them at a time
@@ -38,13 +39,13 @@ class CollapseError(UserError):
     """The features of all images have become alike, and the run was to stop then."""
 
 
-class Watch:
+class Monitor:
     """Looks at a method between epochs, and leaves it as it was.
 
     Args:
         method: what is trained.
         reader: the training split; the test split is never looked at.
-        preprocess: of the encoder: size, crop, interpolation, mean, std.
+        preprocess: of the encoder.
         config: how often to look, and whether to stop where features have collapsed.
         seed: of the sample.
         on_log: called with each new row.
@@ -54,7 +55,7 @@ class Watch:
         self,
         method: Method,
         reader: Reader,
-        preprocess: Mapping[str, Any],
+        preprocess: Preprocess,
         config: Config,
         *,
         seed: int,
@@ -64,18 +65,13 @@ class Watch:
         self.on_log = on_log
         self.places = sample(len(reader), seed)
 
-    def after_epoch(
-        self, trained: parallel.Trained, epoch: int, step: int, looks: list[Row], save: Callable[[], None]
-    ) -> None:
+    def on_epoch(self, state: RunState, epoch: int) -> None:
         """Look if it is time to; of several processes only the first one does, unless they share tensors out.
 
         Args:
-            trained: the method, or what lets several processes train it together.
+            state: of the run. What is seen is added to `history.looks`; a look that is there already, because the run
+                was stopped after it, is not taken again.
             epoch: epochs done; at 0 the weights are random.
-            step: steps done.
-            looks: what was seen until now, part of every checkpoint; what is seen is added. A look that is there
-                already, since a run was stopped after it, is not taken again.
-            save: makes a checkpoint.
 
         Raises:
             CollapseError: features have, and `stop_on_collapse` asks to stop; a checkpoint is made before.
@@ -86,15 +82,16 @@ class Watch:
         reasons: list[str | None] = []
 
         def look() -> None:
-            reasons.append(self._first_look(epoch, step, looks))
+            reasons.append(self._look_once(epoch, state.step, state.history.looks))
 
+        trained = state.training_step.trained
         if isinstance(trained, parallel.Parallel) and trained.give_back is not None:
             trained.together(look)
         elif rank() == 0:
             look()
         reason = reasons[0] if reasons else None
         if self.config.stop_on_collapse and _on_any_rank(reason is not None, self.method):
-            save()
+            state.save()
             raise CollapseError(
                 f"stopped at epoch {epoch}, {reason or 'the features have collapsed'}: change what is at fault, or set "
                 "pretrain.stop_on_collapse to false to go on from here"
@@ -107,7 +104,7 @@ class Watch:
         numbers = {k: v for k, v in looks[-1].items() if k not in ("step", "epoch") and math.isfinite(v)}
         return {**numbers, "collapsed": float(self._collapsed(looks) is not None)}
 
-    def _first_look(self, epoch: int, step: int, looks: list[Row]) -> str | None:
+    def _look_once(self, epoch: int, step: int, looks: list[Row]) -> str | None:
         """Look, unless that has been done; what has collapsed and what to check, if anything."""
         known = bool(looks) and looks[-1]["epoch"] >= epoch
         if not known:
@@ -129,7 +126,7 @@ class Watch:
         with unnoticed(self.method):
             features: list[Tensor] = []
             source = self._batches(features)
-            own = self.method.watch(source)
+            own = self.method.monitor(source)
             for _ in source:  # what the method did not ask for
                 pass
             row = judged(torch.cat(features), self.reader.labels[self.places])
@@ -140,7 +137,7 @@ class Watch:
         encoder = self.method.encoder.eval()
         device = next(self.method.parameters()).device
         for part in self.places.split(BATCH):
-            x = centre(self.reader.gather(part).to(device), **self.preprocess)
+            x = self.preprocess.view(self.reader.gather(part).to(device))
             h = encoder(x)
             features.append(h.float().cpu())
             yield x, h

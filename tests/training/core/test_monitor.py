@@ -1,4 +1,4 @@
-"""Looks between epochs: what they see, that nothing notices them, and that they stop a collapsed run."""
+"""The monitor's looks between epochs: what they see, that nothing notices them, and that they stop a collapsed run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,12 +20,14 @@ from sslpipe.core.checkpoint import Checkpoints
 from sslpipe.data.loader import Loader
 from sslpipe.evals import knn
 from sslpipe.measures.rank import effective_rank, spread
-from sslpipe.methods.base.method import Method, OptimizerConfig, Step
-from sslpipe.training.core import watch as watching
+from sslpipe.methods.base.config import OptimizerConfig
+from sslpipe.methods.base.method import Method, Step
+from sslpipe.training.core import monitor as monitoring
 from sslpipe.training.core.config import Config
 from sslpipe.training.core.guards import Interrupted
-from sslpipe.training.core.loop import History, train
-from sslpipe.training.core.watch import SAMPLE, CollapseError, Watch, judged, sample
+from sslpipe.training.core.history import History
+from sslpipe.training.core.loop import train
+from sslpipe.training.core.monitor import SAMPLE, CollapseError, Monitor, judged, sample
 from sslpipe.views import centre
 from sslpipe.views.recipe import IMAGENET_MEAN, IMAGENET_STD
 
@@ -40,12 +43,12 @@ def run(
     folder: Path, reader: ToyReader, name: str, settings: Config, method: Method | None = None, **options: Any
 ) -> tuple[Method, History]:
     method = method or small_method(name)
-    watch = Watch(
+    monitor = Monitor(
         method, reader, PREPROCESS, settings, seed=0, on_log=options.pop("on_log", lambda row: None)
     )
     history = train(
         method, Loader(reader, batch_size=16, seed=0), small_engine(name), settings, OPTIMIZER,
-        seed=0, checkpoints=Checkpoints(folder), after_epoch=watch.after_epoch, **options,
+        seed=0, checkpoints=Checkpoints(folder), on_epoch=monitor.on_epoch, **options,
     )  # fmt: skip
     return method, history
 
@@ -84,7 +87,7 @@ def test_a_look_changes_nothing(name: str, toy_reader: ToyReader) -> None:
     method = small_method(name).train()
     method.backbone.eval()  # not what `train()` would restore
     before = state(method)
-    row = Watch(method, toy_reader, PREPROCESS, config(), seed=0).look()
+    row = Monitor(method, toy_reader, PREPROCESS, config(), seed=0).look()
     after = state(method)
     assert before.keys() == after.keys()
     for key, value in before.items():
@@ -96,17 +99,17 @@ def test_a_look_changes_nothing(name: str, toy_reader: ToyReader) -> None:
 
 def test_what_a_method_draws_in_a_look_is_not_noticed(toy_reader: ToyReader) -> None:
     method = small_method("simclr")
-    method.watch = lambda batches: {"luck": torch.rand(())}  # type: ignore[method-assign]
+    method.monitor = lambda batches: {"luck": torch.rand(())}  # type: ignore[method-assign]
     before = torch.get_rng_state()
-    Watch(method, toy_reader, PREPROCESS, config(), seed=0).look()
+    Monitor(method, toy_reader, PREPROCESS, config(), seed=0).look()
     assert torch.equal(before, torch.get_rng_state())
 
 
 def test_a_look_is_in_full_precision_under_autocast(toy_reader: ToyReader) -> None:
-    watch = Watch(small_method("byol"), toy_reader, PREPROCESS, config(), seed=0)
+    monitor = Monitor(small_method("byol"), toy_reader, PREPROCESS, config(), seed=0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = watch.look()
-    assert found == watch.look()
+        found = monitor.look()
+    assert found == monitor.look()
 
 
 def test_it_sees_the_encoders_features_of_a_sample(toy_reader: ToyReader) -> None:
@@ -114,11 +117,11 @@ def test_it_sees_the_encoders_features_of_a_sample(toy_reader: ToyReader) -> Non
     with torch.no_grad():  # the target is no longer equal
         for parameter in method.target.parameters():  # type: ignore[union-attr, operator]
             parameter.mul_(1.5).add_(0.1)
-    watch = Watch(method, toy_reader, PREPROCESS, config(), seed=0)
-    row = watch.look()
+    monitor = Monitor(method, toy_reader, PREPROCESS, config(), seed=0)
+    row = monitor.look()
     with torch.no_grad():
         method.eval()
-        x = centre(toy_reader.gather(watch.places), **PREPROCESS)
+        x = centre(toy_reader.gather(monitor.places), **PREPROCESS)
         h = method.encoder(x)
         z, z_prime = method.projector(h), method.target(x)  # type: ignore[operator]
     assert row["rankme"] == pytest.approx(effective_rank(h).item(), rel=1e-4)
@@ -253,33 +256,36 @@ def counting(method: Method, steps: list[int]) -> Method:
 
 
 def test_the_last_look_is_what_the_metrics_hold(toy_reader: ToyReader) -> None:
-    watch = Watch(small_method("simclr"), toy_reader, PREPROCESS, config(), seed=0)
+    monitor = Monitor(small_method("simclr"), toy_reader, PREPROCESS, config(), seed=0)
     random = {"step": 0, "epoch": 0, "rankme": 9.0, "feature_std": 0.3, "projection_std": 0.2}
-    assert watch.last([]) == {}
-    assert watch.last([random]) == {
+    assert monitor.last([]) == {}
+    assert monitor.last([random]) == {
         "rankme": 9.0,
         "feature_std": 0.3,
         "projection_std": 0.2,
         "collapsed": 0.0,
     }
     collapsed = random | {"epoch": 4, "projection_std": 0.01}
-    assert watch.last([random, collapsed])["collapsed"] == 1.0
+    assert monitor.last([random, collapsed])["collapsed"] == 1.0
     lost = {"step": 8, "epoch": 4, "rankme": math.nan, "feature_std": math.nan}
-    assert watch.last([random, lost]) == {"collapsed": 1.0}
+    assert monitor.last([random, lost]) == {"collapsed": 1.0}
 
 
 def test_of_several_processes_the_first_one_looks_and_all_stop(
     tmp_path: Path, toy_reader: ToyReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    watch = Watch(small_method("simclr"), toy_reader, PREPROCESS, config(stop_on_collapse=True), seed=0)
-    monkeypatch.setattr(watching, "rank", lambda: 1)
-    monkeypatch.setattr(watching, "world_size", lambda: 2)
-    monkeypatch.setattr(watching, "mean", lambda flag: (flag + 0.0) / 2)  # the first one saw nothing
-    looks: list[dict[str, float]] = []
-    watch.after_epoch(watch.method, 0, 0, looks, lambda: None)
-    assert looks == []
-    monkeypatch.setattr(watching, "mean", lambda flag: (flag + 1.0) / 2)  # the first one saw a collapse
+    monitor = Monitor(small_method("simclr"), toy_reader, PREPROCESS, config(stop_on_collapse=True), seed=0)
+    monkeypatch.setattr(monitoring, "rank", lambda: 1)
+    monkeypatch.setattr(monitoring, "world_size", lambda: 2)
+    monkeypatch.setattr(monitoring, "mean", lambda flag: (flag + 0.0) / 2)  # the first one saw nothing
     saved: list[bool] = []
+    state: Any = SimpleNamespace(
+        training_step=SimpleNamespace(trained=monitor.method), step=0, history=History(),
+        save=lambda: saved.append(True),
+    )  # fmt: skip
+    monitor.on_epoch(state, 0)
+    assert state.history.looks == saved == []
+    monkeypatch.setattr(monitoring, "mean", lambda flag: (flag + 1.0) / 2)  # the first one saw a collapse
     with pytest.raises(CollapseError):
-        watch.after_epoch(watch.method, 0, 0, looks, lambda: saved.append(True))
+        monitor.on_epoch(state, 0)
     assert saved == [True]
