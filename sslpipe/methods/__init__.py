@@ -26,9 +26,7 @@ __all__ = ["build", "configure", "find", "names", "recipe"]
 def names() -> tuple[str, ...]:
     """The names of all methods, in alphabetical order."""
     folder = Path(__file__).parent
-    return tuple(
-        sorted(f.stem for f in folder.glob("*.py") if f.stem != "base" and not f.stem.startswith("_"))
-    )
+    return tuple(sorted(f.stem for f in folder.glob("*.py") if not f.stem.startswith("_")))
 
 
 def find(name: str) -> type[Method]:

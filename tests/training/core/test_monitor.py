@@ -176,7 +176,7 @@ def test_features_that_are_not_finite_are_nan() -> None:
 
 
 @pytest.mark.parametrize("name", ["byol", "swav"])
-def test_watched_or_not_the_weights_are_the_same(name: str, tmp_path: Path, toy_reader: ToyReader) -> None:
+def test_monitored_or_not_the_weights_are_the_same(name: str, tmp_path: Path, toy_reader: ToyReader) -> None:
     watched, history = run(tmp_path / "a", toy_reader, name, config(watch_epochs=1))
     alone, unwatched = run(tmp_path / "b", toy_reader, name, config(watch_epochs=0))
     assert [row["epoch"] for row in history.looks] == [0, 1, 2, 3, 4]
