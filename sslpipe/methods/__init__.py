@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sslpipe.console.errors import UserError
+from sslpipe.methods.base.config import MethodConfig
+from sslpipe.views.recipe import Recipe
 
-if TYPE_CHECKING:
-    from sslpipe.methods.base.config import MethodConfig
+if TYPE_CHECKING:  # settings ask for the names of methods where there is no need of torch
     from sslpipe.methods.base.method import Method
     from sslpipe.networks.protocol import Backbone
-    from sslpipe.views.recipe import Recipe
 
 __all__ = ["build", "configure", "find", "names", "recipe"]
 
@@ -26,9 +26,7 @@ __all__ = ["build", "configure", "find", "names", "recipe"]
 def names() -> tuple[str, ...]:
     """The names of all methods, in alphabetical order."""
     folder = Path(__file__).parent
-    return tuple(
-        sorted(f.stem for f in folder.glob("*.py") if f.stem != "base" and not f.stem.startswith("_"))
-    )
+    return tuple(sorted(f.stem for f in folder.glob("*.py") if not f.stem.startswith("_")))
 
 
 def find(name: str) -> type[Method]:
@@ -39,7 +37,7 @@ def find(name: str) -> type[Method]:
     """
     if name not in names():
         raise UserError(f"unknown method `{name}`; choose from {', '.join(names())}")
-    from sslpipe.methods.base.method import Method
+    from sslpipe.methods.base.method import Method  # here, for the same reason
 
     module = importlib.import_module(f"sslpipe.methods.{name}")
     found = [

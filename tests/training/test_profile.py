@@ -38,6 +38,18 @@ def test_every_phase_is_measured_and_steps_are_those_of_training(changes: dict[s
     assert any(not torch.equal(a, b) for a, b in zip(before, method.parameters(), strict=True))
 
 
+def test_what_a_method_drops_is_seeded_as_in_training(toy_reader: ToyReader) -> None:
+    found = []
+    for number in range(2):
+        method: Any = small_method("simclr")
+        method.projector.append(torch.nn.Dropout(0.5))
+        torch.manual_seed(number)
+        loader, config = Loader(toy_reader, batch_size=16, seed=0), Config(batch_size=16, epochs=2)
+        profile(method, loader, small_engine("simclr"), config, steps=1, seed=0)
+        found.append(torch.cat([p.detach().flatten() for p in method.parameters()]))
+    assert torch.equal(*found)
+
+
 def test_the_table_has_shares_rate_and_waiting() -> None:
     text = table(FOUND)
     assert "forward       30.0   30 %" in text

@@ -1,4 +1,4 @@
-"""What the training loop and a method say to each other. A new method is one file beside this one."""
+"""What the training loop and a method say to each other. A new method is one file in the folder above."""
 
 from __future__ import annotations
 
@@ -99,7 +99,9 @@ class Method(nn.Module, ABC):
     takes: ClassVar[tuple[str, ...]] = ("resnet", "cnn", "vit")
     needs: ClassVar[str] = ""  # what it asks of data or batches beside images, in a few words
     default_backbone: ClassVar[str] = "small_resnet"
-    suspects: ClassVar[str] = "check the rate and the views"  # what to look at where features have collapsed
+    suspects: ClassVar[str] = (
+        "check the rate and the views"  # what a user should check where features have collapsed
+    )
     scales: ClassVar[
         tuple[Scale, ...]
     ]  # the runs that the paper's settings are of, the first with all defaults

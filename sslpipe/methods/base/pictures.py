@@ -1,4 +1,4 @@
-"""Pictures of what a method does with patches; no method, so its name begins with an underscore."""
+"""Pictures of what a method does with patches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scale at which a paper found its settings, and how they change with it; no method, hence the underscore."""
+"""The scale at which a paper found its settings, and how they change with it."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ LAUNCHER = "SSLPIPE_LAUNCHER"  # the process that started this one: without it, 
 
 
 def tell(name: str, **facts: Any) -> None:
-    """Leave word for the process that started this one, if one did; what is told first under a name stays."""
+    """Leave word for the process that started this one, if one did. The first word under a name is kept."""
     if folder := os.environ.get(LAUNCHED):
         own = Path(folder, f".{name}.{os.getpid()}")
         own.write_text(json.dumps(facts))

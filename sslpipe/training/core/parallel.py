@@ -26,8 +26,8 @@ from sslpipe.views.view import View
 LARGE = 250_000_000  # parameters of a backbone from which `auto` shards: ViT-L has 303 million, ViT-B 86
 
 
-_REMARKS = (  # of DistributedDataParallel, on what is meant
-    "`broadcast_buffers` is deprecated",  # its heir came after the oldest torch that will do here
+_REMARKS = (  # warnings of DistributedDataParallel about what is done here on purpose
+    "`broadcast_buffers` is deprecated",  # its replacement is newer than the oldest torch that is supported
     "find_unused_parameters=True was specified",
     "Grad strides do not match bucket view strides",
 )
@@ -40,7 +40,8 @@ class Parallel:
         method: of this process.
         module: torch's wrapper; it calls the method by the name of what is wanted.
         hold: a context in which gradients stay with this process, for all parts of a batch but the last.
-        give_back: after work without a backward pass, keep this process's shares alone; None where it has copies.
+        give_back: after a forward pass without a backward one, drop the other processes' shares of the tensors again;
+            None where each process has a copy.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ Trained = Method | Parallel
 
 
 class _Calls(nn.Module):
-    """Lets all that a method does go through `forward`, where torch's wrappers are; it gives plain containers."""
+    """Calls a method by `forward`, which is where torch's wrappers do their work; it returns plain containers."""
 
     def __init__(self, method: Method) -> None:
         super().__init__()
@@ -129,8 +130,6 @@ def held(trained: Trained, more: bool) -> AbstractContextManager[object]:
 
 
 def _ddp(method: Method) -> Parallel:
-    # It is right that some parameters have no gradient in some steps. It also keeps torch from sorting its buckets
-    # anew after the first step: sums would then depend on where a run was resumed.
     for remark in _REMARKS:
         warnings.filterwarnings("ignore", message=f".*{remark}")
     device = next(method.parameters()).device
@@ -138,6 +137,8 @@ def _ddp(method: Method) -> Parallel:
         _Calls(method),
         device_ids=[device.index] if device.type == "cuda" else None,
         broadcast_buffers=False,  # synchronised batch norms have the same on all; a queue, too
+        # Some parameters rightly have no gradient in some steps. It also keeps torch from sorting its buckets anew
+        # after the first step: sums would then depend on where a run was resumed.
         find_unused_parameters=True,
         gradient_as_bucket_view=True,
     )

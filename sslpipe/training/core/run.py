@@ -40,7 +40,7 @@ from sslpipe.views.recipe import ViewSpec
 from sslpipe.views.render import choice as renderers
 
 PICTURED = 256  # images that a method may show in the report; most show a few
-#: Settings with which an unfinished run is continued whatever they are now: the batches and views stay the same.
+#: Settings that may change before an unfinished run is continued: the batches and views stay the same.
 FREE = {
     "checkpoint_seconds",
     "device",
@@ -75,14 +75,16 @@ def fingerprint_parts(
     loading: LoaderConfig,
     code: Mapping[str, str],
 ) -> dict[str, str]:
-    """Everything the weights depend on, by name; bit for bit, but for the number of processes, which rounds otherwise.
+    """Everything that the weights depend on bit for bit, by name.
+
+    Only the number of processes is left out. It changes how sums are rounded, but a run may go on with another number.
 
     Args:
         config: the `pretrain` settings.
         method_config: the method's.
         seed: the run's.
-        views: the `views` settings: the renderer and the encoder's size; what else is there stands in the recipe.
-        loading: the `loader` settings; the reader does not matter, all give the same images.
+        views: the `views` settings: the renderer and the encoder's size; the rest of them is in the recipe.
+        loading: the `loader` settings; all readers give the same images.
         code: digests of the stage's code.
     """
     settings = config.model_dump(mode="json", exclude=FREE)
@@ -122,7 +124,7 @@ def run(
         on_log: called with each new point of the curves.
         on_resume: called with the step when an interrupted run is continued.
 
-    Called by several processes that have joined each other, all train and the first one writes.
+    Where several processes have joined each other, each calls this: all train, and the first one writes.
     """
     parts = _agreed(parts)
     folder, leader, processes = _folder(parts), distributed.rank() == 0, distributed.world_size()
@@ -183,8 +185,8 @@ def _agreed(parts: Mapping[str, str]) -> Mapping[str, str]:
         differing = [name for name in parts if name != "hardware" and others[name] != everyones[0][name]]
         if differing:
             raise UserError(
-                f"process {rank} has not the first one's {', '.join(differing)}: let all machines share the project's "
-                "folder, and start them when the stage before has ended"
+                f"process {rank} differs from the first one in {', '.join(differing)}: let all machines share the "
+                "project's folder, and start them when the stage before has ended"
             )
     return everyones[0]
 

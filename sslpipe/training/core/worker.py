@@ -45,7 +45,7 @@ def _gpu() -> int:
 
 @contextlib.contextmanager
 def joined(device: str) -> Iterator[None]:
-    """Be one of the processes that `RANK`, `WORLD_SIZE` and `MASTER_ADDR` speak of; only the first one speaks.
+    """Be one of the processes that `RANK`, `WORLD_SIZE` and `MASTER_ADDR` speak of; only the first one prints.
 
     Args:
         device: the setting `pretrain.device`.

@@ -97,7 +97,7 @@ def run(config: Config, module: str) -> None:
 
 
 class Agent(LocalElasticAgent):
-    """torchrun's agent, which knows who ended on purpose: those are not started again.
+    """torchrun's agent, but processes that ended on purpose are not started again.
 
     Args:
         spec: the processes.

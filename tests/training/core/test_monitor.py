@@ -21,7 +21,7 @@ from sslpipe.data.loader import Loader
 from sslpipe.evals import knn
 from sslpipe.measures.rank import effective_rank, spread
 from sslpipe.methods.base.config import OptimizerConfig
-from sslpipe.methods.base.method import Method, Step
+from sslpipe.methods.base.method import Clock, Method, Step
 from sslpipe.training.core import monitor as monitoring
 from sslpipe.training.core.config import Config
 from sslpipe.training.core.guards import Interrupted
@@ -33,6 +33,7 @@ from sslpipe.views.recipe import IMAGENET_MEAN, IMAGENET_STD
 
 PREPROCESS: dict[str, Any] = {"size": SIZE, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 OPTIMIZER = OptimizerConfig(rate=1e-2, rule="absolute", warmup_epochs=0.5)
+STILL = OptimizerConfig(rate=1e-20, rule="absolute", weight_decay=0.0)  # the weights stay what they are
 
 
 def config(**changes: Any) -> Config:
@@ -40,32 +41,37 @@ def config(**changes: Any) -> Config:
 
 
 def run(
-    folder: Path, reader: ToyReader, name: str, settings: Config, method: Method | None = None, **options: Any
+    folder: Path,
+    reader: ToyReader,
+    name: str,
+    settings: Config,
+    method: Method | None = None,
+    optimizer: OptimizerConfig = OPTIMIZER,
+    **options: Any,
 ) -> tuple[Method, History]:
     method = method or small_method(name)
     monitor = Monitor(
         method, reader, PREPROCESS, settings, seed=0, on_log=options.pop("on_log", lambda row: None)
     )
     history = train(
-        method, Loader(reader, batch_size=16, seed=0), small_engine(name), settings, OPTIMIZER,
+        method, Loader(reader, batch_size=16, seed=0), small_engine(name), settings, optimizer,
         seed=0, checkpoints=Checkpoints(folder), on_epoch=monitor.on_epoch, **options,
     )  # fmt: skip
     return method, history
 
 
-def only_attract(method: Any) -> Method:
-    """Without negatives or a predictor, by the cosine of both projections alone: this collapses."""
+def collapsing(epoch: int) -> Method:
+    """A method of which all projections become equal at the end of an epoch."""
+    method: Any = small_method("simclr", projector_norm=None)
 
-    def step(views: Any, clock: Any) -> Step:
-        first, second = (method.projector(method.backbone(view.pixels)) for view in views)
-        return Step(-F.cosine_similarity(first, second).mean())
+    def after_update(clock: Clock) -> None:
+        if clock.epoch == epoch:
+            with torch.no_grad():
+                method.projector[-1].weight.zero_()
+                method.projector[-1].bias.fill_(1.0)
 
-    method.step = step
-    return method
-
-
-def collapsing() -> Method:
-    return only_attract(small_method("simclr", projector_norm=None))
+    method.after_update = after_update
+    return method  # type: ignore[no-any-return]
 
 
 @pytest.fixture(params=methods.names())
@@ -170,7 +176,7 @@ def test_features_that_are_not_finite_are_nan() -> None:
 
 
 @pytest.mark.parametrize("name", ["byol", "swav"])
-def test_watched_or_not_the_weights_are_the_same(name: str, tmp_path: Path, toy_reader: ToyReader) -> None:
+def test_monitored_or_not_the_weights_are_the_same(name: str, tmp_path: Path, toy_reader: ToyReader) -> None:
     watched, history = run(tmp_path / "a", toy_reader, name, config(watch_epochs=1))
     alone, unwatched = run(tmp_path / "b", toy_reader, name, config(watch_epochs=0))
     assert [row["epoch"] for row in history.looks] == [0, 1, 2, 3, 4]
@@ -215,10 +221,10 @@ def test_stopped_and_continued_it_has_seen_the_same(step: int, tmp_path: Path, t
 def test_a_collapsed_run_is_named_and_a_healthy_one_is_not(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    reader = ToyReader(64)
-    run(tmp_path / "a", reader, "simclr", config(watch_epochs=3, epochs=6))
+    reader, settings = ToyReader(64), config(watch_epochs=3, epochs=6)
+    run(tmp_path / "a", reader, "simclr", settings, optimizer=STILL)
     assert "collapse" not in capsys.readouterr().out
-    run(tmp_path / "b", reader, "simclr", config(watch_epochs=3, epochs=6), method=collapsing())
+    run(tmp_path / "b", reader, "simclr", settings, method=collapsing(4), optimizer=STILL)
     said = [line for line in capsys.readouterr().out.splitlines() if "collapse" in line]
     assert len(said) == 1
     assert said[0].startswith("pretrain: collapse at epoch 6, all projections point the same way")
@@ -230,16 +236,17 @@ def test_where_asked_it_stops_a_collapsed_run_with_a_checkpoint(tmp_path: Path) 
     with pytest.raises(
         CollapseError, match=r"stopped at epoch 6, all projections .*stop_on_collapse to false"
     ):
-        run(tmp_path, reader, "simclr", settings, method=collapsing())
+        run(tmp_path, reader, "simclr", settings, method=collapsing(4), optimizer=STILL)
     step, saved = Checkpoints(tmp_path).load() or (0, {})
     assert step == 24
     assert [row["epoch"] for row in saved["history"]["looks"]] == [0, 6]
     steps: list[int] = []
     with pytest.raises(CollapseError, match="epoch 6"):  # and does not go on when it is run again
-        run(tmp_path, reader, "simclr", settings, method=counting(collapsing(), steps))
+        run(tmp_path, reader, "simclr", settings, method=counting(collapsing(4), steps), optimizer=STILL)
     assert steps == []
     again = settings.model_copy(update={"stop_on_collapse": False})
-    _, history = run(tmp_path, reader, "simclr", again, method=counting(collapsing(), steps))
+    method = counting(collapsing(4), steps)
+    _, history = run(tmp_path, reader, "simclr", again, method=method, optimizer=STILL)
     assert steps == list(range(24, 36))
     assert [row["epoch"] for row in history.looks] == [0, 6, 9]
 
