@@ -218,8 +218,9 @@ def _sync(options: argparse.Namespace) -> int:
     if not settings.tracking.enabled:
         print("tracking.enabled is false in params.yaml: nothing to bring up to date")
         return 0
+    key, resolved = _current(settings)
     summary = sync(
-        settings.tracking, key=_current_key(settings), params=settings.flat(), force=not options.lenient
+        settings.tracking, key=key, params=settings.flat(), resolved=resolved, force=not options.lenient
     )
     print(summary, file=sys.stderr if summary.error else sys.stdout)
     return 1 if summary.error and not options.lenient else 0
@@ -272,10 +273,11 @@ def _ui(options: argparse.Namespace) -> int:
     return 0
 
 
-def _current_key(settings: object) -> str | None:
-    from stages.runner import key_of
+def _current(settings: Settings) -> tuple[str, dict[str, Any]] | tuple[None, None]:
+    """The key of the workspace's experiment, and what its stages rest on; nothing where nothing has run yet."""
+    from sslpipe.resolve import key_of, resolve_all
 
     try:
-        return key_of(settings)  # type: ignore[arg-type]
+        return key_of(settings), resolve_all(settings)
     except (OSError, ValueError):
-        return None  # nothing has run yet
+        return None, None

@@ -1,18 +1,63 @@
-"""Evaluations of an encoder, each beside the same protocol on random weights."""
+"""Evaluations of an encoder, each beside the same protocol on random weights. One folder an evaluation.
+
+A folder NAME is found by its name. NAME/__init__.py declares it, without torch: `EVALUATION`, and `Config`, the section
+NAME of params.yaml. NAME/evaluate.py has `evaluate(inputs, config, seed) -> Outcome`, and where there is something to
+draw `plots(inputs, config, outcome)`, the files of plots/NAME.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import importlib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from sslpipe.measures.knn import knn
-
-__all__ = ["knn"]
+from sslpipe.core.config import Config
+from sslpipe.evals.base.declaration import Evaluation
 
 
-def __getattr__(name: str) -> Any:
-    if name == "knn":
-        from sslpipe.measures.knn import knn
+@cache
+def names() -> tuple[str, ...]:
+    """The names of all evaluations, in alphabetical order; imports none of them."""
+    return tuple(sorted(file.parent.name for file in Path(__file__).parent.glob("*/evaluate.py")))
 
-        return knn
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+@cache
+def declarations() -> dict[str, Evaluation]:
+    """What all evaluations say of themselves, by name, in the order of the report."""
+    found = {name: declaration(name) for name in names()}
+    return dict(sorted(found.items(), key=lambda item: (item[1].order, item[0])))
+
+
+def declaration(name: str) -> Evaluation:
+    """What an evaluation says of itself."""
+    found: Evaluation = importlib.import_module(f"{__name__}.{name}").EVALUATION
+    return found
+
+
+def config_of(name: str) -> type[Config]:
+    """The Config of an evaluation."""
+    found: type[Config] = importlib.import_module(f"{__name__}.{name}").Config
+    return found
+
+
+def reason_to_skip(name: str, config: Any, splits: Mapping[str, Any]) -> str | None:
+    """Why an evaluation has nothing to do, one sentence; None where it has.
+
+    Args:
+        name: of the evaluation.
+        config: its settings.
+        splits: of the shards' manifest.
+    """
+    declared = declaration(name)
+    if not config.enabled:
+        return f"{name}.enabled is false in params.yaml"
+    if declared.elsewhere(config) is not None:
+        return None  # it has images of its own
+    for split in declared.splits:
+        if not splits.get(split, {}).get("count"):
+            return f"there are no {split} images"
+        if declared.labels and not splits[split]["labelled"]:
+            return f"the {split} images have no labels"
+    return None

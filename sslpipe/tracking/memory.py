@@ -10,6 +10,7 @@ from typing import Any
 
 from sslpipe.core import scratch
 from sslpipe.tracking import journal
+from sslpipe.tracking.experiments import LAST_STAGE
 from sslpipe.tracking.headline import headline
 
 
@@ -73,9 +74,16 @@ def records(experiment: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
+def record_file(stage: str) -> Path:
+    """Where a stage's record lies. The last stage reads the folder of all others, so its own lies with its page."""
+    return Path("report", "run.json") if stage == LAST_STAGE else Path("runs", f"{stage}.json")
+
+
 def workspace_runs(directory: str | Path = ".") -> dict[str, dict[str, Any]]:
-    """The records in `runs/*.json` by stage, in the order the stages started."""
-    found = [record for path in (Path(directory) / "runs").glob("*.json") if (record := _read(path))]
+    """The records of a workspace by stage, in the order the stages started."""
+    root = Path(directory)
+    files = [*(root / "runs").glob("*.json"), root / record_file(LAST_STAGE)]
+    found = [record for path in files if (record := _read(path))]
     return {record["stage"]: record for record in sorted(found, key=lambda record: record["started"])}
 
 

@@ -19,29 +19,15 @@ from types import TracebackType
 from typing import Any, Self
 
 from sslpipe.console.errors import UserError, explain_os_error
-from sslpipe.core import config, scratch
-from sslpipe.tracking import energy, journal, notes
+from sslpipe.core import scratch
+from sslpipe.tracking import energy, journal, memory, notes
+from sslpipe.tracking.config import Config
 from sslpipe.tracking.environment import environment, git_state
 from sslpipe.tracking.experiments import LAST_STAGE
 from sslpipe.tracking.headline import flat, headline
-from sslpipe.tracking.memory import remember
 from sslpipe.tracking.outages import outage_to_warn_of
 
 KEPT_BYTES = 32 * 2**20  # larger artifacts are recorded by digest but not copied into scratch
-
-
-class Config(config.Config):
-    """Settings of the section `tracking`.
-
-    Attributes:
-        enabled: whether MLflow is told; the files are written in any case.
-        experiment: the name of the experiment in MLflow.
-        uri: MLflow's store or server; none means `MLFLOW_TRACKING_URI`, else a SQLite file in the project.
-    """
-
-    enabled: bool = True
-    experiment: str = "sslpipe"
-    uri: str | None = None
 
 
 class Record:
@@ -141,7 +127,10 @@ class Record:
             self._look_for_outage()
 
     def result(
-        self, metrics: Mapping[str, Any], protocol: Mapping[str, Any], skipped: str | None = None
+        self,
+        metrics: Mapping[str, Any],
+        protocol: Mapping[str, Any] | None = None,
+        skipped: str | None = None,
     ) -> None:
         """Keep what an evaluation found. MLflow shows its numbers as metrics, and the protocol as a tag.
 
@@ -154,7 +143,7 @@ class Record:
             {
                 "event": "result",
                 "metrics": journal.plain_numbers(metrics),
-                "protocol": journal.plain_numbers(protocol),
+                "protocol": journal.plain_numbers(protocol or {}),
                 "skipped": skipped,
             }
         )
@@ -211,9 +200,9 @@ class Record:
         text = journal.record_text(content)
         try:
             if status == "finished":
-                scratch.atomic_write(self.directory / "runs" / f"{self.stage}.json", text)
+                scratch.atomic_write(self.directory / memory.record_file(self.stage), text)
                 if self.stage == LAST_STAGE:
-                    remember(self.directory, self.key, self._params, self._experiment)
+                    memory.remember(self.directory, self.key, self._params, self._experiment)
             scratch.atomic_write(self.folder / journal.RECORD, text)
         finally:
             end = {name: content[name] for name in ("status", "finished", "headline")}
@@ -269,7 +258,7 @@ def restore(stage: str, match: str) -> bool:
     for folder in _newest(stage):
         record = journal.read_record(folder)
         if record and record["status"] == "finished" and record["fingerprint"] == match:
-            scratch.atomic_write(Path("runs") / f"{stage}.json", (folder / journal.RECORD).read_bytes())
+            scratch.atomic_write(memory.record_file(stage), (folder / journal.RECORD).read_bytes())
             return True
     return False
 

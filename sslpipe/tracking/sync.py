@@ -62,6 +62,7 @@ def sync(
     *,
     key: str | None = None,
     params: Mapping[str, Any] | None = None,
+    resolved: Mapping[str, Any] | None = None,
     directory: str | Path = ".",
     force: bool = True,
 ) -> Summary:
@@ -72,6 +73,7 @@ def sync(
         key: of the workspace's experiment, from `experiment_key`.
         params: all its settings, flat. With `key` the workspace gets its row even where every stage came
             from the cache, unless some of its files belong to other settings (`Summary.behind`).
+        resolved: what each stage rests on now, as in data/resolved: tells whether the workspace is up to date.
         directory: the workspace.
         force: look into MLflow also where neither the files nor the store changed since the last sync;
             without it, that case takes no import of MLflow.
@@ -83,7 +85,7 @@ def sync(
         return Summary(error="MLflow is switched off (`tracking.enabled` in params.yaml)")
     behind: tuple[str, ...] = ()
     if key is not None and params is not None and memory.workspace_runs(directory):
-        behind = tuple(experiments.behind(directory))
+        behind = tuple(experiments.behind(directory, resolved or {}))
         if not behind:
             memory.remember(directory, key, params, tracking.experiment)
     uri, stamp = store_uri(tracking.uri), scratch.folder("tracking") / "synced"
