@@ -171,9 +171,11 @@ def test_sync_makes_the_row_when_everything_came_from_the_cache(store, pipeline)
 
 def test_sync_gives_no_row_to_settings_that_have_not_run(store, project, pipeline):
     pipeline()
-    (project / "dvc.lock").write_text("stages: {knn: {params: {params.yaml: {knn.k: 5}}}}")
-    (project / "params.yaml").write_text("knn: {k: 50}")
-    summary = sync(TOY, key=OTHER, params={**PARAMS, "knn.k": 50})
+    now = {"knn": {"settings": {"knn": {"k": 50}}}}
+    (project / "dvc.lock").write_text(
+        "stages: {features@knn: {deps: [{path: data/resolved/knn.json, md5: former}]}}"
+    )
+    summary = sync(TOY, key=OTHER, params={**PARAMS, "knn.k": 50}, resolved=now)
     assert summary.behind == ("knn",)
     assert "dvc repro" in str(summary)
     assert OTHER not in rows()[0]
