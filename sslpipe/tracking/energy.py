@@ -36,7 +36,7 @@ class Meter:
     """
 
     def __init__(self, counters: Mapping[str, Counter] | None = None) -> None:
-        self._counters = dict(processors() | gpus() if counters is None else counters)
+        self._counters = dict(machine() if counters is None else counters)
         self._last: dict[str, float] = {}
         self._used = 0.0
         self._lock, self._done = threading.Lock(), threading.Event()
@@ -74,6 +74,11 @@ class Meter:
                 step = now - self._last.get(name, now)
                 self._used += step if step >= 0 else step + (counter.range or 0.0)
                 self._last[name] = now
+
+
+def machine() -> dict[str, Counter]:
+    """All counters of this machine that can be read."""
+    return processors() | gpus()
 
 
 def processors(zones: Path = _ZONES) -> dict[str, Counter]:

@@ -82,7 +82,7 @@ class Record:
         }
         self._events: list[
             Mapping[str, Any]
-        ] = []  # what the journal holds, even if a full disk cuts it short
+        ] = []  # all that the journal is to hold, which a full disk may cut
         self._looked = 0.0
         self._disk_warned = False
 
@@ -139,18 +139,12 @@ class Record:
             protocol: how they were measured.
             skipped: why there are none, in a few words; None for an evaluation that ran.
         """
-        self._write(
-            {
-                "event": "result",
-                "metrics": journal.plain_numbers(metrics),
-                "protocol": journal.plain_numbers(protocol or {}),
-                "skipped": skipped,
-            }
-        )
+        found = journal.plain_numbers({"metrics": metrics, "protocol": protocol or {}})
+        self._write({"event": "result", **found, "skipped": skipped})
         if numbers := flat(metrics):
             self.metrics(numbers)
         if protocol:
-            self.tag("protocol", json.dumps(protocol, sort_keys=True))
+            self.tag("protocol", json.dumps(found["protocol"], sort_keys=True))
         if skipped is not None:
             self.tag("skipped", skipped)
 

@@ -10,8 +10,8 @@ from sslpipe.core import scratch
 from sslpipe.tracking.record import Config
 from sslpipe.tracking.store import page, served, shown, store_uri
 
-#: Only pages are wanted. By default the server also starts six processes that wait for jobs (of judging answers of
-#: language models and the like), each of a few hundred megabytes.
+#: Only pages are wanted. By default the server also starts a runner and seven consumers of jobs, such as judging the
+#: answers of language models: eight processes of up to 250 MB each.
 ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from mlflow_store import PARAMS
 
-from sslpipe.tracking import notes
+from sslpipe.tracking import energy, notes
 from sslpipe.tracking.record import Config, Record
 
 
@@ -22,6 +22,12 @@ def followers(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     started: list[int] = []
     monkeypatch.setattr(notes, "start_follower", lambda: started.append(1))
     return started
+
+
+@pytest.fixture(autouse=True)
+def no_energy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Takes away the machine's counters of energy, which would add a metric to some machines' records."""
+    monkeypatch.setattr(energy, "machine", dict)
 
 
 @pytest.fixture

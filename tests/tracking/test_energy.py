@@ -113,8 +113,7 @@ def test_no_driver_is_no_counter(monkeypatch):
 
 def test_a_stage_records_what_it_used(project, record, monkeypatch):
     values = iter([100.0, 3700.0])
-    monkeypatch.setattr(energy, "processors", lambda: {"toy": Counter(lambda: next(values))})
-    monkeypatch.setattr(energy, "gpus", dict)
+    monkeypatch.setattr(energy, "machine", lambda: {"toy": Counter(lambda: next(values))})
     with record():
         pass
     metrics = json.loads((project / "runs/knn.json").read_text())["metrics"]

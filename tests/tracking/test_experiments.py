@@ -3,60 +3,39 @@ from __future__ import annotations
 import pytest
 import yaml
 
+from sslpipe.core import scratch
 from sslpipe.tracking import experiments
 
-PARAMS = {
-    "seed": 0,
-    "pretrain.method": "byol",
-    "methods.byol.momentum": 0.99,
-    "methods.mae.ratio": 0.75,
-    "tracking.uri": None,
+RESOLVED = {
+    "embed": {"settings": {"embed.batch_size": 64}, "code": {"sslpipe/evals/base": "1"}},
+    "linear": {"settings": {"linear": {"rates": [0.1, 1.0]}}, "code": {"sslpipe/evals/linear": "2"}},
 }
 
 
-def test_key_ignores_tracking_and_other_methods_only():
-    key = experiments.experiment_key(PARAMS, "data", "code")
-    for name in ("tracking.uri", "methods.mae.ratio"):
-        assert experiments.experiment_key({**PARAMS, name: "changed"}, "data", "code") == key
-    for name in ("seed", "pretrain.method", "methods.byol.momentum"):
-        assert experiments.experiment_key({**PARAMS, name: "changed"}, "data", "code") != key
-    assert experiments.experiment_key(PARAMS, "other", "code") != key
-    assert experiments.experiment_key(PARAMS, "data", "other") != key
-    assert experiments.experiment_key(dict(reversed(PARAMS.items())), "data", "code") == key
+def test_key_is_of_data_settings_and_code():
+    key = experiments.experiment_key("data", RESOLVED)
+    assert key == experiments.experiment_key("data", dict(reversed(RESOLVED.items())))
+    assert len(key) == 16
+    other_settings = {**RESOLVED["linear"], "settings": {"linear": {"rates": [0.1]}}}
+    other_code = {**RESOLVED["linear"], "code": {"sslpipe/evals/linear": "3"}}
+    keys = [
+        key,
+        experiments.experiment_key("other", RESOLVED),
+        experiments.experiment_key("data", {**RESOLVED, "linear": other_settings}),
+        experiments.experiment_key("data", {**RESOLVED, "linear": other_code}),
+    ]
+    assert len(set(keys)) == len(keys)
 
 
-@pytest.fixture
-def code(tmp_path):
-    methods = [f"sslpipe/methods/{name}.py" for name in ("base", "byol", "mae")]
-    recipes = [f"sslpipe/recipes/{name}.yaml" for name in ("byol", "mae")]
-    others = ("sslpipe/a.py", "sslpipe/tracking/record.py", "stages/knn.py", "stages/report.py")
-    for name in (*methods, *recipes, *others):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("x = 1\n")
-    return tmp_path
-
-
-@pytest.mark.parametrize(
-    ("name", "matters"),
-    [
-        ("sslpipe/a.py", True),
-        ("stages/knn.py", True),
-        ("sslpipe/methods/base/method.py", True),
-        ("sslpipe/methods/byol.py", True),
-        ("sslpipe/methods/mae.py", False),
-        ("sslpipe/methods/new.py", False),
-        ("sslpipe/recipes/byol.yaml", True),
-        ("sslpipe/recipes/mae.yaml", False),
-        ("sslpipe/new.py", True),
-        ("sslpipe/tracking/record.py", False),
-        ("stages/report.py", False),
-        ("README.md", False),
-    ],
-)
-def test_code_digest_covers_what_can_change_a_result(code, name, matters):
-    before = experiments.code_digest(code, "byol")
-    (code / name).write_text("x = 2\n")
-    assert (experiments.code_digest(code, "byol") != before) is matters
+def test_parameters_of_a_row_are_those_that_are_read():
+    params = {
+        "seed": 0,
+        "pretrain.method": "byol",
+        "methods.byol.momentum": 0.99,
+        "methods.mae.ratio": 0.75,
+        "tracking.uri": None,
+    }
+    assert set(experiments.params_read(params)) == {"seed", "pretrain.method", "methods.byol.momentum"}
 
 
 def test_title_is_readable_and_copes_with_missing_names():
@@ -68,42 +47,37 @@ def test_title_is_readable_and_copes_with_missing_names():
 @pytest.fixture
 def locked(tmp_path):
     """A workspace as `dvc repro` leaves it."""
+    read = {
+        name: [{"path": f"data/resolved/{name}.json", "md5": scratch.md5_of_json(each)}]
+        for name, each in RESOLVED.items()
+    }
     lock = {
-        "embed": {"params": {"params.yaml": {"seed": 0}}, "outs": [{"path": "data/features", "md5": "new"}]},
-        "linear": {
-            "deps": [{"path": "data/features", "md5": "new"}, {"path": "x.py", "md5": "1"}],
-            "params": {"params.yaml": {"linear.rates": [0.1, 1.0], "linear.enabled": True}},
-        },
+        "embed": {"deps": read["embed"], "outs": [{"path": "data/features", "md5": "new"}]},
+        "features@linear": {"deps": [*read["linear"], {"path": "data/features", "md5": "new"}]},
     }
     (tmp_path / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": lock}))
-    (tmp_path / "params.yaml").write_text(
-        "seed: 0\nlinear: {rates: [0.1, 1.0], enabled: true}\nknn: {k: 5}\n"
-    )
     return tmp_path
 
 
 def test_workspace_is_not_behind_after_a_whole_repro(locked, tmp_path_factory):
-    assert experiments.behind(locked) == []
-    assert experiments.behind(tmp_path_factory.mktemp("never_ran")) == []
+    assert experiments.behind(locked, RESOLVED) == []
+    assert experiments.behind(tmp_path_factory.mktemp("never_ran"), RESOLVED) == []
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "stages"),
+    ("stage", "kind", "value", "behind"),
     [
-        ("rates: [0.1, 1.0]", "rates: [0.1]", ["linear"]),
-        ("seed: 0", "seed: 1", ["embed"]),
-        ("k: 5", "k: 6", []),
+        ("linear", "settings", {"linear": {"rates": [0.1]}}, ["linear"]),
+        ("embed", "code", {"sslpipe/evals/base": "changed"}, ["embed"]),
     ],
 )
-def test_changed_setting_leaves_the_stages_that_read_it_behind(locked, old, new, stages):
-    text = (locked / "params.yaml").read_text()
-    assert old in text
-    (locked / "params.yaml").write_text(text.replace(old, new))
-    assert experiments.behind(locked) == stages
+def test_change_leaves_the_stages_that_read_it_behind(locked, stage, kind, value, behind):
+    now = {**RESOLVED, stage: {**RESOLVED[stage], kind: value}}
+    assert experiments.behind(locked, now) == behind
 
 
 def test_leftover_of_an_earlier_experiment_is_behind(locked):
     lock = yaml.safe_load((locked / "dvc.lock").read_text())
-    lock["stages"]["linear"]["deps"][0]["md5"] = "old"
+    lock["stages"]["features@linear"]["deps"][1]["md5"] = "old"
     (locked / "dvc.lock").write_text(yaml.safe_dump(lock))
-    assert experiments.behind(locked) == ["linear"]
+    assert experiments.behind(locked, RESOLVED) == ["linear"]

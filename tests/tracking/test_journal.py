@@ -38,10 +38,37 @@ def test_record_survives_being_turned_into_events():
         "tags": {"device": "cpu"},
         "artifacts": [{"path": "a.png", "sha256": "0", "bytes": 1, "kept": True}],
         "dataset": {"name": "toy", "digest": "d", "source": "s"},
+        "result": {"metrics": {"top1": 0.5}, "protocol": {"k": 5}, "skipped": None},
     }
     assert json.loads(journal.record_text(record)) == record
-    kinds = [event["event"] for event in journal.events_of(record)]
-    assert kinds == ["metrics", "metrics", "tag", "artifact", "dataset"]
+    events = journal.events_of(record)
+    assert [event["event"] for event in events] == [
+        "metrics",
+        "metrics",
+        "tag",
+        "artifact",
+        "dataset",
+        "result",
+    ]
+    assert {"id": "x", **journal.facts(events)} == record
+    sent = journal.marks(events[:1])
+    assert journal.events_of(record, sent) == events[1:]
+
+
+def test_facts_are_the_last_word_on_each_thing():
+    events = [
+        {"event": "metrics", "values": {"loss": 2.0, "top1": 0.5}, "step": 1, "time": 10},
+        {"event": "metrics", "values": {"loss": 1.0}, "step": 1, "time": 11},
+        {"event": "tag", "name": "a", "value": "old"},
+        {"event": "tag", "name": "a", "value": "new"},
+    ]
+    assert journal.facts(events) == {
+        "result": None,
+        "dataset": None,
+        "metrics": [["loss", 1.0, 1, 11], ["top1", 0.5, 1, 10]],
+        "artifacts": [],
+        "tags": {"a": "new"},
+    }
 
 
 def test_ended_without_start_is_an_error(tmp_path):

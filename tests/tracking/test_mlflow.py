@@ -60,7 +60,9 @@ def test_experiment_is_one_row_with_its_stages_under_it(store, pipeline):
     assert "Default" not in [found.name for found in client().search_experiments()]
 
 
-def test_running_stage_is_shown_while_it_runs(store, record):
+def test_running_stage_is_shown_while_it_runs_as_if_it_was_synced_later(
+    store, project, record, fresh_store, monkeypatch
+):
     with record("pretrain") as run:
         run.metric("loss", 2.0, 1)
         watcher = _Follower()
@@ -72,9 +74,55 @@ def test_running_stage_is_shown_while_it_runs(store, record):
         run.metric("loss", 1.0, 2)
         watcher.serve(note)
         assert rows()[1][run.id].data.metrics == {"loss": 1.0}
+        run.metric("loss", 0.5, 2)  # said again
+        run.result({"top1": 0.5, "by_k": {"5": 0.25}}, {"k": 5})
     watcher.serve(note)
-    assert rows()[1][run.id].info.status == "FINISHED"
+    child = rows()[1][run.id]
+    assert child.info.status == "FINISHED"
+    assert child.data.metrics == {"loss": 0.5, "top1": 0.5, "by_k.5": 0.25}
+    assert child.data.tags["protocol"] == '{"k": 5}'
+    assert rows()[0][KEY].data.metrics == {"pretrain.top1": 0.5, "pretrain.by_k.5": 0.25}
     assert notes.waiting() == []
+    sync(TOY)  # shows the experiment, which no stage has completed, as no longer running
+    before = contents()
+    shutil.rmtree(project / "mlartifacts")
+    shutil.copy(fresh_store[0], project / "new.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///new.db")
+    assert sync(TOY).runs == 1
+    assert contents() == before
+
+
+def test_what_a_full_disk_kept_out_of_the_journal_is_shown_at_the_end(store, record):
+    with record() as run:
+        run.metric("loss", 2.0, 1)
+        watcher = _Follower()
+        (note,) = notes.waiting()
+        watcher.serve(note)
+        run._journal.close()
+        run._journal = open("/dev/full", "wb", buffering=0)  # noqa: SIM115 (writes fail with ENOSPC)
+        run.metric("loss", 1.0, 2)
+        run.tag("device", "cpu")
+    watcher.serve(note)
+    (child,) = rows()[1].values()
+    assert [point.value for point in client().get_metric_history(child.info.run_id, "loss")] == [2.0, 1.0]
+    assert child.data.tags["device"] == "cpu"
+
+
+def test_row_of_a_stage_has_all_parameters_of_the_sections_it_reads(store, record):
+    settings = {**PARAMS, "knn.temperature": 0.07, "knn.sizes": [1, 2], "knn.root": None, "evaluate.seeds": 3,
+                "linear.epochs": 5, "methods.simclr.momentum": 0.9, "methods.mae.ratio": 0.75}  # fmt: skip
+    with record(params=settings, own=("knn", "evaluate", "seed", "methods.simclr")) as run:
+        pass
+    follow()
+    assert rows()[1][run.id].data.params == {
+        "seed": "0",
+        "knn.k": "5",
+        "knn.temperature": "0.07",
+        "knn.sizes": "[1, 2]",
+        "knn.root": "null",
+        "evaluate.seeds": "3",
+        "methods.simclr.momentum": "0.9",
+    }
 
 
 def test_sync_changes_nothing_after_the_follower_and_rebuilds_a_lost_store(
@@ -123,9 +171,11 @@ def test_sync_makes_the_row_when_everything_came_from_the_cache(store, pipeline)
 
 def test_sync_gives_no_row_to_settings_that_have_not_run(store, project, pipeline):
     pipeline()
-    (project / "dvc.lock").write_text("stages: {knn: {params: {params.yaml: {knn.k: 5}}}}")
-    (project / "params.yaml").write_text("knn: {k: 50}")
-    summary = sync(TOY, key=OTHER, params={**PARAMS, "knn.k": 50})
+    now = {"knn": {"settings": {"knn": {"k": 50}}}}
+    (project / "dvc.lock").write_text(
+        "stages: {features@knn: {deps: [{path: data/resolved/knn.json, md5: former}]}}"
+    )
+    summary = sync(TOY, key=OTHER, params={**PARAMS, "knn.k": 50}, resolved=now)
     assert summary.behind == ("knn",)
     assert "dvc repro" in str(summary)
     assert OTHER not in rows()[0]
@@ -134,17 +184,15 @@ def test_sync_gives_no_row_to_settings_that_have_not_run(store, project, pipelin
 def test_unforced_sync_looks_again_only_after_a_change(store, project, pipeline, fresh_store, monkeypatch):
     pipeline()
     assert sync(TOY, force=False).runs == 3
-    from sslpipe.tracking import mlflow
-
     with monkeypatch.context() as patch:
-        patch.setattr(mlflow, "Mirror", None)  # any use of MLflow would fail
+        patch.setattr("sslpipe.tracking.sync.Mirror", None)  # any use of MLflow would fail
         assert sync(TOY, force=False).error is None
     pipeline(stages=("knn",))
     assert sync(TOY, force=False).runs == 1
     store.rename(project / "old.db")
     shutil.copy(fresh_store[0], store)
     with monkeypatch.context() as patch:
-        patch.setattr(mlflow, "Mirror", None)
+        patch.setattr("sslpipe.tracking.sync.Mirror", None)
         assert sync(TOY, force=False).error is not None
 
 

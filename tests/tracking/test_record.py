@@ -69,6 +69,36 @@ def test_unfinished_run_is_kept_in_scratch_only(project, record, error, status):
     assert kept["tags"]["error"].startswith(type(error).__name__)
 
 
+def test_result_is_kept_whole_and_told_as_metrics_and_tags(project, record):
+    numbers = {"top1": 0.5, "few_labels": {"100": {"top1": 0.25, "draws": [0.2, 0.3]}}, "lost": math.nan}
+    with record() as run:
+        run.result(numbers, {"seeds": 3, "k": 5})
+    content = json.loads((project / "runs/knn.json").read_text())
+    assert content["result"] == {
+        "metrics": {**numbers, "lost": "nan"},
+        "protocol": {"seeds": 3, "k": 5},
+        "skipped": None,
+    }
+    assert content["headline"] == {"knn.top1": 0.5, "knn.few_labels.100.top1": 0.25}
+    assert {name: value for name, value, *_ in content["metrics"]} == {
+        "top1": 0.5,
+        "few_labels.100.top1": 0.25,
+    }
+    assert content["tags"] == {"protocol": '{"k": 5, "seeds": 3}'}
+
+
+def test_skipped_result_has_its_reason_and_no_numbers(project, record):
+    (project / "metrics").mkdir()
+    (project / "metrics" / "knn.json").write_text('{"knn": {"top1": 0.5}}')  # of an earlier run
+    with record() as run:
+        run.result({}, {}, skipped="there are no test images")
+    content = json.loads((project / "runs/knn.json").read_text())
+    assert content["result"] == {"metrics": {}, "protocol": {}, "skipped": "there are no test images"}
+    assert content["headline"] == {}
+    assert content["metrics"] == []
+    assert content["tags"] == {"skipped": "there are no test images"}
+
+
 def test_exit_with_code_zero_is_finished(project, record):
     with pytest.raises(SystemExit), record():
         raise SystemExit(0)
@@ -94,6 +124,7 @@ def test_killed_outright_is_seen_from_the_lock(project):
     assert not journal.alive(folder)
     ended = journal.ended(folder)
     assert ended["status"] == "killed"
+    assert [row[:3] for row in ended["metrics"]] == [["loss", 1.0, 7]]
     assert ended["finished"] == next(
         event["time"] for event in journal.read(folder) if event["event"] == "metrics"
     )
