@@ -31,7 +31,7 @@ def test_it_comes_to_the_optimum_of_scikit_learns_logistic_regression() -> None:
     """Classes overlap, so that the loss has one optimum, which nothing but the number of steps keeps from."""
     from sklearn.linear_model import LogisticRegression
 
-    (x, y), (q, t) = data(800, 0, spread=2.0), data(400, 1, spread=2.0)
+    (x, y), (q, _) = data(800, 0, spread=2.0), data(400, 1, spread=2.0)
     theirs = LogisticRegression(C=1e9, tol=1e-8, max_iter=5000).fit(x.double().numpy(), y.numpy())
     settings = Config(epochs=1500, batch_size=800, rates=(0.3,), folds=2)
     probe = fit(x, y, 4, settings, seed=0)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 from sslpipe.core.config import flatten
@@ -34,12 +34,11 @@ class Outcome:
 
 
 def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers among nested metrics by dotted name; words, lists and truth values are left out."""
-    flat = flatten(metrics)
+    """The finite numbers among nested metrics by dotted name; words, lists and truth values are left out."""
     return {
         name: value
-        for name, value in flat.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
+        for name, value in flatten(metrics).items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     }
 
 
@@ -53,8 +52,8 @@ def headline(metrics: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, An
     picked: dict[str, Any] = {}
     for name, value in numbers(metrics).items():
         *path, last = name.split(".")
-        plain = ".".join([*path, _plain(last)])
-        if any(fnmatchcase(plain, pattern) for pattern in names):
+        plain = [_plain(part) for part in (*path, last)]
+        if any(_matches(plain, pattern.split(".")) for pattern in names):
             inner = picked
             for part in path:
                 inner = inner.setdefault(part, {})
@@ -62,8 +61,15 @@ def headline(metrics: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, An
     return picked
 
 
-def _plain(name: str) -> str:
-    """A number's name without the prefix of a baseline."""
+def _matches(parts: list[str], pattern: list[str]) -> bool:
+    """Whether the parts of a name are those of a pattern, in which `*` is any one part."""
+    return len(parts) == len(pattern) and all(
+        wanted in ("*", part) for part, wanted in zip(parts, pattern, strict=True)
+    )
+
+
+def _plain(part: str) -> str:
+    """A part of a name without the prefix of a baseline."""
     for prefix in BASELINES:
-        name = name.removeprefix(prefix)
-    return name
+        part = part.removeprefix(prefix)
+    return part
