@@ -19,7 +19,6 @@ from sslpipe.evals.robustness import evaluate as robustness
 from sslpipe.evals.robustness.evaluate import Config, evaluate, plots
 from sslpipe.evals.robustness.invariance import STRENGTHS
 from sslpipe.measures.knn import knn
-from sslpipe.settings import OFF, OWNERS, Settings
 from sslpipe.views.preprocess import Preprocess
 from sslpipe.views.recipe import Recipe, ViewSpec
 
@@ -184,14 +183,6 @@ def test_one_image_is_too_few() -> None:
 def test_severities_are_from_1_to_5(severities: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="severities"):
         Config(severities=severities)
-
-
-def test_a_stage_left_out_of_the_settings_is_as_its_config_says() -> None:
-    settings = Settings({})
-    for section in OWNERS:
-        default = getattr(getattr(settings, section, None), "enabled", None)
-        if isinstance(default, bool) and section != "tracking":
-            assert settings.enabled(section) is default is (section not in OFF)
 
 
 @pytest.mark.gpu
