@@ -9,6 +9,7 @@ from typing import Any
 from sslpipe import evals
 from sslpipe.core.pipeline import Stage, code_digests, stages
 from sslpipe.settings import Settings
+from sslpipe.sharding.sources import source_digest
 from sslpipe.tracking.experiments import LAST_STAGE, experiment_key
 
 
@@ -18,7 +19,7 @@ def resolve(settings: Settings, stage: Stage) -> dict[str, Any]:
     Raises:
         UserError: a setting is wrong, or data that an evaluation reads from elsewhere is not there.
     """
-    elsewhere = None
+    elsewhere = source_digest(settings.data) if stage.name == "shard" else None
     if stage.name in evals.names():
         config = getattr(settings, stage.name)
         if not config.enabled:

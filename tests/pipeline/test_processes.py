@@ -245,7 +245,7 @@ def test_two_processes_give_what_one_gives(
         assert (found[name] - value).double().norm() <= 1e-3 * value.double().norm() + 1e-4, name
     assert joined.record()["tags"]["processes"] == "2"
     assert len(list(joined.folder.glob(".sslpipe/runs/*-pretrain-*"))) == 1  # one process records
-    assert json.loads((joined.folder / "metrics/pretrain.json").read_text())["pretrain"]["steps"] == 2 * 5
+    assert joined.record()["result"]["metrics"]["steps"] == 2 * 5
     assert not joined.checkpoints()
 
 

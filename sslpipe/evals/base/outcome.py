@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 from sslpipe.core.config import flatten
-
-#: The prefix of a number's name, and what it was measured on.
-BASELINES = ("random_init_", "raw_pixel_")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +48,8 @@ def headline(metrics: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, An
     """
     picked: dict[str, Any] = {}
     for name, value in numbers(metrics).items():
-        *path, last = name.split(".")
-        plain = ".".join([*path, _plain(last)])
-        if any(fnmatchcase(plain, pattern) for pattern in names):
+        if any(_fits(name, pattern) for pattern in names):
+            *path, last = name.split(".")
             inner = picked
             for part in path:
                 inner = inner.setdefault(part, {})
@@ -62,8 +57,6 @@ def headline(metrics: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, An
     return picked
 
 
-def _plain(name: str) -> str:
-    """A number's name without the prefix of a baseline."""
-    for prefix in BASELINES:
-        name = name.removeprefix(prefix)
-    return name
+def _fits(name: str, pattern: str) -> bool:
+    parts, wanted = name.split("."), pattern.split(".")
+    return len(parts) == len(wanted) and all(w in ("*", part) for part, w in zip(parts, wanted, strict=True))

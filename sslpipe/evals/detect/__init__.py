@@ -36,7 +36,7 @@ EVALUATION = Evaluation(
     title="Detection",
     about="Boxes in scenes, by Faster R-CNN on the encoder's maps.",
     order=100,
-    headline=("ap50", "map"),
+    headline=("ap50", "random_init_ap50", "map", "random_init_map"),
     scores=(
         Score(key="ap50", title="Detection, AP50, %"),
         Score(key="map", title="Detection, mAP, %"),

@@ -25,6 +25,6 @@ EVALUATION = Evaluation(
     splits=("train",),
     labels=False,
     repeats=False,
-    headline=("rankme", "lidar"),
+    headline=("rankme",),
     scores=(Score(key="rankme", title="RankMe", factor=1), Score(key="lidar", title="LiDAR", factor=1)),
 )

@@ -43,6 +43,7 @@ EVALUATION = Evaluation(
     subject="k-NN",
     rank=1,
     repeats=False,
+    headline=("top1", "random_init_top1", "raw_pixel_top1"),
 )
 
 

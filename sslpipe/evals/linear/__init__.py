@@ -27,5 +27,11 @@ EVALUATION = Evaluation(
     order=20,
     subject="a linear probe",
     rank=0,
-    headline=("top1", "few_labels.*.top1"),
+    headline=(
+        "top1",
+        "random_init_top1",
+        "raw_pixel_top1",
+        "few_labels.*.top1",
+        "few_labels.*.random_init_top1",
+    ),
 )

@@ -25,6 +25,6 @@ EVALUATION = Evaluation(
     about="How far up the list of similar training images those of a test image's class are.",
     order=60,
     repeats=False,
-    headline=("top1", "map"),
+    headline=("top1", "random_init_top1", "map", "random_init_map"),
     scores=(Score(key="map", title="Retrieval, mean average precision, %"),),
 )

@@ -35,6 +35,6 @@ EVALUATION = Evaluation(
     splits=("test",),
     labels=False,
     repeats=False,
-    headline=("top1", "mean_corrupted_top1"),
+    headline=("top1", "random_init_top1", "mean_corrupted_top1", "random_init_mean_corrupted_top1"),
     scores=(Score(key="mean_corrupted_top1", title="k-NN under corruptions, %"),),
 )

@@ -41,7 +41,7 @@ EVALUATION = Evaluation(
     title="Segmentation",
     about="Masks of scenes by frozen features of patches: a linear layer and nearest neighbours.",
     order=90,
-    headline=("miou", "knn_miou", "finetuned_miou"),
+    headline=("miou", "random_init_miou", "knn_miou", "random_init_knn_miou"),
     scores=(
         Score(key="miou", title="Segmentation, linear, mIoU, %"),
         Score(key="knn_miou", title="Segmentation, k-NN, mIoU, %"),

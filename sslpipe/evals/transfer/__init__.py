@@ -46,7 +46,7 @@ EVALUATION = Evaluation(
     title="Another set",
     about="k-NN and linear probe on a labelled set that the encoder was not trained on.",
     order=110,
-    headline=("linear_top1", "knn_top1"),
+    headline=("linear_top1", "random_init_linear_top1", "knn_top1", "random_init_knn_top1"),
     scores=(
         Score(key="linear_top1", title="Another set, linear probe, %"),
         Score(key="knn_top1", title="Another set, k-NN, %"),

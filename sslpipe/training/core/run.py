@@ -51,6 +51,10 @@ FREE = {
     "watch_epochs",
     "stop_on_collapse",
 }
+HEADLINE = (
+    "loss",
+    "knn_top1",
+)  # of the numbers that metrics/pretrain.json has, each a column of `dvc exp show`
 UNFINISHED_KEPT = 3  # older unfinished runs with other settings are deleted
 
 
@@ -169,7 +173,8 @@ def run(
                 {"method": config.method, "title": method.title, "seed": seed, "data": data},
             )
             _write_plots(method, history, made.engine, loader)
-            scratch.write_json("metrics/pretrain.json", {"pretrain": metrics})
+            headline = {name: metrics[name] for name in HEADLINE if name in metrics}
+            scratch.write_json("metrics/pretrain.json", {"pretrain": headline})
             checkpoints.clear()
     return Result(metrics, data)
 
