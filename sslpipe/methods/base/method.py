@@ -98,12 +98,10 @@ class Method(nn.Module, ABC):
     takes: ClassVar[tuple[str, ...]] = ("resnet", "cnn", "vit")
     needs: ClassVar[str] = ""  # what it asks of data or batches beside images, in a few words
     default_backbone: ClassVar[str] = "small_resnet"
-    suspects: ClassVar[str] = (
-        "check the rate and the views"  # what a user should check where features have collapsed
-    )
-    scales: ClassVar[
-        tuple[Scale, ...]
-    ]  # the runs that the paper's settings are of, the first with all defaults
+    #: What a user should check where features have collapsed.
+    suspects: ClassVar[str] = "check the rate and the views"
+    #: The runs that the paper's settings are of, the first one with all defaults.
+    scales: ClassVar[tuple[Scale, ...]]
     rules: ClassVar[Mapping[str, Rule]] = {}  # settings that change with the scale, and how
 
     def __init__(self, backbone: Backbone, config: MethodConfig) -> None:
