@@ -1,6 +1,6 @@
-"""Make the views of every method and train it, in the project of the current folder; print digests as JSON.
+"""Print digests of what `dvc repro` made in the project of the current folder, then train it by every method.
 
-All in one process, as loading torch takes longer than training at this size.
+All methods in one process, as loading torch takes longer than training at this size. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from sslpipe.data.loader import Loader, open_split
 from sslpipe.views.engine import ViewEngine
 from sslpipe.views.recipe import Recipe
 from stages import pretrain, views
+
+ENCODER = Path("models/encoder.safetensors")
 
 
 def digest(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -45,20 +47,35 @@ def first_batch() -> dict[str, torch.Tensor]:
     return found
 
 
+def of_project() -> dict[str, str]:
+    """The shards' bytes, the features and the encoder."""
+    found = {}
+    for path in sorted(Path("data/shards").glob("*/*.tar")):
+        found[f"shards.{path.parent.name}.{path.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    for split in ("train", "test"):
+        features = load_file(f"data/features/{split}.safetensors")
+        found |= {f"features.{split}.{name}": digest({name: tensor}) for name, tensor in features.items()}
+    return {**found, "encoder": digest(load_file(ENCODER))}
+
+
+def of_method(name: str) -> dict[str, str]:
+    """The views that a method trains on, and the encoder that it gives."""
+    settings = yaml.safe_load(Path("params.yaml").read_text())
+    settings["pretrain"]["method"] = name
+    Path("params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    shutil.rmtree("models")
+    with contextlib.redirect_stdout(sys.stderr):
+        views.main()
+        pretrain.main()
+    return {f"{name}.views": digest(first_batch()), f"{name}.encoder": digest(load_file(ENCODER))}
+
+
 def main() -> None:
-    """Go through the methods."""
-    digests = {}
+    """Print them."""
+    found = of_project()
     for name in methods.names():
-        settings = yaml.safe_load(Path("params.yaml").read_text())
-        settings["pretrain"]["method"] = name
-        Path("params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
-        shutil.rmtree("models")
-        with contextlib.redirect_stdout(sys.stderr):
-            views.main()
-            pretrain.main()
-        digests[f"{name}.views"] = digest(first_batch())
-        digests[f"{name}.encoder"] = digest(load_file("models/encoder.safetensors"))
-    print(json.dumps(digests))
+        found |= of_method(name)
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":
