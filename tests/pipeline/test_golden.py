@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from dvc_project import OFF, Project
 from PIL import Image
 
@@ -99,10 +100,15 @@ def outcome(probe: dict[str, str], fresh: Project, tmp_path_factory: pytest.Temp
     project.environment |= ENVIRONMENT
     tint(project.folder / "data" / "raw")
     project.set(evaluate__seeds=2, **{f"{name}__enabled": True for name in OFF})
-    project.repro()
-    measured = [numbers(project, name) for name in ("shard", "pretrain", *EVALUATIONS)]
-    digests = json.loads(_output(project, str(FOLDER / "digests.py"), PYTHONPATH=str(project.folder)))
-    found: Outcome = {"digests": digests, "numbers": {k: v for each in measured for k, v in each.items()}}
+    script = [str(FOLDER / "runs.py"), *_commands(project)]
+    digests = json.loads(_output(project, *script, PYTHONPATH=str(project.folder)))
+    measured = dict(
+        each for name in ("shard", "pretrain", *EVALUATIONS) for each in numbers(project, name).items()
+    )
+    for folder in sorted((project.folder.parent / "methods").iterdir()):
+        of_method = numbers(Project(folder), "pretrain")
+        measured |= {f"{folder.name}.{key}": value for key, value in of_method.items()}
+    found: Outcome = {"digests": digests, "numbers": measured}
     if _recording():
         kept = {**_recorded(), probe["probe"]: {"made_on": probe["made_on"], **found}}
         RECORDED.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
@@ -119,9 +125,18 @@ def test_no_bit_has_changed(kind: str, outcome: Outcome, probe: dict[str, str]) 
         pytest.fail(f"{len(said)} of {len(before)} {kind} differ:\n" + "\n".join(said), pytrace=False)
 
 
-def _output(project: Project, script: str, **environment: str) -> str:
+def _commands(project: Project) -> list[str]:
+    """What `dvc repro` runs, without `exec python -m`, in dvc.yaml's order; the report only shows what there is."""
+    found = []
+    for stage in yaml.safe_load((project.folder / "dvc.yaml").read_text())["stages"].values():
+        command = stage.get("do", stage)["cmd"].removeprefix("exec python -m ")
+        found += [command.replace("${item}", item) for item in stage.get("foreach", [""])]
+    return [command for command in found if command != "stages.report"]
+
+
+def _output(project: Project, *script: str, **environment: str) -> str:
     """The last line that a script printed."""
-    return project.run(sys.executable, script, **environment).stdout.splitlines()[-1]
+    return project.run(sys.executable, *script, **environment).stdout.splitlines()[-1]
 
 
 def _recording() -> bool:

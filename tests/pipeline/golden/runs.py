@@ -1,19 +1,28 @@
-"""Print digests of what `dvc repro` made in the project of the current folder, then train it by every method.
+"""Run stages in the project of the current folder, then train copies of it by every method.
 
-All methods in one process, as loading torch takes longer than training at this size. The last line is JSON.
+The last line printed is digests as JSON. The copies lie in `../methods/NAME`.
+
+    python runs.py stages.source stages.shard …
+
+Each runs in a process of its own, forked from this one: loading torch takes longer than most of what is done with it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
+import multiprocessing
+import os
+import runpy
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numba  # noqa: F401 (loaded once for all)
 import torch
+import torchvision  # noqa: F401
 import yaml
 from safetensors.torch import load_file
 
@@ -21,7 +30,6 @@ from sslpipe import methods
 from sslpipe.data.loader import Loader, open_split
 from sslpipe.views.engine import ViewEngine
 from sslpipe.views.recipe import Recipe
-from stages import pretrain, views
 
 ENCODER = Path("models/encoder.safetensors")
 
@@ -60,21 +68,43 @@ def of_project() -> dict[str, str]:
 
 def of_method(name: str) -> dict[str, str]:
     """The views that a method trains on, and the encoder that it gives."""
+    copy = Path("..", "methods", name)
+    shutil.copytree(".", copy, ignore=shutil.ignore_patterns(".git", "raw"))
+    os.chdir(copy)
+    shutil.rmtree("models")
     settings = yaml.safe_load(Path("params.yaml").read_text())
     settings["pretrain"]["method"] = name
     Path("params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
-    shutil.rmtree("models")
-    with contextlib.redirect_stdout(sys.stderr):
-        views.main()
-        pretrain.main()
+    run("stages.views")
+    run("stages.pretrain")
     return {f"{name}.views": digest(first_batch()), f"{name}.encoder": digest(load_file(ENCODER))}
 
 
+def run(command: str) -> None:
+    """Do what `python -m COMMAND` does."""
+    sys.argv = command.split()
+    runpy.run_module(sys.argv[0], run_name="__main__")
+
+
+def apart(work: Callable[..., Any], *arguments: str) -> Any:
+    """What a function returns in a process of its own, in which all is loaded and nothing was used before."""
+    context = multiprocessing.get_context("fork")
+    results = context.SimpleQueue()
+    process = context.Process(target=lambda: results.put(work(*arguments)))
+    process.start()
+    process.join()
+    if process.exitcode:
+        sys.exit(f"{work.__name__} {' '.join(arguments)} exited {process.exitcode}")
+    return results.get()
+
+
 def main() -> None:
-    """Print them."""
-    found = of_project()
+    """Run the stages, print the digests."""
+    for command in sys.argv[1:]:
+        apart(run, command)
+    found = apart(of_project)
     for name in methods.names():
-        found |= of_method(name)
+        found |= apart(of_method, name)
     print(json.dumps(found))
 
 
