@@ -136,7 +136,7 @@ def _commands(project: Project) -> list[str]:
 
 def _output(project: Project, *script: str, **environment: str) -> str:
     """The last line that a script printed."""
-    return project.run(sys.executable, *script, **environment).stdout.splitlines()[-1]
+    return project.run(sys.executable, *script, timeout=1800, **environment).stdout.splitlines()[-1]
 
 
 def _recording() -> bool:
