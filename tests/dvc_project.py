@@ -74,11 +74,13 @@ class Project:
         }
         self.environment.pop("VIRTUAL_ENV", None)
 
-    def run(self, *command: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str, check: bool = True, timeout: float = 400, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end; its output is shown when it fails and should not."""
         done = subprocess.run(
             command, cwd=self.folder, env={**self.environment, **environment},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=400,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout,
         )  # fmt: skip
         if check and done.returncode:
             raise AssertionError(f"{' '.join(command)} exited {done.returncode}:\n{done.stdout}")
