@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from sslpipe import evals
 from sslpipe.console.errors import UserError
 from sslpipe.core import scratch
+from sslpipe.report.results import told_by_accuracy
 from sslpipe.tracking import mirroring
 from sslpipe.tracking.record import Config
 
@@ -105,13 +107,15 @@ def _write(folder: Path, run: Run, stages: Mapping[str, Run]) -> None:
     images = None
     for name, stage in stages.items():
         protocol = json.loads(stage.data.tags.get("protocol", "{}"))
-        if name in metrics:
-            numbers = {key: _whole(value) for key, value in metrics[name].items()}
-            scratch.write_json(folder / "metrics" / f"{name}.json", {**numbers, "protocol": protocol})
-        if name in ("knn", "linear", "finetune"):
+        numbers = {key: _whole(value) for key, value in metrics.get(name, {}).items()}
+        record = _record(name, run, stage)
+        if name in evals.names():
+            record["result"] = {"metrics": numbers, "protocol": protocol, "skipped": None}
+        scratch.write_json(folder / "runs" / f"{name}.json", record)
+        scratch.write_json(folder / "metrics" / f"{name}.json", {name: numbers})
+        if name in told_by_accuracy():
             digests |= protocol.get("digests", {})
             images = images or protocol.get("test_images")
-        scratch.write_json(folder / "runs" / f"{name}.json", _record(name, run, stage))
     if images is not None:
         manifest = {"digest": digests.get("data"), "splits": {"test": {"count": images}}}
         scratch.write_json(folder / "data" / "shards" / "manifest.json", manifest)
