@@ -201,7 +201,9 @@ def warnings(runs: Sequence[Compared]) -> list[str]:
         said.append("The runs were not evaluated on the same images: scores are of different tests.")
     for stage in dict.fromkeys(stage for stage, _ in keys(runs)):
         if len({each.digest(stage, "settings") for each in runs if stage in each.run.metrics}) > 1:
-            said.append(f"{evals.declarations()[stage].title} did not follow the same protocol in all of them.")
+            said.append(
+                f"{evals.declarations()[stage].title} did not follow the same protocol in all of them."
+            )
     seeds = set(settings_that_differ(runs))
     if seeds == {"seed"}:
         said.append("They differ in the seed alone: what they differ by is the noise of any comparison.")
@@ -244,9 +246,7 @@ def _number(value: float, spread: float | None) -> str:
 
 def _said(found: Difference) -> str:
     mark = "" if found.measurable else "~"
-    return f"{mark}{points(found.value)} {interval(found)}".replace("\u2212", "-").replace(
-        NARROW_SPACE, " "
-    )
+    return f"{mark}{points(found.value)} {interval(found)}".replace("\u2212", "-").replace(NARROW_SPACE, " ")
 
 
 def interval(found: Difference) -> str:

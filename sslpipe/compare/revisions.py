@@ -12,11 +12,18 @@ from sslpipe.core import scratch
 from sslpipe.report.results import told_by_accuracy
 from sslpipe.settings import load
 
-_FILES = ("params.yaml", "data/shards/manifest.json", "models/encoder.json", "metrics", "runs", "plots/pretrain")
+_FILES = (
+    "params.yaml",
+    "data/shards/manifest.json",
+    "models/encoder.json",
+    "metrics",
+    "runs",
+    "plots/pretrain",
+)
 _SUFFIXES = {".json", ".csv", ".yaml"}
 
 
-def files() -> tuple[str, ...]:
+def paths() -> tuple[str, ...]:
     """What a comparison reads of a run. Folders are read whole."""
     return (*_FILES, *(f"plots/{name}" for name in told_by_accuracy()))
 
@@ -70,7 +77,7 @@ def _copy(repo: object, name: str, revision: str, folder: Path) -> None:
 
     system = DVCFileSystem(repo.root_dir, rev=revision)  # type: ignore[attr-defined]
     try:
-        for path in files():
+        for path in paths():
             if not system.exists(path):
                 continue
             files = system.find(path) if system.isdir(path) else [path]

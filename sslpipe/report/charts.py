@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from markupsafe import Markup
@@ -87,7 +87,9 @@ def chart(lines: Sequence[Line], x_axis: Axis, y_axis: Axis, *, x_label: str, ti
 
     def draw(width: int) -> Markup:
         height = 300 if width == WIDE else 240
-        return plots.line_chart(lines, x_axis, y_axis, width=width, height=height, x_label=x_label, title=title)
+        return plots.line_chart(
+            lines, x_axis, y_axis, width=width, height=height, x_label=x_label, title=title
+        )
 
     return plots.figure(draw)
 

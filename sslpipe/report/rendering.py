@@ -1,4 +1,4 @@
-"""Templates to HTML. All that is put into a template is escaped, but what is Markup already: charts, style and script."""
+"""Templates to HTML. What is put into one is escaped, but what is Markup already: charts, style and script."""
 
 from __future__ import annotations
 

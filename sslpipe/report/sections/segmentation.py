@@ -41,6 +41,8 @@ def _by_class(run: Run, scores: object, names: object) -> list[tuple[str, float]
     """Names and scores of the background and the classes, those without a number left out."""
     if not isinstance(scores, list):
         return []
-    known = names if isinstance(names, list) else [run.class_name(number) for number in range(len(scores) - 1)]
+    known = (
+        names if isinstance(names, list) else [run.class_name(number) for number in range(len(scores) - 1)]
+    )
     shown = ["background", *map(str, known)][:_LISTED]
     return [(name, score) for name, score in zip(shown, scores, strict=False) if is_number(score)]
