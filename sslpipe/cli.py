@@ -40,6 +40,15 @@ examples:
 """
 
 
+SYNC = """\
+Rebuild MLflow's rows from runs/*.json and scratch. Running it twice changes nothing.
+
+With --follow, MLflow shows running stages as they go, and catches up with earlier runs that it could not be told of.
+Every stage starts this by itself, so that you need it only where you want to see what it does. It ends by Ctrl-C, or
+when no stage has run for 30 s.
+"""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = _parser().parse_args(arguments)
@@ -117,9 +126,16 @@ def _parser() -> argparse.ArgumentParser:
     sync = commands.add_parser(
         "sync",
         help="bring MLflow up to date from the files every stage leaves",
-        description="Rebuild MLflow's rows from runs/*.json and scratch. Running it twice changes nothing.",
+        description=SYNC,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    sync.add_argument("--lenient", action="store_true", help="exit 0 also when the tracking server is away")
+    how = sync.add_mutually_exclusive_group()
+    how.add_argument("--lenient", action="store_true", help="exit 0 also when the tracking server is away")
+    how.add_argument(
+        "--follow",
+        action="store_true",
+        help="show stages while they run, until Ctrl-C or until none has run for 30 s",
+    )
     sync.set_defaults(run=_sync)
 
     table = commands.add_parser("table", help="print the results of the current run")
@@ -196,15 +212,32 @@ def _sync(options: argparse.Namespace) -> int:
     from sslpipe.settings import load
     from sslpipe.tracking.sync import sync
 
+    if options.follow:
+        return _follow()
     settings = load(sections=("seed", "tracking"))
     if not settings.tracking.enabled:
         print("tracking.enabled is false in params.yaml: nothing to bring up to date")
         return 0
+    key, resolved = _current(settings)
     summary = sync(
-        settings.tracking, key=_current_key(settings), params=settings.flat(), force=not options.lenient
+        settings.tracking, key=key, params=settings.flat(), resolved=resolved, force=not options.lenient
     )
     print(summary, file=sys.stderr if summary.error else sys.stdout)
     return 1 if summary.error and not options.lenient else 0
+
+
+def _follow() -> int:
+    from sslpipe.core import scratch
+    from sslpipe.tracking.sync import IDLE, follow
+
+    os.nice(10)  # the pipeline goes first
+    os.chdir(scratch.root())  # the workspace of an experiment, where a stage may start this, is soon deleted
+    print(
+        f"following the stages that run, until none has for {IDLE:.0f} s (Ctrl-C ends it sooner)", flush=True
+    )
+    if not follow(say=lambda line: print(line, flush=True)):
+        print("another process follows them already: the first stage started it")
+    return 0
 
 
 def _table(options: argparse.Namespace) -> int:
@@ -228,7 +261,7 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _ui(options: argparse.Namespace) -> int:
     from sslpipe.settings import load
-    from sslpipe.tracking.sync import ui_address, ui_command
+    from sslpipe.tracking.ui import ui_address, ui_command
 
     tracking = load(sections=("tracking",)).tracking
     command, environment = ui_command(tracking, port=options.port)
@@ -236,14 +269,15 @@ def _ui(options: argparse.Namespace) -> int:
         f"MLflow opens in about 20 s on {ui_address(tracking, port=options.port)}  (Ctrl-C ends it)",
         flush=True,
     )
-    os.execvpe(command[0], command, {**os.environ, **environment})
+    os.execvpe(command[0], command, environment)
     return 0
 
 
-def _current_key(settings: object) -> str | None:
-    from stages.runner import key_of
+def _current(settings: Settings) -> tuple[str, dict[str, Any]] | tuple[None, None]:
+    """The key of the workspace's experiment, and what its stages rest on; nothing where nothing has run yet."""
+    from sslpipe.resolve import key_of, resolve_all
 
     try:
-        return key_of(settings)  # type: ignore[arg-type]
+        return key_of(settings), resolve_all(settings)
     except (OSError, ValueError):
-        return None  # nothing has run yet
+        return None, None

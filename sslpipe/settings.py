@@ -1,73 +1,46 @@
 """params.yaml as typed, validated settings, gathered from the owners' Configs.
 
-Nothing else reads params.yaml. A section is validated, and its owner imported, when it is first asked for, so a
-stage that needs no torch does not import it.
+Nothing else reads params.yaml. A section is validated when it is first asked for. Nothing here imports torch, but where
+settings of a method are asked for, which lie in the method's own file.
 """
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import json
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from sslpipe import evals, methods
 from sslpipe.console.errors import UserError
-from sslpipe.core.config import Config, flatten
+from sslpipe.console.spelling import nearest
+from sslpipe.core.config import Config, flatten, merge
 from sslpipe.core.yaml import read
+from sslpipe.data.config import Config as LoaderConfig
+from sslpipe.evals.base.config import EmbedConfig, EvaluateConfig
+from sslpipe.methods.base.config import MethodConfig
+from sslpipe.report.config import Config as ReportConfig
+from sslpipe.sharding.config import Config as ShardConfig
+from sslpipe.sharding.sources import Config as SourceConfig
+from sslpipe.tracking.config import Config as TrackingConfig
+from sslpipe.training.core.config import Config as PretrainConfig
+from sslpipe.views.config import Config as ViewsConfig
 
-if TYPE_CHECKING:
-    from sslpipe.data.loader import Config as LoaderConfig
-    from sslpipe.evals.attentive.evaluate import Config as AttentiveConfig
-    from sslpipe.evals.base.embed import Config as EmbedConfig
-    from sslpipe.evals.base.repeats import Config as EvaluateConfig
-    from sslpipe.evals.detect.evaluate import Config as DetectConfig
-    from sslpipe.evals.diagnostics.evaluate import Config as DiagnosticsConfig
-    from sslpipe.evals.finetune.evaluate import Config as FinetuneConfig
-    from sslpipe.evals.knn.evaluate import Config as KnnConfig
-    from sslpipe.evals.linear.evaluate import Config as LinearConfig
-    from sslpipe.evals.online.evaluate import Config as OnlineConfig
-    from sslpipe.evals.retrieval.evaluate import Config as RetrievalConfig
-    from sslpipe.evals.robustness.evaluate import Config as RobustnessConfig
-    from sslpipe.evals.segment.evaluate import Config as SegmentConfig
-    from sslpipe.evals.transfer.evaluate import Config as TransferConfig
-    from sslpipe.methods.base.method import MethodConfig
-    from sslpipe.report import Config as ReportConfig
-    from sslpipe.sharding.shard import Config as ShardConfig
-    from sslpipe.sharding.sources import Config as SourceConfig
-    from sslpipe.tracking.record import Config as TrackingConfig
-    from sslpipe.training.core.config import Config as PretrainConfig
-    from sslpipe.views.config import Config as ViewsConfig
-
-OWNERS = {
-    "data": "sslpipe.sharding.sources",
-    "shard": "sslpipe.sharding.config",
-    "loader": "sslpipe.data.config",
-    "views": "sslpipe.views.config",
-    "pretrain": "sslpipe.training.core.config",
-    "embed": "sslpipe.evals.base.config",
-    "evaluate": "sslpipe.evals.base.repeats",
-    "knn": "sslpipe.evals.knn",
-    "retrieval": "sslpipe.evals.retrieval",
-    "linear": "sslpipe.evals.linear",
-    "finetune": "sslpipe.evals.finetune",
-    "diagnostics": "sslpipe.evals.diagnostics",
-    "robustness": "sslpipe.evals.robustness",
-    "attentive": "sslpipe.evals.attentive",
-    "online": "sslpipe.evals.online",
-    "segment": "sslpipe.evals.segment",
-    "detect": "sslpipe.evals.detect",
-    "transfer": "sslpipe.evals.transfer",
-    "report": "sslpipe.report",
-    "tracking": "sslpipe.tracking.record",
+OWNERS: dict[str, type[Config]] = {
+    "data": SourceConfig,
+    "shard": ShardConfig,
+    "loader": LoaderConfig,
+    "views": ViewsConfig,
+    "pretrain": PretrainConfig,
+    "embed": EmbedConfig,
+    "evaluate": EvaluateConfig,
+    "report": ReportConfig,
+    "tracking": TrackingConfig,
 }
-SECTIONS = ("seed", *OWNERS, "methods")
-#: Stages that a params.yaml without a word on them leaves out; as their Configs say.
-OFF = ("attentive", "online", "robustness", "segment", "detect", "transfer")
+SECTIONS = ("seed", *OWNERS, "methods", *evals.names())
 
 C = TypeVar("C", bound=Config)
 
@@ -77,7 +50,7 @@ class SettingsError(UserError):
 
 
 class Settings:
-    """The validated sections of one params.yaml, each an attribute.
+    """The validated sections of one params.yaml: an attribute each, those of evaluations, too (`settings.knn`).
 
     Attributes:
         raw: the file as read, for what needs the words of the user.
@@ -103,141 +76,103 @@ class Settings:
     @cached_property
     def data(self) -> SourceConfig:
         """Where images come from."""
-        return self._section("data")
+        return self._validate("data", self._mapping("data"), SourceConfig)
 
     @cached_property
     def shard(self) -> ShardConfig:
         """How images are stored."""
-        return self._section("shard")
+        return self._validate("shard", self._mapping("shard"), ShardConfig)
 
     @cached_property
     def loader(self) -> LoaderConfig:
         """How stored images are read."""
-        return self._section("loader")
+        return self._validate("loader", self._mapping("loader"), LoaderConfig)
 
     @cached_property
     def views(self) -> ViewsConfig:
         """How views are made."""
-        return self._section("views")
+        return self._validate("views", self._mapping("views"), ViewsConfig)
 
     @cached_property
     def pretrain(self) -> PretrainConfig:
         """How the encoder is trained."""
-        from sslpipe.methods import names
-
-        config: PretrainConfig = self._section("pretrain")
-        if config.method not in names():
-            raise SettingsError(unknown_value(f"{self.path}: pretrain.method", config.method, names()))
+        config = self._validate("pretrain", self._mapping("pretrain"), PretrainConfig)
+        if config.method not in methods.names():
+            raise SettingsError(
+                unknown_value(f"{self.path}: pretrain.method", config.method, methods.names())
+            )
         return config
 
     @cached_property
     def method(self) -> MethodConfig:
-        """Settings of the chosen method: the paper's defaults with `methods.<name>` on top."""
+        """Settings of the chosen method."""
         return self.method_config(self.pretrain.method)
 
     @cached_property
     def embed(self) -> EmbedConfig:
         """How features are computed."""
-        return self._section("embed")
+        return self._validate("embed", self._mapping("embed"), EmbedConfig)
 
     @cached_property
     def evaluate(self) -> EvaluateConfig:
         """How often evaluations are repeated."""
-        return self._section("evaluate")
-
-    @cached_property
-    def transfer(self) -> TransferConfig:
-        """The evaluation on another labelled set."""
-        return self._section("transfer")
-
-    @cached_property
-    def knn(self) -> KnnConfig:
-        """The k-NN evaluation."""
-        return self._section("knn")
-
-    @cached_property
-    def retrieval(self) -> RetrievalConfig:
-        """Retrieval by features."""
-        return self._section("retrieval")
-
-    @cached_property
-    def linear(self) -> LinearConfig:
-        """The linear probe."""
-        return self._section("linear")
-
-    @cached_property
-    def finetune(self) -> FinetuneConfig:
-        """Fine-tuning."""
-        return self._section("finetune")
-
-    @cached_property
-    def diagnostics(self) -> DiagnosticsConfig:
-        """Light numbers about the features."""
-        return self._section("diagnostics")
-
-    @cached_property
-    def robustness(self) -> RobustnessConfig:
-        """What features ignore, and what corruptions cost."""
-        return self._section("robustness")
-
-    @cached_property
-    def online(self) -> OnlineConfig:
-        """The linear probe on augmented views."""
-        return self._section("online")
-
-    @cached_property
-    def attentive(self) -> AttentiveConfig:
-        """The attentive probe."""
-        return self._section("attentive")
-
-    @cached_property
-    def segment(self) -> SegmentConfig:
-        """Transfer to segmentation."""
-        return self._section("segment")
-
-    @cached_property
-    def detect(self) -> DetectConfig:
-        """Transfer to detection."""
-        return self._section("detect")
+        return self._validate("evaluate", self._mapping("evaluate"), EvaluateConfig)
 
     @cached_property
     def report(self) -> ReportConfig:
         """The report page."""
-        return self._section("report")
+        return self._validate("report", self._mapping("report"), ReportConfig)
 
     @cached_property
     def tracking(self) -> TrackingConfig:
         """Where runs are recorded."""
-        return self._section("tracking")
+        return self._validate("tracking", self._mapping("tracking"), TrackingConfig)
+
+    def __getattr__(self, name: str) -> Any:
+        """The section of an evaluation."""
+        if name.startswith("_") or name not in evals.names():
+            raise AttributeError(f"there is no section {name}")
+        found = self._validate(name, self._mapping(name), evals.config_of(name))
+        self.__dict__[name] = found
+        return found
 
     def method_config(self, name: str) -> MethodConfig:
-        """Settings of any method."""
-        from sslpipe.methods import find
+        """Settings of any method: the paper's, or those for small data (`pretrain.defaults`), `methods.NAME` on top."""
+        method, own = methods.find(name), self._mapping("methods").get(name) or {}
+        if not isinstance(own, Mapping):
+            raise SettingsError(f"{self.path}: methods.{name}: should be a section with keys, not {own!r}")
+        base = method.small if self.pretrain.defaults == "small" else {}
+        return self._validate(f"methods.{name}", merge(base, own), method.Config)
 
-        return self._validate(f"methods.{name}", self._mapping("methods").get(name) or {}, find(name).Config)
+    def part(self, name: str) -> Any:
+        """What dvc.yaml calls by a name under `meta.settings`, as plain values: a section or a single key of one.
 
-    def enabled(self, stage: str) -> bool:
-        """Whether `<stage>.enabled` is on, read without importing the section's owner."""
-        enabled = self._mapping(stage).get("enabled", stage not in OFF)
-        if not isinstance(enabled, bool):
-            raise SettingsError(f"{self.path}: {stage}.enabled: should be true or false, not {enabled!r}")
-        return enabled
-
-    def scenes_root(self, stage: str) -> str | None:
-        """The folder of annotated images that an evaluation is to read instead of composed scenes, if it is on.
-
-        Looks at the file's own words, so that torch is not imported for it.
+        `method` is what the user says of the chosen method; its defaults are part of its code.
         """
-        scenes = self._mapping(stage).get("scenes")
-        root = scenes.get("root") if isinstance(scenes, Mapping) and self.enabled(stage) else None
-        return None if root is None else str(root)
+        if name == "seed":
+            return self.seed
+        if name == "method":
+            chosen = self.pretrain.method
+            own = self._mapping("methods").get(chosen) or {}
+            return {"name": chosen, "defaults": self.pretrain.defaults, "settings": own}
+        section, _, key = name.partition(".")
+        values = getattr(self, section).content()
+        return values[key] if key else values
 
     def flat(self) -> dict[str, Any]:
-        """What makes this experiment: dotted keys, without `tracking` and without methods that were not chosen."""
-        sections = {key: value for key, value in self.raw.items() if key not in ("tracking", "methods")}
-        chosen = str(self._mapping("pretrain").get("method"))
-        method = self._mapping("methods").get(chosen) or {}
-        return flatten({**sections, "methods": {chosen: method}} if method else sections)
+        """What makes this experiment: resolved settings by dotted key, without `tracking` and methods not chosen.
+
+        Evaluations that are off show only that.
+        """
+        found: dict[str, Any] = {"seed": self.seed}
+        for section in (*OWNERS, *evals.names()):
+            if section != "tracking":
+                values = getattr(self, section).model_dump(mode="json")
+                off = values.get("enabled") is False
+                found[section] = {"enabled": False} if off else values
+        chosen = self.pretrain.method
+        found["methods"] = {chosen: self._mapping("methods").get(chosen) or {}}
+        return flatten(found)
 
     def validate(self, sections: Iterable[str] = SECTIONS) -> Settings:
         """Validate these sections now.
@@ -253,11 +188,9 @@ class Settings:
         return self
 
     def _check_methods(self) -> None:
-        from sslpipe.methods import names
-
         for name in self._mapping("methods"):
-            if name not in names():
-                raise SettingsError(unknown_key(f"{self.path}: methods", name, names()))
+            if name not in methods.names():
+                raise SettingsError(unknown_key(f"{self.path}: methods", name, methods.names()))
             self.method_config(name)
 
     def _mapping(self, section: str) -> Mapping[str, Any]:
@@ -268,12 +201,7 @@ class Settings:
             raise SettingsError(f"{self.path}: {section}: should be a section with keys, not {value!r}")
         return value
 
-    def _section(self, name: str) -> Any:
-        return self._validate(name, self._mapping(name), importlib.import_module(OWNERS[name]).Config)
-
-    def _validate(self, section: str, values: Any, config: type[C]) -> C:
-        if not isinstance(values, Mapping):
-            raise SettingsError(f"{self.path}: {section}: should be a section with keys, not {values!r}")
+    def _validate(self, section: str, values: Mapping[str, Any], config: type[C]) -> C:
         try:
             return config.parse(values)
         except ValidationError as error:
@@ -298,15 +226,10 @@ def load(path: str | Path = "params.yaml", *, sections: Iterable[str] = SECTIONS
         raise SettingsError(str(error)) from None
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name closest in spelling, if one is close."""
-    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)), None)
-
-
 def unknown_key(where: str, key: str, known: Iterable[str]) -> str:
     """One sentence on a key that does not exist."""
     known = sorted(known)
-    guess = nearest(key, known)
+    guess = nearest(key, known, cutoff=0.5)
     hint = f"did you mean `{guess}`?" if guess else f"known keys: {', '.join(known)}"
     return f"{where}: unknown key `{key}`; {hint}"
 
@@ -314,7 +237,7 @@ def unknown_key(where: str, key: str, known: Iterable[str]) -> str:
 def unknown_value(where: str, value: str, known: Iterable[str]) -> str:
     """One sentence on a name that is not among the allowed ones."""
     known = list(known)
-    guess = nearest(value, known)
+    guess = nearest(value, known, cutoff=0.5)
     hint = f"did you mean `{guess}`? " if guess else ""
     return f"{where}: unknown value `{value}`; {hint}choose from {', '.join(known)}"
 

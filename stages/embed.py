@@ -14,8 +14,7 @@ from sslpipe.tracking.record import Record
 from stages.runner import stage
 
 
-@stage("embed", "embed", "loader")
-def main(settings: Settings, record: Record) -> None:
+def make(settings: Settings, record: Record) -> None:
     """Write data/features/{train,test}.safetensors and plots/embed/."""
     manifest = manifests.read(Path("data/shards"))
     record.dataset(manifest.source.name, manifest.digest, manifest.source.name)
@@ -23,15 +22,16 @@ def main(settings: Settings, record: Record) -> None:
     readers = {}
     for split in ("train", "test"):
         reader = open_split(Path("data/shards"), split, settings.loader.reader)
-        features = embed(encoder, reader, dict(encoder.preprocess), settings.embed, settings.seed)
+        features = embed(encoder, reader, settings.embed, settings.seed)
         features.save(Path(f"data/features/{split}.safetensors"))
         record.metric(f"{split}_images", len(features.index))
         readers[split] = reader
     shown = readers["test"] if len(readers["test"]) else readers["train"]
-    preprocess, count = dict(encoder.preprocess), settings.embed.shown
-    patches.show(Path("plots/embed"), encoder, shown, preprocess, count, settings.seed)
+    patches.show(Path("plots/embed"), encoder, shown, settings.embed.shown, settings.seed)
     record.artifact("plots/embed")
 
+
+main = stage("embed", make)
 
 if __name__ == "__main__":
     main()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sslpipe.core import fingerprint, scratch
+from sslpipe.core import pipeline, scratch
 from sslpipe.settings import Settings
 from sslpipe.tracking.record import Record
 from sslpipe.training.core import plan
@@ -12,17 +12,13 @@ from stages.runner import stage
 
 
 def _parts(settings: Settings) -> dict[str, str]:
-    code = fingerprint.code("pretrain", settings.flat())
+    code = pipeline.resolved("pretrain").get("code", {})
     return fingerprint_parts(
         settings.pretrain, settings.method, settings.seed, settings.views, settings.loader, code
     )
 
 
-@stage(
-    "pretrain", "pretrain", "method", "views", "loader",
-    fingerprint=lambda s: scratch.digest(_parts(s)), role=lambda s: role(s.pretrain, "stages.pretrain"),
-)  # fmt: skip
-def main(settings: Settings, record: Record) -> None:
+def make(settings: Settings, record: Record) -> None:
     """Write models/, plots/pretrain/ and metrics/pretrain.json."""
     parts = _parts(settings)
     record.tag("device", parts["hardware"])
@@ -43,6 +39,13 @@ def main(settings: Settings, record: Record) -> None:
     record.artifact("plots/pretrain")
     record.artifact("models/encoder.json")
 
+
+main = stage(
+    "pretrain",
+    make,
+    fingerprint=lambda settings: scratch.digest(_parts(settings)),
+    role=lambda settings: role(settings.pretrain, "stages.pretrain"),
+)
 
 if __name__ == "__main__":
     main()

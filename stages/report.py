@@ -10,12 +10,12 @@ from sslpipe.tracking.record import Record
 from stages.runner import stage
 
 
-@stage("report", "report")
-def main(settings: Settings, record: Record) -> None:
+def make(settings: Settings, record: Record) -> None:
     """Write report/index.html."""
-    page = build(Path("."), settings.flat(), settings.report)
-    record.artifact(page)
+    record.artifact(build(Path("."), settings.flat(), settings.report))
 
+
+main = stage("report", make)
 
 if __name__ == "__main__":
     main()

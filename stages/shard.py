@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from sslpipe.core import fingerprint, scratch
+from sslpipe.core import pipeline, scratch
 from sslpipe.settings import Settings
 from sslpipe.sharding.shard import shard, workplace
 from sslpipe.sharding.sheet import duplicates_sheet
@@ -17,24 +17,23 @@ OUT = Path("data/shards")
 
 
 def _fingerprint(settings: Settings) -> str:
-    source = json.loads(Path("data/source.json").read_text())
-    code = fingerprint.code("shard", settings.flat())
-    return scratch.digest([source, settings.data.model_dump(), settings.shard.content(), settings.seed, code])
+    return scratch.digest([json.loads(Path("data/source.json").read_text()), pipeline.resolved("shard")])
 
 
-@stage("shard", "data", "shard", fingerprint=_fingerprint)
-def main(settings: Settings, record: Record) -> None:
+def make(settings: Settings, record: Record) -> None:
     """Write data/shards, plots/shard and metrics/shard.json."""
     with workplace(_fingerprint(settings)[:16]) as work:
         source = open_source(settings.data, settings.seed)
         manifest = shard(settings.shard, source, OUT, settings.seed, work)
     scratch.atomic_write("plots/shard/duplicates.png", duplicates_sheet(OUT, manifest))
     metrics = manifest.counts()
-    scratch.write_json("metrics/shard.json", metrics)
+    scratch.write_json("metrics/shard.json", {"shard": metrics})
     record.dataset(source.name, manifest.digest, source.name)
-    record.metrics({name: float(value) for name, value in metrics.items()})
+    record.result(metrics)
     record.artifact("plots/shard")
 
+
+main = stage("shard", make, fingerprint=_fingerprint)
 
 if __name__ == "__main__":
     main()

@@ -1,46 +1,33 @@
-"""A digest of where the images come from. Always runs, so that changed images are noticed; takes milliseconds."""
+"""Where the images come from, and what every stage's settings and code are. Always runs, and takes a moment."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from sslpipe.console.errors import UserError
+from sslpipe.core.pipeline import RESOLVED
 from sslpipe.core.scratch import digest, write_json
-from sslpipe.scenes import layouts
-from sslpipe.settings import Settings, load
+from sslpipe.resolve import resolve_all
+from sslpipe.settings import load
 from sslpipe.sharding.sources import source_digest
-from sslpipe.tracking.record import Record, restore
-from stages.runner import fail, key_of, stop_with_parent
-
-
-def _elsewhere(settings: Settings) -> dict[str, Any]:
-    """Digests of what else evaluations read, None where they read nothing else."""
-    roots = {stage: settings.scenes_root(stage) for stage in ("segment", "detect")}
-    return {
-        "transfer": source_digest(settings.transfer.data) if settings.transfer.enabled else None,
-        **{stage: layouts.digest(root) if root else None for stage, root in roots.items()},
-    }
+from sslpipe.tracking.record import restore
+from stages.runner import fail, record_of, stop_with_parent
 
 
 def main() -> None:
-    """Write data/source.json, and data/elsewhere.json of what evaluations read.
+    """Write data/source.json and data/resolved/NAME.json of each stage.
 
-    The record stays the same as long as the digest does.
+    The record stays the same as long as the images do.
     """
     stop_with_parent()
     try:
-        settings = load(sections=("seed", "data", "transfer", "tracking"))
+        settings = load(sections=("seed", "data", "pretrain", "tracking"))
         source = source_digest(settings.data)
         write_json("data/source.json", source)
-        write_json("data/elsewhere.json", _elsewhere(settings))
+        for name, resolved in resolve_all(settings).items():
+            write_json(RESOLVED / f"{name}.json", resolved)
         fingerprint = digest([source["digest"], settings.data.model_dump(mode="json")])
         if restore("source", match=fingerprint):
             return
-        params, own = settings.flat(), ("data",)
-        with Record(
-            "source", params=params, own=own, key=key_of(settings), tracking=settings.tracking,
-            fingerprint=fingerprint,
-        ) as record:  # fmt: skip
+        with record_of("source", settings, ("data",), fingerprint) as record:
             record.dataset(source["source"], source["digest"], source["source"])
     except UserError as error:
         fail("source", str(error))

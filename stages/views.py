@@ -15,8 +15,7 @@ from sslpipe.training.core.cost import cost_of_views
 from stages.runner import stage
 
 
-@stage("views", "views", "pretrain", "method", "loader")
-def main(settings: Settings, record: Record) -> None:
+def make(settings: Settings, record: Record) -> None:
     """Write data/views/recipe.json, plots/views/ and metrics/views.json."""
     views, pretrain = settings.views, settings.pretrain
     manifest = manifests.read(Path("data/shards"))
@@ -27,11 +26,13 @@ def main(settings: Settings, record: Record) -> None:
     for name, content in shown(recipe, reader, views.sheet_images, settings.seed):
         atomic_write(f"plots/views/{name}", content)
     metrics = cost_of_views(pretrain, settings.method, views, recipe, reader, settings.seed)
-    write_json("metrics/views.json", metrics)
+    write_json("metrics/views.json", {"views": metrics})
     record.dataset(manifest.source.name, manifest.digest, manifest.source.name)
-    record.metrics({name: value for name, value in metrics.items() if not isinstance(value, str)})
+    record.result(metrics)
     record.artifact("plots/views")
 
+
+main = stage("views", make)
 
 if __name__ == "__main__":
     main()

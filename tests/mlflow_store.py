@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sslpipe.tracking import follower, mirroring
+from sslpipe.tracking import sync
+from sslpipe.tracking.store import store_uri
 
 PARAMS = {
     "seed": 0,
@@ -16,7 +17,7 @@ PARAMS = {
 def client():
     from mlflow import MlflowClient
 
-    return MlflowClient(mirroring.store_uri())
+    return MlflowClient(store_uri())
 
 
 def rows(experiment="toy"):
@@ -59,4 +60,4 @@ def artifacts(run_id, folder=None):
 
 
 def follow():
-    follower.follow(linger=0.0, interval=0.0)
+    sync.follow(idle=0.0, interval=0.0)

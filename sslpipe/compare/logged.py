@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -13,12 +13,11 @@ from sslpipe import evals
 from sslpipe.console.errors import UserError
 from sslpipe.core import scratch
 from sslpipe.report.results import told_by_accuracy
-from sslpipe.tracking import mirroring
 from sslpipe.tracking.record import Config
+from sslpipe.tracking.store import shown, store_uri
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
+Client = Any  # mlflow.MlflowClient; MLflow takes seconds to import
+Run = Any  # mlflow.entities.Run
 
 PREFIX = "mlflow:"
 _STAGE = "stage."  # of tags that say which run of a stage an experiment's results are from
@@ -36,7 +35,7 @@ def fetch(name: str, tracking: Config) -> Path:
     """
     from sslpipe.tracking.mlflow import client, reason
 
-    uri = mirroring.store_uri(tracking.uri)
+    uri = store_uri(tracking.uri)
     try:
         store = client(uri)
         run = _find(store, name, tracking.experiment)
@@ -48,11 +47,11 @@ def fetch(name: str, tracking: Config) -> Path:
     except UserError:
         raise
     except Exception as error:  # whatever MLflow and its store raise
-        raise UserError(f"MLflow at {mirroring.shown(uri)} cannot be asked: {reason(error, uri)}") from error
+        raise UserError(f"MLflow at {shown(uri)} cannot be asked: {reason(error, uri)}") from error
     return folder
 
 
-def _find(store: MlflowClient, name: str, experiment: str) -> Run:
+def _find(store: Client, name: str, experiment: str) -> Run:
     found = store.get_experiment_by_name(experiment)
     runs = [] if found is None else _all(store, found.experiment_id, "tags.`sslpipe.key` LIKE '%'")
     fitting = [run for run in runs if name in _names(run)]
@@ -70,7 +69,7 @@ def _names(run: Run) -> tuple[str, str, str]:
     return run.info.run_id, run.info.run_name or "", run.data.tags["sslpipe.key"][:6]
 
 
-def _all(store: MlflowClient, experiment: str, which: str) -> list[Run]:
+def _all(store: Client, experiment: str, which: str) -> list[Run]:
     runs: list[Run] = []
     page = None
     while True:
@@ -80,7 +79,7 @@ def _all(store: MlflowClient, experiment: str, which: str) -> list[Run]:
             return runs
 
 
-def _stages(store: MlflowClient, run: Run) -> dict[str, Run]:
+def _stages(store: Client, run: Run) -> dict[str, Run]:
     """By stage, the runs that an experiment's results are from: its own, or those whose results DVC had kept."""
     wanted = {
         value.partition(":")[2]: name.removeprefix(_STAGE)

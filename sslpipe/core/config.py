@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -13,6 +13,8 @@ class Config(BaseModel):
     """Settings of one owner. Subclass it beside the code that reads it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    #: Settings that cannot change a result, such as how many processes work at it.
+    harmless: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:
@@ -29,6 +31,11 @@ class Config(BaseModel):
             if isinstance(default, Config) and isinstance(values.get(name), Mapping):
                 completed[name] = merge(default.model_dump(mode="json"), values[name])
         return cls.model_validate_json(json.dumps(completed, default=str), strict=True)
+
+    def content(self) -> dict[str, Any]:
+        """The settings that a result depends on, as plain values; of what is switched off, only that it is."""
+        values = self.model_dump(mode="json", exclude=set(self.harmless))
+        return {"enabled": False} if values.get("enabled") is False else values
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -73,7 +73,16 @@ def atomic_write(path: str | Path, content: bytes | str, *, durable: bool = True
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write JSON atomically, keys in the order given, NaN refused."""
-    atomic_write(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    atomic_write(path, _json_text(value))
+
+
+def md5_of_json(value: Any) -> str:
+    """What DVC calls a file that `write_json` makes of a value."""
+    return hashlib.md5(_json_text(value).encode(), usedforsecurity=False).hexdigest()
+
+
+def _json_text(value: Any) -> str:
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
 def sync(path: Path) -> None:

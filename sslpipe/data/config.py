@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,8 @@ from sslpipe.core.config import Config as Base
 
 class Config(Base):
     """The section `loader` of params.yaml."""
+
+    harmless: ClassVar[frozenset[str]] = frozenset({"reader"})  # all give the same images
 
     reader: Literal["auto", "resident", "streaming"] = Field(
         "auto", description="resident: all images in memory; streaming: decoded when needed; auto: by size"

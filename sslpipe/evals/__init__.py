@@ -1,65 +1,63 @@
-"""Evaluations of an encoder, each beside the same protocol on random weights."""
+"""Evaluations of an encoder, each beside the same protocol on random weights. One folder an evaluation.
+
+A folder NAME is found by its name. NAME/__init__.py declares it, without torch: `EVALUATION`, and `Config`, the section
+NAME of params.yaml. NAME/evaluate.py has `evaluate(inputs, config, seed) -> Outcome`, and where there is something to
+draw `plots(inputs, config, outcome)`, the files of plots/NAME.
+"""
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 from sslpipe.core.config import Config
-from sslpipe.evals.base.declaration import Evaluation, Score
+from sslpipe.evals.base.declaration import Evaluation
+
+
+@cache
+def names() -> tuple[str, ...]:
+    """The names of all evaluations, in alphabetical order; imports none of them."""
+    return tuple(sorted(file.parent.name for file in Path(__file__).parent.glob("*/evaluate.py")))
 
 
 @cache
 def declarations() -> dict[str, Evaluation]:
-    """All evaluations by name, in the order of the report."""
-    return {
-        "knn": Evaluation(title="k-NN", about="", order=10, subject="k-NN", rank=1),
-        "retrieval": Evaluation(
-            title="Retrieval", about="", order=20,
-            scores=(Score(key="map", title="Retrieval, mean average precision, %"),),
-        ),
-        "linear": Evaluation(title="Linear probe", about="", order=30, subject="a linear probe", rank=0),
-        "online": Evaluation(
-            title="Linear probe, augmented", about="", order=40, subject="a linear probe on augmented views", rank=2
-        ),
-        "attentive": Evaluation(title="Attentive probe", about="", order=50, subject="an attentive probe", rank=3),
-        "finetune": Evaluation(title="Fine-tuning", about="", order=60, subject="fine-tuning", rank=4),
-        "diagnostics": Evaluation(
-            title="Diagnostics", about="", order=70,
-            scores=(Score(key="rankme", title="RankMe", factor=1), Score(key="lidar", title="LiDAR", factor=1)),
-        ),
-        "robustness": Evaluation(
-            title="Robustness", about="", order=80,
-            scores=(Score(key="mean_corrupted_top1", title="k-NN under corruptions, %"),),
-        ),
-        "segment": Evaluation(
-            title="Segmentation", about="", order=90,
-            scores=(
-                Score(key="miou", title="Segmentation, linear, mIoU, %"),
-                Score(key="knn_miou", title="Segmentation, k-NN, mIoU, %"),
-                Score(key="finetuned_miou", title="Segmentation, fine-tuned, mIoU, %"),
-            ),
-        ),
-        "detect": Evaluation(
-            title="Detection", about="", order=100,
-            scores=(Score(key="ap50", title="Detection, AP50, %"), Score(key="map", title="Detection, mAP, %")),
-        ),
-        "transfer": Evaluation(
-            title="Another set", about="", order=110,
-            scores=(
-                Score(key="linear_top1", title="Another set, linear probe, %"),
-                Score(key="knn_top1", title="Another set, k-NN, %"),
-            ),
-        ),
-    }  # fmt: skip
+    """What all evaluations say of themselves, by name, in the order of the report."""
+    found = {name: declaration(name) for name in names()}
+    return dict(sorted(found.items(), key=lambda item: (item[1].order, item[0])))
 
 
-def names() -> tuple[str, ...]:
-    """The names of all evaluations, in the order of the report."""
-    return tuple(declarations())
+def declaration(name: str) -> Evaluation:
+    """What an evaluation says of itself."""
+    found: Evaluation = importlib.import_module(f"{__name__}.{name}").EVALUATION
+    return found
 
 
 def config_of(name: str) -> type[Config]:
     """The Config of an evaluation."""
     found: type[Config] = importlib.import_module(f"{__name__}.{name}").Config
     return found
+
+
+def reason_to_skip(name: str, config: Any, splits: Mapping[str, Any]) -> str | None:
+    """Why an evaluation has nothing to do, one sentence; None where it has.
+
+    Args:
+        name: of the evaluation.
+        config: its settings.
+        splits: of the shards' manifest.
+    """
+    declared = declaration(name)
+    if not config.enabled:
+        return f"{name}.enabled is false in params.yaml"
+    if declared.elsewhere(config) is not None:
+        return None  # it has images of its own
+    for split in declared.splits:
+        if not splits.get(split, {}).get("count"):
+            return f"there are no {split} images"
+        if declared.labels and not splits[split]["labelled"]:
+            return f"the {split} images have no labels"
+    return None

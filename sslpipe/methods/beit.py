@@ -18,7 +18,7 @@ and the loss is one mean over the hidden patches of all ranks, where the officia
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,8 @@ from sslpipe.core import scratch
 from sslpipe.core.distributed import mean
 from sslpipe.data.loader import Loader
 from sslpipe.losses import masked_token_cross_entropy
-from sslpipe.methods.base.method import Clock, Method, MethodConfig, OptimizerConfig, Preparation, Step
+from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
+from sslpipe.methods.base.method import Clock, Method, Preparation, Step
 from sslpipe.methods.base.pictures import IMAGES, hide, plain, sheet
 from sslpipe.methods.base.scale import Rule, Scale, root_of_images
 from sslpipe.networks import tokenizer as tokenizers
@@ -68,6 +69,10 @@ class BEiT(Method):
         )
 
     paper: ClassVar[str] = "Bao et al., ICLR 2022, arXiv:2106.08254"
+    small: ClassVar[Mapping[str, Any]] = {
+        "tokenizer": {"words": 128, "dim": 16, "width": 32, "epochs": 6, "batch_size": 128, "rate": 0.002},
+        "optimizer": SMALL_ADAMW,
+    }
     takes: ClassVar[tuple[str, ...]] = ("vit",)
     needs: ClassVar[str] = "trains a tokenizer first"
     default_backbone: ClassVar[str] = "small_vit"

@@ -13,7 +13,7 @@ and short budgets the official head gives far weaker features (docs/methods/byol
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from sslpipe.losses import negative_cosine
 from sslpipe.measures.rank import spread
-from sslpipe.methods.base.method import Clock, Method, MethodConfig, OptimizerConfig, Step
+from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
+from sslpipe.methods.base.method import Clock, Method, Step
 from sslpipe.methods.base.monitor import student_and_teacher
 from sslpipe.methods.base.scale import Rule, Scale, momentum
 from sslpipe.networks.heads import mlp
@@ -54,6 +55,14 @@ class BYOL(Method):
         )
 
     paper: ClassVar[str] = "Grill et al., NeurIPS 2020, arXiv:2006.07733"
+    small: ClassVar[Mapping[str, Any]] = {
+        "momentum": 0.9,
+        "projector_hidden": 512,
+        "projector_out": 512,
+        "predictor_hidden": 512,
+        "projector_norm": "plain",  # not in the paper: without it, small data and short runs collapse
+        "optimizer": SMALL_ADAMW,
+    }
     needs: ClassVar[str] = "a long run, or projector_norm: plain"
     suspects: ClassVar[str] = (
         "check the batch norm in the heads (projector_norm: plain), the momentum and the rate"

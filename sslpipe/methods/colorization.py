@@ -22,8 +22,8 @@ as every encoder does, and looks at their lightness (`sslpipe.networks.lab.Light
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +32,8 @@ from torch import Tensor
 
 from sslpipe.data.loader import Reader
 from sslpipe.losses import rebalanced_cross_entropy
-from sslpipe.methods.base.method import Clock, Method, MethodConfig, OptimizerConfig, Preparation, Step
+from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
+from sslpipe.methods.base.method import Clock, Method, Preparation, Step
 from sslpipe.methods.base.pictures import IMAGES, plain, sheet
 from sslpipe.methods.base.scale import Scale
 from sslpipe.networks.decoders import MapDecoder
@@ -80,6 +81,10 @@ class Colorization(Method):
         )
 
     paper: ClassVar[str] = "Zhang et al., ECCV 2016, arXiv:1603.08511"
+    small: ClassVar[Mapping[str, Any]] = {
+        "decoder_width": 64,
+        "optimizer": SMALL_ADAMW,
+    }
     needs: ClassVar[str] = "coloured images"
     scales: ClassVar[tuple[Scale, ...]] = (
         Scale(batch=40, epochs=16, source="500 000 iterations of 40 images, train/solver.prototxt"),

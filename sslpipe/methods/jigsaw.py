@@ -24,9 +24,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache, partial
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -37,7 +37,8 @@ from torch import Tensor, nn
 from sslpipe.console.errors import UserError
 from sslpipe.core.distributed import rank, world_size
 from sslpipe.losses import label_cross_entropy
-from sslpipe.methods.base.method import Clock, Method, MethodConfig, OptimizerConfig, Preparation, Step
+from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
+from sslpipe.methods.base.method import Clock, Method, Preparation, Step
 from sslpipe.methods.base.pictures import GREY, IMAGES, plain, sheet
 from sslpipe.methods.base.scale import Scale
 from sslpipe.networks.heads import mlp
@@ -85,6 +86,15 @@ class Jigsaw(Method):
             return self
 
     paper: ClassVar[str] = "Noroozi and Favaro, ECCV 2016, arXiv:1603.09246"
+    small: ClassVar[Mapping[str, Any]] = {
+        "grid": 2,  # the paper's 3 makes tiles of a digit that show hardly a stroke
+        "permutations": 24,  # all of four tiles
+        "tile_features": 128,
+        "hidden": 512,
+        # Cut out as it is: interpolation gives puzzles away.
+        "views": {"size": 26, "scale": [0.87, 0.87], "rotation": 0.0},
+        "optimizer": SMALL_ADAMW,
+    }
     # No transformer: its positions are those of the whole image.
     takes: ClassVar[tuple[str, ...]] = ("resnet", "cnn")
     needs: ClassVar[str] = "images larger than the puzzle"

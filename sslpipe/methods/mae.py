@@ -9,15 +9,16 @@ Settings are App. A's (Table 8): AdamW (.9, .95), 1.5e-4 · batch / 256, weight 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import ClassVar
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from sslpipe.losses import masked_mse
-from sslpipe.methods.base.method import Clock, Method, MethodConfig, OptimizerConfig, Step
+from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
+from sslpipe.methods.base.method import Clock, Method, Step
 from sslpipe.methods.base.pictures import IMAGES, hide, paste, plain, sheet
 from sslpipe.methods.base.scale import Scale
 from sslpipe.networks.decoders import MAEDecoder
@@ -43,6 +44,13 @@ class MAE(Method):
         )
 
     paper: ClassVar[str] = "He et al., CVPR 2022, arXiv:2111.06377"
+    small: ClassVar[Mapping[str, Any]] = {
+        "mask_ratio": 0.75,
+        "decoder_width": 64,
+        "decoder_depth": 2,
+        "decoder_heads": 4,
+        "optimizer": {**SMALL_ADAMW, "rate": 0.001, "warmup_epochs": 4},
+    }
     takes: ClassVar[tuple[str, ...]] = ("vit",)
     default_backbone: ClassVar[str] = "small_vit"
     scales: ClassVar[tuple[Scale, ...]] = (

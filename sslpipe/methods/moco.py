@@ -30,7 +30,8 @@ from sslpipe.core.config import merge
 from sslpipe.core.distributed import gather, rank, unsynchronise, world_size
 from sslpipe.losses import info_nce
 from sslpipe.losses.precision import full_precision
-from sslpipe.methods.base.method import Clock, Method, MethodConfig, OptimizerConfig, Step
+from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
+from sslpipe.methods.base.method import Clock, Method, Step
 from sslpipe.methods.base.monitor import student_and_teacher
 from sslpipe.methods.base.scale import Rule, Scale, power, queue
 from sslpipe.networks.heads import mlp
@@ -98,6 +99,13 @@ class MoCo(Method):
             return self
 
     paper: ClassVar[str] = "He et al., CVPR 2020, arXiv:1911.05722; Chen et al., arXiv:2003.04297"
+    small: ClassVar[Mapping[str, Any]] = {
+        "momentum": 0.99,
+        "queue": 896,  # a multiple of the batch, at most a quarter of the images
+        "projector_hidden": 256,
+        "projector_out": 128,
+        "optimizer": SMALL_ADAMW,
+    }
     needs: ClassVar[str] = "a queue that the batch divides"
     suspects: ClassVar[str] = "check that the temperature is not too high, the rate, and the momentum"
     scales: ClassVar[tuple[Scale, ...]] = (

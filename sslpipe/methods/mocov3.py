@@ -21,7 +21,7 @@ earlier. Where this differs from the official code: AdamW does not decay biases,
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -31,7 +31,8 @@ from torch.nn.functional import normalize
 from sslpipe.core.distributed import gather, rank
 from sslpipe.losses import batch_info_nce
 from sslpipe.losses.precision import full_precision
-from sslpipe.methods.base.method import Clock, Method, MethodConfig, OptimizerConfig, Step
+from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
+from sslpipe.methods.base.method import Clock, Method, Step
 from sslpipe.methods.base.monitor import student_and_teacher
 from sslpipe.methods.base.scale import Rule, Scale, momentum
 from sslpipe.networks.heads import mlp
@@ -62,7 +63,16 @@ class MoCoV3(Method):
             None, description="null: LARS, ViT AdamW; what is given in part lies on top of these"
         )
 
+    title: ClassVar[str] = "MoCo v3"
     paper: ClassVar[str] = "Chen et al., ICCV 2021, arXiv:2104.02057"
+    small: ClassVar[Mapping[str, Any]] = {
+        "temperature": 0.2,
+        "momentum": 0.99,
+        "projector_hidden": 512,
+        "projector_out": 128,
+        "predictor_hidden": 512,
+        "optimizer": SMALL_ADAMW,
+    }
     needs: ClassVar[str] = "large batches: they are the negatives"
     suspects: ClassVar[str] = "check that the temperature is not too high, the rate, and the momentum"
     scales: ClassVar[tuple[Scale, ...]] = (

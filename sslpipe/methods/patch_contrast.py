@@ -20,8 +20,8 @@ with .3 · batch / 256 and weight decay 1e-6. Units, anchors and `ignore_overlap
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from typing import ClassVar, Literal
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,8 @@ from torch import Tensor, nn
 from sslpipe.console.errors import UserError
 from sslpipe.core.distributed import gather
 from sslpipe.losses import nt_xent, patch_info_nce
-from sslpipe.methods.base.method import Clock, Method, MethodConfig, OptimizerConfig, Step
+from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
+from sslpipe.methods.base.method import Clock, Method, Step
 from sslpipe.methods.base.monitor import mean_cosine, projections
 from sslpipe.methods.base.pictures import enlarged, frame, heat, plain, sheet
 from sslpipe.methods.base.scale import Scale
@@ -87,7 +88,18 @@ class PatchContrast(Method):
                 raise ValueError("lambda_img and lambda_patch are both 0: set one of them above 0")
             return self
 
+    title: ClassVar[str] = "Patch contrast"
     paper: ClassVar[str] = "sslpipe's own, after DenseCL (Wang et al., CVPR 2021, arXiv:2011.09157)"
+    small: ClassVar[Mapping[str, Any]] = {
+        "lambda_img": 0.5,
+        "lambda_patch": 0.5,
+        "projector_hidden": 256,
+        "projector_out": 128,
+        "patch_hidden": 256,
+        "patch_out": 128,
+        "anchors": 1024,
+        "optimizer": SMALL_ADAMW,
+    }
     needs: ClassVar[str] = "several patches a view"
     suspects: ClassVar[str] = (
         "check that the temperatures are not too high, the rate, and that the batch has negatives"

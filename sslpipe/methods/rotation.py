@@ -12,15 +12,16 @@ linear layer reads the backbone's features.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import ClassVar
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from sslpipe.console.errors import UserError
 from sslpipe.losses import label_cross_entropy
-from sslpipe.methods.base.method import Clock, Method, MethodConfig, OptimizerConfig, Preparation, Step
+from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
+from sslpipe.methods.base.method import Clock, Method, Preparation, Step
 from sslpipe.methods.base.pictures import IMAGES, plain, sheet
 from sslpipe.methods.base.scale import Scale
 from sslpipe.networks.protocol import Backbone
@@ -49,6 +50,9 @@ class Rotation(Method):
         )
 
     paper: ClassVar[str] = "Gidaris et al., ICLR 2018, arXiv:1803.07728"
+    small: ClassVar[Mapping[str, Any]] = {
+        "optimizer": SMALL_ADAMW,
+    }
     needs: ClassVar[str] = "images with a right way up"
     scales: ClassVar[tuple[Scale, ...]] = (
         Scale(batch=192, epochs=50, source="config/ImageNet_RotNet_AlexNet.py of the official code"),

@@ -11,8 +11,8 @@ T .5, strength .5, no blur, rate 1.0.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import ClassVar, Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -20,7 +20,8 @@ from torch import Tensor
 
 from sslpipe.core.distributed import gather
 from sslpipe.losses import nt_xent
-from sslpipe.methods.base.method import Clock, Method, MethodConfig, OptimizerConfig, Step
+from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
+from sslpipe.methods.base.method import Clock, Method, Step
 from sslpipe.methods.base.monitor import mean_cosine, projections
 from sslpipe.methods.base.scale import Scale
 from sslpipe.networks.heads import mlp
@@ -48,6 +49,12 @@ class SimCLR(Method):
         )
 
     paper: ClassVar[str] = "Chen et al., ICML 2020, arXiv:2002.05709"
+    small: ClassVar[Mapping[str, Any]] = {
+        "temperature": 0.1,
+        "projector_hidden": 256,
+        "projector_out": 128,
+        "optimizer": SMALL_ADAMW,
+    }
     needs: ClassVar[str] = "large batches: they are the negatives"
     suspects: ClassVar[str] = (
         "check that the temperature is not too high, the rate, and that the batch has negatives"

@@ -15,14 +15,15 @@ layer_scale: 0.1, drop_path: 0.1}`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import ClassVar
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from sslpipe.losses import masked_l1
-from sslpipe.methods.base.method import Clock, Method, MethodConfig, OptimizerConfig, Step
+from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
+from sslpipe.methods.base.method import Clock, Method, Step
 from sslpipe.methods.base.pictures import IMAGES, hide, paste, plain, sheet
 from sslpipe.methods.base.scale import Scale
 from sslpipe.networks.patches import patchify, unpatchify
@@ -48,6 +49,9 @@ class SimMIM(Method):
         )
 
     paper: ClassVar[str] = "Xie et al., CVPR 2022, arXiv:2111.09886"
+    small: ClassVar[Mapping[str, Any]] = {
+        "optimizer": {**SMALL_ADAMW, "rate": 0.001, "schedule": "cosine"},
+    }
     takes: ClassVar[tuple[str, ...]] = ("vit",)
     default_backbone: ClassVar[str] = "small_vit"
     scales: ClassVar[tuple[Scale, ...]] = (

@@ -15,16 +15,17 @@ here. Biases and norms are not decayed here, there they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from sslpipe.losses import negative_cosine
 from sslpipe.measures.rank import spread
-from sslpipe.methods.base.method import Clock, Method, MethodConfig, OptimizerConfig, ParamGroup, Step
+from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
+from sslpipe.methods.base.method import Clock, Method, ParamGroup, Step
 from sslpipe.methods.base.monitor import projections
 from sslpipe.methods.base.scale import Scale
 from sslpipe.networks.heads import mlp
@@ -46,6 +47,12 @@ class SimSiam(Method):
         )
 
     paper: ClassVar[str] = "Chen & He, CVPR 2021, arXiv:2011.10566"
+    small: ClassVar[Mapping[str, Any]] = {
+        "projector_hidden": 512,
+        "projector_out": 512,
+        "predictor_hidden": 128,
+        "optimizer": SMALL_ADAMW,
+    }
     suspects: ClassVar[str] = (
         "check the stop-gradient, that the predictor keeps its rate, and the rate itself"
     )

@@ -22,7 +22,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +34,8 @@ from sslpipe.core.distributed import gather, rank, world_size
 from sslpipe.losses import sinkhorn, swapped_prediction
 from sslpipe.losses.precision import full_precision
 from sslpipe.methods.base import scale as _scale
-from sslpipe.methods.base.method import Clock, Method, MethodConfig, OptimizerConfig, ParamGroup, Step
+from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
+from sslpipe.methods.base.method import Clock, Method, ParamGroup, Step
 from sslpipe.methods.base.monitor import collect, entropy_share, spread_of
 from sslpipe.methods.base.pictures import plain
 from sslpipe.methods.base.scale import Rule, Scale
@@ -82,6 +83,15 @@ class SwAV(Method):
         )
 
     paper: ClassVar[str] = "Caron et al., NeurIPS 2020, arXiv:2006.09882"
+    small: ClassVar[Mapping[str, Any]] = {
+        "epsilon": 0.03,  # the paper's 0.05 takes epochs to leave the start
+        "prototypes": 100,
+        "freeze_prototypes": 31,  # iterations: one epoch of the bundled digits
+        "local_crops": 0,  # small crops of digits are too small
+        "projector_hidden": 256,
+        "projector_out": 128,
+        "optimizer": SMALL_ADAMW,
+    }
     needs: ClassVar[str] = "no fewer images in batch and queue than prototypes"
     suspects: ClassVar[str] = (
         "lower epsilon, and check that Sinkhorn shares out more images (batch and queue) than there are prototypes"

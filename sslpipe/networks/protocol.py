@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sslpipe.console.errors import UserError
+from sslpipe.views.preprocess import Preprocess
 
 
 class Backbone(nn.Module):
@@ -32,7 +33,7 @@ class Backbone(nn.Module):
     dim: int
     patch_size: int | None = None
     kind: Literal["resnet", "cnn", "vit"]
-    preprocess: Any
+    preprocess: Preprocess
     info: dict[str, Any]
 
     def forward(self, x: Tensor) -> Tensor:

@@ -74,7 +74,8 @@ def rows(metrics: Mapping[str, Mapping[str, Any]]) -> list[Row]:
     for stage in told_by_accuracy():
         entry = metrics.get(stage, {})
         if "skipped" in entry:
-            if evals.config_of(stage)().enabled:
+            default: Any = evals.config_of(stage)()
+            if default.enabled:
                 found.append(Row(stage=stage, skipped=str(entry["skipped"])))
             continue
         found.append(_row(stage, entry, labels=_labels(entry)))

@@ -157,12 +157,13 @@ def read(directory: str | Path, params: Mapping[str, Any]) -> Run:
     run.recipe = attempt("data/views/recipe.json", _json, {})
     run.encoder = attempt("models/encoder.json", _json, {})
     for path in sorted((root / "metrics").glob("*.json")):
-        run.metrics |= attempt(f"metrics/{path.name}", _numbers, {})
+        numbers: dict[str, dict[str, Any]] = attempt(f"metrics/{path.name}", _numbers, {})
+        run.metrics |= numbers
     records: dict[str, dict[str, Any]] = {
         path.stem: attempt(f"runs/{path.name}", _json, {}) for path in sorted((root / "runs").glob("*.json"))
     }
     # The metrics of an evaluation are its most important numbers; its record has all.
-    run.metrics |= {name: numbers for name, record in records.items() if (numbers := of_record(record))}
+    run.metrics |= {name: found for name, record in records.items() if (found := of_record(record))}
     stages = [record for record in records.values() if record.get("stage", "report") != "report"]
     run.stages = sorted(stages, key=_pipeline_order)
     run.curves = attempt("plots/pretrain/curves.csv", _curves, {})
@@ -193,7 +194,7 @@ def energy(stage: Mapping[str, Any]) -> float | None:
 
 
 def _pipeline_order(stage: Mapping[str, Any]) -> tuple[int, float]:
-    order = (*_FIRST, *evals.names())
+    order = (*_FIRST, *evals.declarations())
     known = order.index(stage["stage"]) if stage["stage"] in order else len(order)
     return known, float(stage.get("started") or 0)
 

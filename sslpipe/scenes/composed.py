@@ -8,10 +8,8 @@ number alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +20,7 @@ from sslpipe.console.errors import UserError
 from sslpipe.data.loader import Reader, open_split
 from sslpipe.scenes.config import Config
 from sslpipe.shards import manifest as manifests
+from sslpipe.views.preprocess import Preprocess
 
 IGNORED = 255  # in masks, a pixel of no class
 OPAQUE = 0.3  # from this opacity on a pixel is the object's
@@ -102,9 +101,9 @@ def of_shards(
     )
 
 
-def normalised(pixels: Tensor, preprocess: Mapping[str, Any], device: torch.device) -> Tensor:
+def normalised(pixels: Tensor, preprocess: Preprocess, device: torch.device) -> Tensor:
     """Scenes as the encoder takes them: uint8 [N, S, S, 3] → float32 [N, 3, S, S]."""
-    mean, std = (torch.tensor(preprocess[name], device=device).view(1, 3, 1, 1) for name in ("mean", "std"))
+    mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (preprocess.mean, preprocess.std))
     return (pixels.to(device).permute(0, 3, 1, 2).float() / 255 - mean) / std
 
 

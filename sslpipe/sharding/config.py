@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,8 @@ from sslpipe.core.config import Config as Base
 
 class Config(Base):
     """The section `shard` of params.yaml."""
+
+    harmless: ClassVar[frozenset[str]] = frozenset({"executor", "workers"})
 
     format: Literal["webdataset", "ffcv"] = Field(
         "webdataset", description="webdataset: tars; ffcv: .beton files, which FFCV reads too"
@@ -29,7 +31,3 @@ class Config(Base):
     )
     workers: int | None = Field(None, ge=1, description="processes; null: as many as pay")
     duplicates: bool = Field(True, description="look for images that come twice")
-
-    def content(self) -> dict[str, object]:
-        """The settings that the shards and their index depend on."""
-        return self.model_dump(mode="json", exclude={"executor", "workers"})

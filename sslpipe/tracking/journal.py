@@ -5,12 +5,14 @@ from __future__ import annotations
 import fcntl
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 JOURNAL, RECORD, ALIVE = "journal.jsonl", "record.json", "alive.lock"
+#: Tells a metric that was recorded from all others of its run: name, step, time.
+Mark = tuple[str, int, int]
 
 
 class Tail:
@@ -60,6 +62,15 @@ def plain_number(value: float) -> float | str:
     return value if math.isfinite(value) else str(value)
 
 
+def plain_numbers(value: Any) -> Any:
+    """The same for all numbers in nested mappings and lists."""
+    if isinstance(value, Mapping):
+        return {name: plain_numbers(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_numbers(inner) for inner in value]
+    return plain_number(value) if isinstance(value, float) else value
+
+
 def record_text(record: dict[str, Any]) -> str:
     """A record as JSON for people too: indented, but one line a metric."""
     rows = ",\n".join(f"  {json.dumps(row, allow_nan=False)}" for row in record["metrics"])
@@ -96,6 +107,12 @@ def alive(folder: Path) -> bool:
         return not free
 
 
+def start(events: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """What a run's first line says of it; none where that is missing."""
+    head = next((event for event in events if event["event"] == "start"), None)
+    return None if head is None else _plain(head)
+
+
 def ended(folder: Path) -> dict[str, Any]:
     """The record of a run that has ended; for one that was killed outright, made up from its journal.
 
@@ -105,21 +122,57 @@ def ended(folder: Path) -> dict[str, Any]:
     if record := read_record(folder):
         return record
     events = read(folder)
-    head = next((event for event in events if event["event"] == "start"), None)
+    head = start(events)
     if head is None:
         raise ValueError(f"{folder.name}: no record and no start in its journal")
-    dataset = next((event for event in events if event["event"] == "dataset"), None)
     last = max(event.get("time", head["started"]) for event in events)
-    return {**head, "status": "killed", "finished": last, "headline": {}, "dataset": dataset}
+    return {**head, "status": "killed", "finished": last, "headline": {}, **facts(events)}
 
 
-def events_of(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """A record as journal events."""
+def facts(events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a record holds of its run's events; of what was said again, the last."""
+    metrics = {
+        (name, event["step"]): (value, event["time"])
+        for event in _all("metrics", events)
+        for name, value in event["values"].items()
+    }
+    return {
+        "result": _last("result", events),
+        "dataset": _last("dataset", events),
+        "metrics": [[name, value, step, when] for (name, step), (value, when) in metrics.items()],
+        "artifacts": list({event["path"]: _plain(event) for event in _all("artifact", events)}.values()),
+        "tags": {event["name"]: event["value"] for event in _all("tag", events)},
+    }
+
+
+def events_of(record: Mapping[str, Any], sent: Collection[Mark] = ()) -> list[dict[str, Any]]:
+    """A record as journal events, without the metrics that are marked as sent."""
     metrics = [
         {"event": "metrics", "values": {name: value}, "step": step, "time": when}
         for name, value, step, when in record["metrics"]
+        if (name, step, when) not in sent
     ]
     tags = [{"event": "tag", "name": name, "value": value} for name, value in record["tags"].items()]
     artifacts = [{"event": "artifact", **entry} for entry in record["artifacts"]]
-    dataset = [{"event": "dataset", **record["dataset"]}] if record["dataset"] else []
-    return [*metrics, *tags, *artifacts, *dataset]
+    single = [{"event": kind, **record[kind]} for kind in ("dataset", "result") if record.get(kind)]
+    return [*metrics, *tags, *artifacts, *single]
+
+
+def marks(events: Iterable[Mapping[str, Any]]) -> set[Mark]:
+    """The marks of the metrics in these events: name, step and time."""
+    return {
+        (name, event["step"], event["time"]) for event in _all("metrics", events) for name in event["values"]
+    }
+
+
+def _all(kind: str, events: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    return (event for event in events if event["event"] == kind)
+
+
+def _last(kind: str, events: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
+    found = list(_all(kind, events))
+    return _plain(found[-1]) if found else None
+
+
+def _plain(event: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in event.items() if name != "event"}

@@ -15,16 +15,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from sslpipe.console.errors import UserError
 from sslpipe.core import scratch
-from sslpipe.tracking import journal, mirroring
-from sslpipe.tracking.experiments import LAST_STAGE, params_read, results_table, title, within
+from sslpipe.tracking import journal
+from sslpipe.tracking.experiments import LAST_STAGE, params_read, title, within
+from sslpipe.tracking.headline import results_table
+from sslpipe.tracking.store import VIEW, note_page, served
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
+# Classes of mlflow, whose import takes seconds: functions import it when they are called.
+MlflowClient = Any
+Run = Any
 
 # A server that is down or slow is found out in seconds, not in minutes of retries.
 ENVIRONMENT = {
@@ -36,8 +38,8 @@ ENVIRONMENT = {
 }
 _Item = TypeVar("_Item")
 _STATUS = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
-# The table of runs as `mirroring.page` opens it: MLflow shows no metric by itself.
-_VIEW = f"mlflow.sharedViewState.{mirroring.VIEW}"
+# The table of runs as `store.page` opens it: MLflow shows no metric by itself.
+_VIEW = f"mlflow.sharedViewState.{VIEW}"
 _COLUMNS = (
     "params.`pretrain.method`",
     "params.`pretrain.backbone`",
@@ -65,6 +67,7 @@ class Mirror:
 
     def __init__(self, uri: str, experiment: str) -> None:
         """Open the store, made if it is a new SQLite file, and get or create the experiment."""
+        self.uri, self.name = uri, experiment
         self.client = client(uri)
         found = self.client.get_experiment_by_name(experiment)
         if found is not None and found.lifecycle_stage == "deleted":
@@ -73,17 +76,16 @@ class Mirror:
                 "`tracking.experiment` to another name"
             )
         self.experiment = found.experiment_id if found else self._create(uri, experiment)
-        mirroring.note_page(uri, experiment, self.experiment)
+        note_page(uri, experiment, self.experiment)
 
     def _create(self, uri: str, experiment: str) -> str:
         # A database without a server has no artifact store of its own, and one made by default would lie in
         # the folder of this process, which may be a temporary experiment workspace.
-        served = mirroring.served(uri)
-        folder = None if served else (scratch.root().resolve() / "mlartifacts").as_uri()
+        folder = None if served(uri) else (scratch.root().resolve() / "mlartifacts").as_uri()
         # Without this tag MLflow's pages open on traces and prompts instead of training runs.
         tags = {"mlflow.experimentKind": "custom_model_development", _VIEW: json.dumps(_saved_view(()))}
         created: str = self.client.create_experiment(experiment, artifact_location=folder, tags=tags)
-        if not served:
+        if not served(uri):
             self._hide_default()
         return created
 
@@ -94,6 +96,10 @@ class Mirror:
             return
         if not self.client.search_runs([default.experiment_id], run_view_type=_ALL, max_results=1):
             self.client.delete_experiment(default.experiment_id)
+
+    def ask(self) -> None:
+        """Find out whether the store answers: raises where it does not."""
+        self.client.get_experiment(self.experiment)
 
     def find(self, tag: str, value: str) -> Run | None:
         """The run with this tag: a live one before one that was deleted in MLflow."""
@@ -185,8 +191,9 @@ class Mirror:
         if record["stage"] == LAST_STAGE and (folder / "artifacts").is_dir():
             self.client.log_artifacts(parent, str(folder / "artifacts"))
 
-    def running(self, parent: str) -> None:
-        """Show an experiment as running."""
+    def running(self, head: Mapping[str, Any]) -> None:
+        """Show the experiment of a stage's run as running."""
+        parent = self.parent(head["key"], head["params"], head["started"])
         self.client.update_run(parent, status="RUNNING")
 
     def settle(self, key: str, status: str, finished: int) -> None:
@@ -199,7 +206,7 @@ class Mirror:
         """Bring an experiment's row up to date with a whole workspace, results from the cache included.
 
         Args:
-            experiment: from `experiments.remember`.
+            experiment: from `memory.remember`.
             records: of its stages, by run id; those that are missing are left out.
 
         Returns:

@@ -19,28 +19,15 @@ from types import TracebackType
 from typing import Any, Self
 
 from sslpipe.console.errors import UserError, explain_os_error
-from sslpipe.core import config, scratch
-from sslpipe.tracking import energy, journal, mirroring
+from sslpipe.core import scratch
+from sslpipe.tracking import energy, journal, memory, notes
+from sslpipe.tracking.config import Config
 from sslpipe.tracking.environment import environment, git_state
-from sslpipe.tracking.experiments import LAST_STAGE, code_digest, experiment_key, headline, remember
-
-__all__ = ["Config", "Record", "code_digest", "experiment_key", "restore"]
+from sslpipe.tracking.experiments import LAST_STAGE
+from sslpipe.tracking.headline import flat, headline
+from sslpipe.tracking.outages import outage_to_warn_of
 
 KEPT_BYTES = 32 * 2**20  # larger artifacts are recorded by digest but not copied into scratch
-
-
-class Config(config.Config):
-    """Settings of the section `tracking`.
-
-    Attributes:
-        enabled: whether MLflow is told; the files are written in any case.
-        experiment: the name of the experiment in MLflow.
-        uri: MLflow's store or server; none means `MLFLOW_TRACKING_URI`, else a SQLite file in the project.
-    """
-
-    enabled: bool = True
-    experiment: str = "sslpipe"
-    uri: str | None = None
 
 
 class Record:
@@ -93,15 +80,14 @@ class Record:
             "experiment": self._experiment,
             "dvc_experiment": os.environ.get("DVC_EXP_NAME"),
         }
-        self._metrics: dict[tuple[str, int], tuple[float, int]] = {}  # (name, step) → (value, time in ms)
-        self._tags: dict[str, str] = {}
-        self._artifacts: dict[str, dict[str, Any]] = {}
-        self._dataset: dict[str, str] | None = None
+        self._events: list[
+            Mapping[str, Any]
+        ] = []  # what the journal holds, even if a full disk cuts it short
         self._looked = 0.0
         self._disk_warned = False
 
     def __enter__(self) -> Self:
-        """Open the journal and let MLflow's mirror know."""
+        """Open the journal and let MLflow know."""
         self.folder = scratch.folder("runs", self.id)
         self._head |= {"git": git_state(self.directory), "environment": environment()}
         self._alive = journal.hold(self.folder)
@@ -109,7 +95,7 @@ class Record:
         self._write({"event": "start", **self._head})
         self._meter = energy.Meter().__enter__()
         if self.tracking.enabled:
-            mirroring.announce(self.id, uri=self.tracking.uri, experiment=self.tracking.experiment)
+            notes.announce(self.id, uri=self.tracking.uri, experiment=self.tracking.experiment)
             self._look_for_outage()
         return self
 
@@ -135,21 +121,45 @@ class Record:
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Record named numbers at a step; a name recorded again at the same step replaces its value."""
-        now, numbers = _now(), {name: float(value) for name, value in values.items()}
-        self._metrics |= {(name, int(step)): (value, now) for name, value in numbers.items()}
-        plain = {name: journal.plain_number(value) for name, value in numbers.items()}
-        self._write({"event": "metrics", "values": plain, "step": int(step), "time": now})
+        plain = {name: journal.plain_number(float(value)) for name, value in values.items()}
+        self._write({"event": "metrics", "values": plain, "step": int(step), "time": _now()})
         if self.tracking.enabled and time.monotonic() - self._looked > 10:
             self._look_for_outage()
 
+    def result(
+        self,
+        metrics: Mapping[str, Any],
+        protocol: Mapping[str, Any] | None = None,
+        skipped: str | None = None,
+    ) -> None:
+        """Keep what an evaluation found. MLflow shows its numbers as metrics, and the protocol as a tag.
+
+        Args:
+            metrics: all numbers, nested as one likes; MLflow shows them by dotted names.
+            protocol: how they were measured.
+            skipped: why there are none, in a few words; None for an evaluation that ran.
+        """
+        self._write(
+            {
+                "event": "result",
+                "metrics": journal.plain_numbers(metrics),
+                "protocol": journal.plain_numbers(protocol or {}),
+                "skipped": skipped,
+            }
+        )
+        if numbers := flat(metrics):
+            self.metrics(numbers)
+        if protocol:
+            self.tag("protocol", json.dumps(protocol, sort_keys=True))
+        if skipped is not None:
+            self.tag("skipped", skipped)
+
     def dataset(self, name: str, digest: str, source: str) -> None:
         """Record what data the stage read: its name, its digest and where it came from."""
-        self._dataset = {"name": name, "digest": digest, "source": source}
-        self._write({"event": "dataset", **self._dataset})
+        self._write({"event": "dataset", "name": name, "digest": digest, "source": source})
 
     def tag(self, name: str, value: object) -> None:
         """Record a word about the run, as `device: cuda` or `skipped: no labels`."""
-        self._tags[name] = str(value)
         self._write({"event": "tag", "name": name, "value": str(value)})
 
     def artifact(self, path: str | Path) -> None:
@@ -161,9 +171,7 @@ class Record:
         path = Path(path)
         files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
         for file in files:
-            entry = self._keep(file)
-            self._artifacts[entry["path"]] = entry
-            self._write({"event": "artifact", **entry})
+            self._write({"event": "artifact", **self._keep(file)})
 
     def resumed(self, step: int) -> None:
         """Say that a checkpoint of `step` was loaded: the interrupted run's metrics up to it are taken over.
@@ -177,8 +185,6 @@ class Record:
                 continue
             for event in events:
                 if event["event"] == "metrics" and event["step"] <= step:
-                    for name, value in event["values"].items():
-                        self._metrics[name, event["step"]] = (float(value), event["time"])
                     self._write(event)
             self.tag("resumed", f"at step {step}, after {folder.name}")
             return
@@ -188,34 +194,28 @@ class Record:
         self._meter.__exit__()
         if self._meter.joules is not None:
             self.metric(energy.METRIC, self._meter.joules / 3600)
-        content = self._content(status)
         if status != "finished":
             self.tag("error", f"{type(error).__name__}: {error}"[:500])
-            content["tags"] = dict(self._tags)
+        content = self._content(status)
         text = journal.record_text(content)
         try:
             if status == "finished":
-                scratch.atomic_write(self.directory / "runs" / f"{self.stage}.json", text)
+                scratch.atomic_write(self.directory / memory.record_file(self.stage), text)
                 if self.stage == LAST_STAGE:
-                    remember(self.directory, self.key, self._params, self._experiment)
+                    memory.remember(self.directory, self.key, self._params, self._experiment)
             scratch.atomic_write(self.folder / journal.RECORD, text)
         finally:
             end = {name: content[name] for name in ("status", "finished", "headline")}
             self._write({"event": "end", **end})
 
     def _content(self, status: str) -> dict[str, Any]:
+        facts, folder = journal.facts(self._events), self.directory / "metrics"
         return {
             **self._head,
             "status": status,
             "finished": _now(),
-            "headline": headline(self.directory / "metrics", self.stage) if status == "finished" else {},
-            "dataset": self._dataset,
-            "metrics": [
-                [name, journal.plain_number(value), step, when]
-                for (name, step), (value, when) in self._metrics.items()
-            ],
-            "artifacts": list(self._artifacts.values()),
-            "tags": dict(self._tags),
+            "headline": headline(self.stage, facts["result"], folder) if status == "finished" else {},
+            **facts,
         }
 
     def _keep(self, file: Path) -> dict[str, Any]:
@@ -231,6 +231,7 @@ class Record:
         return {"path": name, "sha256": scratch.file_digest(kept), "bytes": size, "kept": True}
 
     def _write(self, event: Mapping[str, Any]) -> None:
+        self._events.append(event)
         try:
             self._journal.write(f"{json.dumps(event, allow_nan=False)}\n".encode())
         except OSError as error:  # a full disk: the stage goes on, and its record is written whole at the end
@@ -242,7 +243,7 @@ class Record:
 
     def _look_for_outage(self) -> None:
         self._looked = time.monotonic()
-        if warning := mirroring.outage_to_warn_of(self.tracking.uri, self.key):
+        if warning := outage_to_warn_of(self.tracking.uri, self.key):
             print(f"warning: {warning}", file=sys.stderr, flush=True)
 
 
@@ -257,7 +258,7 @@ def restore(stage: str, match: str) -> bool:
     for folder in _newest(stage):
         record = journal.read_record(folder)
         if record and record["status"] == "finished" and record["fingerprint"] == match:
-            scratch.atomic_write(Path("runs") / f"{stage}.json", (folder / journal.RECORD).read_bytes())
+            scratch.atomic_write(memory.record_file(stage), (folder / journal.RECORD).read_bytes())
             return True
     return False
 

@@ -1,22 +1,27 @@
-"""`sslpipe sync`: make MLflow show what the files say, whatever it shows now. Twice is the same as once."""
+"""`sslpipe sync`: make MLflow show what the files say, whatever it shows now. Twice is the same as once.
+
+`sync` brings everything that has ended, `follow` the runs of stages as they go. Both bring a run by `_Run.bring` and
+an experiment by `_show`, so MLflow shows the same whether a run was followed or brought later.
+"""
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Mapping
+import time
+import traceback
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sslpipe.console.errors import UserError
 from sslpipe.core import scratch
-from sslpipe.tracking import experiments, journal, mirroring
+from sslpipe.tracking import experiments, journal, memory, notes
+from sslpipe.tracking.mlflow import Mirror, mirror_lock, reason
+from sslpipe.tracking.outages import clear_outage, note_outage
 from sslpipe.tracking.record import Config
+from sslpipe.tracking.store import shown, store_uri
 
-if TYPE_CHECKING:
-    from sslpipe.tracking.mlflow import Mirror
+IDLE = 30.0  # seconds to wait for the next stage: a new start costs 4 s of imports
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,16 +62,18 @@ def sync(
     *,
     key: str | None = None,
     params: Mapping[str, Any] | None = None,
+    resolved: Mapping[str, Any] | None = None,
     directory: str | Path = ".",
     force: bool = True,
 ) -> Summary:
-    """Rebuild MLflow from `runs/*.json` and the copies in scratch.
+    """Bring MLflow up to date from `runs/*.json` and the copies in scratch.
 
     Args:
         tracking: the section `tracking`.
         key: of the workspace's experiment, from `experiment_key`.
         params: all its settings, flat. With `key` the workspace gets its row even where every stage came
             from the cache, unless some of its files belong to other settings (`Summary.behind`).
+        resolved: what each stage rests on now, as in data/resolved: tells whether the workspace is up to date.
         directory: the workspace.
         force: look into MLflow also where neither the files nor the store changed since the last sync;
             without it, that case takes no import of MLflow.
@@ -77,119 +84,220 @@ def sync(
     if not tracking.enabled:
         return Summary(error="MLflow is switched off (`tracking.enabled` in params.yaml)")
     behind: tuple[str, ...] = ()
-    if key is not None and params is not None and experiments.workspace_runs(directory):
-        behind = tuple(experiments.behind(directory))
+    if key is not None and params is not None and memory.workspace_runs(directory):
+        behind = tuple(experiments.behind(directory, resolved or {}))
         if not behind:
-            experiments.remember(directory, key, params, tracking.experiment)
-    uri, stamp = mirroring.store_uri(tracking.uri), scratch.folder("tracking") / "synced"
+            memory.remember(directory, key, params, tracking.experiment)
+    uri, stamp = store_uri(tracking.uri), scratch.folder("tracking") / "synced"
     if not force and stamp.is_file() and stamp.read_text() == _state(uri):
         return Summary(behind=behind)
-    from sslpipe.tracking.mlflow import Mirror, mirror_lock, reason
-
     runs, rows, skipped = 0, 0, list[str]()
     try:
         with mirror_lock():
-            for experiment in _experiments(tracking.experiment):
-                mirror = Mirror(uri, experiment)
-                added, trouble = _children(mirror, experiment, uri)
-                runs, rows, skipped = runs + added, rows + _parents(mirror, experiment), [*skipped, *trouble]
+            ended = _ended()
+            for name in _names(ended, tracking.experiment):
+                mirror = Mirror(uri, name)
+                own = {folder: record for folder, record in ended.items() if record["experiment"] == name}
+                added, refused = _bring_missing(mirror, own)
+                runs, rows, skipped = runs + added, rows + _show_all(mirror, own), [*skipped, *refused]
     except Exception as error:
-        mirroring.note_outage(uri, reason(error, uri))
+        note_outage(uri, reason(error, uri))
         return Summary(
-            error=f"MLflow at {mirroring.shown(uri)} was not updated ({reason(error, uri)}): "
+            error=f"MLflow at {shown(uri)} was not updated ({reason(error, uri)}): "
             "nothing is lost, run `sslpipe sync` when it is back",
             behind=behind,
         )
-    mirroring.clear_outage(uri)
+    clear_outage(uri)
     if not skipped:
         scratch.atomic_write(stamp, _state(uri))
     return Summary(runs=runs, experiments=rows, skipped=tuple(skipped), behind=behind)
 
 
-def ui_command(tracking: Config, *, port: int = 5000) -> tuple[list[str], dict[str, str]]:
-    """The command and environment of MLflow's pages on localhost for the store in use; see `ui_address`.
+def follow(idle: float = IDLE, interval: float = 1.0, say: Callable[[str], None] = lambda line: None) -> bool:
+    """Show the runs that stages announce while they go, until there were none for `idle` seconds.
 
-    Raises:
-        UserError: the store is a server, which has pages of its own.
+    A stage never waits for this. A store that does not answer is noted as out, and its runs stay announced: the next
+    follower or `sync` catches up.
+
+    Returns:
+        Whether this process did it; not where another one is at it.
     """
-    uri = mirroring.store_uri(tracking.uri)
-    if mirroring.served(uri):
-        raise UserError(f"MLflow runs as a server: open {ui_address(tracking)} in a browser")
-    artifacts = (scratch.root().resolve() / "mlartifacts").as_uri()
-    where = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    store = ["--backend-store-uri", uri, "--default-artifact-root", artifacts]
-    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
-    return [sys.executable, "-m", "mlflow", "ui", *where, *store], environment
+    lock = notes.follower_lock()
+    while True:
+        with journal.try_lock(lock) as mine:
+            if not mine:
+                return False
+            _Follower(say).work(lock, idle, interval)
+        # A stage that announced itself just before the lock was let go started no follower of its own.
+        if not lock.exists() or not notes.waiting():
+            return True
 
 
-def ui_address(tracking: Config, *, port: int = 5000) -> str:
-    """The address of MLflow's page with one row an experiment and the headline metrics beside it."""
-    uri = mirroring.store_uri(tracking.uri)
-    host = mirroring.shown(uri).rstrip("/") if mirroring.served(uri) else f"http://127.0.0.1:{port}"
-    return host + mirroring.page(uri, tracking.experiment)
+class _Follower:
+    def __init__(self, say: Callable[[str], None] = lambda line: None) -> None:
+        self.say = say
+        self.mirrors: dict[tuple[str, str], Mirror] = {}
+        self.runs: dict[str, _Run] = {}
+
+    def work(self, lock: Path, idle: float, interval: float) -> None:
+        busy = time.monotonic()
+        while lock.exists():  # gone: the project's scratch was deleted, and must not be made again
+            for note in (waiting := notes.waiting()):
+                self.serve(note)
+            if waiting:
+                busy = time.monotonic()
+            elif time.monotonic() - busy >= idle:
+                return
+            time.sleep(interval)
+
+    def serve(self, note: Mapping[str, Any]) -> None:
+        """Bring what is new of one announced run."""
+        run, store = note["run"], (note["uri"], note["experiment"])
+        try:
+            with mirror_lock():
+                record = self._bring(run, store)
+        except _RefusedError as error:  # `sslpipe sync` names it, and goes on trying
+            traceback.print_exception(error)
+            self.say(f"{run}: not shown ({error})")
+        except Exception as error:
+            why = reason(error, note["uri"])
+            note_outage(note["uri"], why)
+            self.mirrors.pop(store, None)
+            self.runs.pop(run, None)
+            self.say(f"MLflow at {shown(note['uri'])} does not take runs ({why}): run `sslpipe sync` later")
+            return
+        else:
+            if record is None:
+                return
+            self.say(f"{run}: {record['status']}")
+        self.runs.pop(run, None)
+        notes.dismiss(run)
+
+    def _bring(self, run: str, store: tuple[str, str]) -> dict[str, Any] | None:
+        if store not in self.mirrors:
+            self.mirrors[store] = Mirror(*store)
+            clear_outage(store[0])
+        mirror = self.mirrors[store]
+        record = self.runs.setdefault(run, _Run(scratch.folder("runs") / run)).bring(mirror)
+        if record and record["stage"] == experiments.LAST_STAGE and record["status"] == "finished":
+            _show(mirror, record["key"], ("finished", record["finished"]))
+        return record
 
 
-def _experiments(current: str) -> list[str]:
-    names = {record["experiment"] for _, record in _runs()} | {
-        row["experiment"] for row in experiments.remembered()
-    }
-    return sorted(name for name in names | {current} if name)
+class _RefusedError(Exception):
+    """MLflow answers, but does not take a run; the text says why."""
 
 
-def _runs() -> list[tuple[Path, dict[str, Any]]]:
-    """Folder and record of every ended run in scratch, in the order they started."""
-    found = []
-    for folder in scratch.folder("runs").iterdir():
-        if not journal.alive(folder):
-            with suppress(ValueError):  # killed before its first line
-                found.append((folder, journal.ended(folder)))
-    return sorted(found, key=lambda run: run[1]["started"])
+class _Run:
+    """One run of a stage on its way to MLflow."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.tail = folder, journal.Tail(folder)
+        self.row = ""  # MLflow's id of it
+        self.sent: set[journal.Mark] = set()
+
+    def bring(self, mirror: Mirror) -> dict[str, Any] | None:
+        """Bring what is new to MLflow.
+
+        Returns:
+            The record of a run that has ended, all of which MLflow shows now; None while it goes on.
+
+        Raises:
+            _RefusedError: it is this run that cannot be shown, not the store that does not answer.
+        """
+        try:
+            return self._bring(mirror)
+        except Exception as error:
+            mirror.ask()  # raises where it is the store
+            raise _RefusedError(reason(error, mirror.uri)) from error
+
+    def _bring(self, mirror: Mirror) -> dict[str, Any] | None:
+        going = journal.alive(self.folder)  # asked first, so that nothing is written after the last read
+        events = self.tail.read()
+        record = None if going else journal.ended(self.folder)
+        if not self.row:
+            head = record or journal.start(events)
+            if head is None:  # its first line is not written yet
+                return None
+            self.row = mirror.open_child(head)
+            if going:
+                mirror.running(head)
+        mirror.replay(self.row, events)
+        self.sent |= journal.marks(events)
+        if record is not None:  # whole also where the journal is not: made elsewhere, or cut by a full disk
+            mirror.replay(self.row, journal.events_of(record, self.sent))
+            mirror.close_child(self.row, record, self.folder)
+        return record
 
 
-def _children(mirror: Mirror, experiment: str, uri: str) -> tuple[int, list[str]]:
-    from sslpipe.tracking.mlflow import reason
+def _show(mirror: Mirror, key: str, end: tuple[str, int] | None) -> bool:
+    """Bring an experiment's row up to date; whether it was made or changed.
 
-    whole, added, skipped = mirror.mirrored(), 0, []
-    for folder, record in _runs():
-        if record["experiment"] == experiment and record["id"] not in whole:
-            try:
-                run_id = mirror.open_child(record)
-                events = journal.events_of(record) if "metrics" in record else journal.read(folder)
-                mirror.replay(run_id, events)
-                mirror.close_child(run_id, record, folder)
-            except Exception as error:
-                mirror.client.get_experiment(mirror.experiment)  # raises where it is the store that fails
-                skipped.append(f"{record['id']} ({reason(error, uri)})")
-                continue
-            added += 1
-        mirroring.dismiss(record["id"])
-    return added, skipped
-
-
-def _parents(mirror: Mirror, experiment: str) -> int:
-    rows = [row for row in experiments.remembered() if row["experiment"] == experiment]
-    changed = sum(mirror.summarise(row, experiments.records(row)) for row in rows)
-    ends = {row["key"]: ("finished", row["created"]) for row in rows}
-    ends |= {
-        record["key"]: (record["status"], record["finished"])
-        for _, record in _runs()
-        if record["experiment"] == experiment
-    }
-    for key in ends.keys() - _live():
-        mirror.settle(key, *ends[key])
+    Args:
+        mirror: of MLflow's experiment that the row lies in.
+        key: of the experiment.
+        end: how and when it ended; None if a stage of it runs.
+    """
+    row = memory.recall(key)
+    ours = row is not None and row["experiment"] == mirror.name
+    changed = row is not None and ours and mirror.summarise(row, memory.records(row))
+    if end is not None:
+        mirror.settle(key, *end)
     return changed
 
 
+def _bring_missing(mirror: Mirror, ended: Mapping[Path, Mapping[str, Any]]) -> tuple[int, list[str]]:
+    """Bring the runs that MLflow does not show in full; how many, and which cannot be shown."""
+    there, added, refused = mirror.mirrored(), 0, []
+    for folder, record in ended.items():
+        if record["id"] not in there:
+            try:
+                _Run(folder).bring(mirror)
+            except _RefusedError as error:
+                refused.append(f"{record['id']} ({error})")
+                continue
+            added += 1
+        notes.dismiss(record["id"])
+    return added, refused
+
+
+def _show_all(mirror: Mirror, ended: Mapping[Path, Mapping[str, Any]]) -> int:
+    """Bring the rows of all experiments up to date; how many changed."""
+    rows = [row for row in memory.remembered() if row["experiment"] == mirror.name]
+    ends = {row["key"]: ("finished", row["created"]) for row in rows}
+    ends |= {record["key"]: (record["status"], record["finished"]) for record in ended.values()}
+    live = _live()
+    return sum(_show(mirror, key, None if key in live else end) for key, end in ends.items())
+
+
+def _ended() -> dict[Path, dict[str, Any]]:
+    """The records of all runs in scratch that have ended, by folder, in the order they started."""
+    found = {}
+    for folder in scratch.folder("runs").iterdir():
+        if not journal.alive(folder):
+            with suppress(ValueError):  # killed before its first line
+                found[folder] = journal.ended(folder)
+    return dict(sorted(found.items(), key=lambda run: run[1]["started"]))
+
+
 def _live() -> set[str]:
+    """The keys of the experiments of which a stage runs."""
     folders = [folder for folder in scratch.folder("runs").iterdir() if journal.alive(folder)]
     return {event["key"] for folder in folders for event in journal.read(folder)[:1]}
+
+
+def _names(ended: Mapping[Path, Mapping[str, Any]], current: str) -> list[str]:
+    """MLflow's experiments that something belongs to, the current one among them."""
+    names = {record["experiment"] for record in ended.values()}
+    names |= {row["experiment"] for row in memory.remembered()}
+    return sorted(name for name in names | {current} if name)
 
 
 def _state(uri: str) -> str:
     """A digest of all that a sync reads, and of which SQLite file it wrote to."""
     store = Path(uri.removeprefix("sqlite:///"))
     files = [
-        *scratch.folder("experiments").glob("*.json"),
+        *memory.folder().glob("*.json"),
         *scratch.folder("runs").glob(f"*/{journal.RECORD}"),
     ]
     seen = sorted((str(path), path.stat().st_mtime_ns) for path in files)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from mlflow_store import PARAMS
 
-from sslpipe.tracking import mirroring
+from sslpipe.tracking import notes
 from sslpipe.tracking.record import Config, Record
 
 
@@ -20,7 +20,7 @@ from sslpipe.tracking.record import Config, Record
 def followers(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Counts the followers that would have been started; tests do their work in this process."""
     started: list[int] = []
-    monkeypatch.setattr(mirroring, "start_follower", lambda: started.append(1))
+    monkeypatch.setattr(notes, "start_follower", lambda: started.append(1))
     return started
 
 

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-
 import pytest
 import yaml
 
@@ -67,36 +65,6 @@ def test_title_is_readable_and_copes_with_missing_names():
     assert experiments.title({}, "0123456789abcdef") == "012345"
 
 
-def test_headline_takes_the_numbers_and_not_the_protocol(tmp_path):
-    content = {
-        "top1": 0.5,
-        "few_labels": {"100": {"top1": 0.25}},
-        "protocol": {"k": 5},
-        "done": True,
-        "why": "x",
-    }
-    (tmp_path / "linear.json").write_text(json.dumps(content)[:-1] + ', "bad": NaN}')
-    assert experiments.headline(tmp_path, "linear") == {
-        "linear.top1": 0.5,
-        "linear.few_labels.100.top1": 0.25,
-    }
-    assert experiments.headline(tmp_path, "missing") == {}
-
-
-def test_results_table_puts_baselines_beside_the_encoder():
-    numbers = {
-        "knn.top1": 0.9,
-        "knn.random_init_top1": 0.5,
-        "linear.few_labels.100.top1": 0.8,
-        "pretrain.loss": 1.0,
-    }
-    table = experiments.results_table(numbers)
-    assert "| knn | 0.9000 | 0.5000 | – |" in table
-    assert "| linear, labels: 100 | 0.8000 | – | – |" in table
-    assert "loss" not in table
-    assert experiments.results_table({"pretrain.loss": 1.0}) == ""
-
-
 @pytest.fixture
 def locked(tmp_path):
     """A workspace as `dvc repro` leaves it."""
@@ -139,13 +107,3 @@ def test_leftover_of_an_earlier_experiment_is_behind(locked):
     lock["stages"]["linear"]["deps"][0]["md5"] = "old"
     (locked / "dvc.lock").write_text(yaml.safe_dump(lock))
     assert experiments.behind(locked) == ["linear"]
-
-
-def test_record_that_came_from_elsewhere_is_kept(project, record):
-    with record("knn") as run:
-        pass
-    copy = project / ".sslpipe" / "runs" / run.id / "record.json"
-    text = copy.read_text()
-    copy.unlink()
-    experiments.remember(project, "k" * 16, {"seed": 0}, "toy")
-    assert copy.read_text() == text

@@ -10,9 +10,11 @@ import time
 import pytest
 from mlflow_store import PARAMS, artifacts, client, contents, follow, rows
 
-from sslpipe.tracking import follower, journal, mirroring
+from sslpipe.tracking import journal, notes
+from sslpipe.tracking.outages import recent_outage
 from sslpipe.tracking.record import Config
-from sslpipe.tracking.sync import sync
+from sslpipe.tracking.store import page, store_uri
+from sslpipe.tracking.sync import _Follower, sync
 
 # MLflow and SQLAlchemy warn about things of their own.
 pytestmark = [pytest.mark.filterwarnings(f"ignore:::{name}") for name in ("mlflow", "sqlalchemy", "alembic")]
@@ -48,21 +50,21 @@ def test_experiment_is_one_row_with_its_stages_under_it(store, pipeline):
     assert pretrain.inputs.dataset_inputs[0].dataset.name == "toy"
     assert knn.data.params == {"knn.k": "5", "seed": "0"}
     assert artifacts(knn.info.run_id) == ["environment.json", "plots/knn/confusion.png"]
-    assert not list(mirroring.pending().glob("*.json"))
+    assert not list(notes.pending().glob("*.json"))
     # The store holds nothing else to look at, and the page that `make ui` opens has the headline columns.
     experiment = client().get_experiment_by_name("toy")
     view = json.loads(experiment.tags["mlflow.sharedViewState.sslpipe"])
     assert "metrics.`knn.top1`" in view["selectedColumns"]
     assert "metrics.`knn.random_init_top1`" not in view["selectedColumns"]
-    assert f"/experiments/{experiment.experiment_id}/runs" in mirroring.page(mirroring.store_uri(), "toy")
+    assert f"/experiments/{experiment.experiment_id}/runs" in page(store_uri(), "toy")
     assert "Default" not in [found.name for found in client().search_experiments()]
 
 
 def test_running_stage_is_shown_while_it_runs(store, record):
     with record("pretrain") as run:
         run.metric("loss", 2.0, 1)
-        watcher = follower._Follower()
-        (note,) = follower._waiting()
+        watcher = _Follower()
+        (note,) = notes.waiting()
         watcher.serve(note)
         parents, children = rows()
         assert parents[KEY].info.status == children[run.id].info.status == "RUNNING"
@@ -72,7 +74,7 @@ def test_running_stage_is_shown_while_it_runs(store, record):
         assert rows()[1][run.id].data.metrics == {"loss": 1.0}
     watcher.serve(note)
     assert rows()[1][run.id].info.status == "FINISHED"
-    assert follower._waiting() == []
+    assert notes.waiting() == []
 
 
 def test_sync_changes_nothing_after_the_follower_and_rebuilds_a_lost_store(
@@ -195,7 +197,7 @@ def test_run_that_cannot_be_shown_does_not_stop_the_others(store, record):
         pass
     follow()
     assert rows()[1][good.id].info.status == "FINISHED"
-    assert not mirroring.recent_outage(mirroring.store_uri())
+    assert not recent_outage(store_uri())
     summary = sync(TOY)
     assert summary.error is None
     assert [line.split()[0] for line in summary.skipped] == [bad.id]
@@ -210,10 +212,10 @@ def test_deleted_experiment_is_named(store, record):
 def test_second_follower_leaves_the_work_to_the_first(store, pipeline):
     pipeline()
 
-    with journal.try_lock(mirroring.follower_lock()) as mine:
+    with journal.try_lock(notes.follower_lock()) as mine:
         assert mine
         follow()
-    assert len(list(mirroring.pending().glob("*.json"))) == 3
+    assert len(list(notes.pending().glob("*.json"))) == 3
 
 
 def test_follower_process_shows_a_stage(store, record, monkeypatch):
@@ -223,10 +225,10 @@ def test_follower_process_shows_a_stage(store, record, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(store.parent))
     with record("knn") as run:
         run.metric("top1", 0.5)
-    (process,) = mirroring._started
+    (process,) = notes._started
     try:
         deadline = time.monotonic() + 60
-        while list(mirroring.pending().glob("*.json")) and time.monotonic() < deadline:
+        while list(notes.pending().glob("*.json")) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert rows()[1][run.id].info.status == "FINISHED", (
             store.parent / ".sslpipe/tracking/follower.log"
@@ -235,4 +237,4 @@ def test_follower_process_shows_a_stage(store, record, monkeypatch):
     finally:
         process.terminate()
         process.wait()
-        mirroring._started.clear()
+        notes._started.clear()

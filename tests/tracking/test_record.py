@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from sslpipe.core import scratch
-from sslpipe.tracking import journal, mirroring
+from sslpipe.tracking import journal, notes
 from sslpipe.tracking import record as module
+from sslpipe.tracking.outages import note_outage
 from sslpipe.tracking.record import Config, restore
+from sslpipe.tracking.store import store_uri
 
 
 def test_finished_run_leaves_the_same_record_in_workspace_and_scratch(project, record):
@@ -184,18 +186,18 @@ def test_full_disk_under_the_journal_warns_once_and_loses_nothing(project, recor
 def test_follower_is_started_unless_one_works_or_the_store_is_out(project, record, followers):
     with record():
         assert len(followers) == 1
-        with journal.try_lock(mirroring.follower_lock()) as mine:
+        with journal.try_lock(notes.follower_lock()) as mine:
             assert mine
             with record("linear"):
                 assert len(followers) == 1
-    mirroring.note_outage(mirroring.store_uri(), "connection refused")
+    note_outage(store_uri(), "connection refused")
     with record("finetune"):
         assert len(followers) == 1
-    assert len(list(mirroring.pending().glob("*.json"))) == 3
+    assert len(list(notes.pending().glob("*.json"))) == 3
 
 
 def test_outage_is_said_once_for_all_stages_of_an_experiment(project, record, capsys):
-    mirroring.note_outage(mirroring.store_uri(), "connection refused")
+    note_outage(store_uri(), "connection refused")
     for stage in ("knn", "linear"):
         with record(stage):
             pass
@@ -209,12 +211,12 @@ def test_outage_is_said_once_for_all_stages_of_an_experiment(project, record, ca
 
 
 def test_switched_off_writes_files_and_tells_nobody(project, record, followers, capsys):
-    mirroring.note_outage(mirroring.store_uri(), "connection refused")
+    note_outage(store_uri(), "connection refused")
     with record(tracking=Config(enabled=False)):
         pass
     assert (project / "runs/knn.json").is_file()
     assert not followers
-    assert not list(mirroring.pending().glob("*.json"))
+    assert not list(notes.pending().glob("*.json"))
     assert capsys.readouterr().err == ""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from sslpipe.core.config import Config as Base
+from sslpipe.evals.base.declaration import Evaluation
 
 
 class Config(Base):
@@ -18,3 +19,12 @@ class Config(Base):
     heads: int = Field(4, ge=1, description="of attention; the features' width must be a multiple")
     memory: float = Field(4.0, gt=0, description="GB that the patches of both splits may take")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+
+
+EVALUATION = Evaluation(
+    title="Attentive probe",
+    about="Attention over the frozen features of patches, and a linear layer.",
+    order=40,
+    subject="an attentive probe",
+    rank=3,
+)

@@ -7,7 +7,6 @@ asks what the patches hold, where k-NN and linear probe ask what their average h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,10 +18,12 @@ from sslpipe.console.progress import Progress, progress
 from sslpipe.core.device import resolve
 from sslpipe.data.loader import Loader, Reader
 from sslpipe.evals.attentive import Config
+from sslpipe.evals.base import tables
 from sslpipe.evals.base.embed import random_twin
-from sslpipe.measures.subsets import folds, labelled
+from sslpipe.evals.base.inputs import Inputs
+from sslpipe.evals.base.outcome import Outcome
+from sslpipe.measures.subsets import folds
 from sslpipe.networks.protocol import Backbone
-from sslpipe.views import centre
 
 HELD_BACK = 5  # one in so many training images judges the rates
 _BATCH = 256
@@ -54,46 +55,32 @@ class Pooling(nn.Module):
         return self.head(torch.einsum("nph,nphd->nhd", weights, v).flatten(1))
 
 
-def evaluate(
-    encoder: Backbone,
-    preprocess: Mapping[str, Any],
-    train: Reader,
-    test: Reader,
-    settings: Config,
-    seed: int,
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What metrics/attentive.json holds, and predictions [M] by prefix, `` and `random_init_`.
-
-    Args:
-        encoder: the pretrained backbone; its weights stay, it moves to the device and into eval mode.
-        preprocess: of the encoder.
-        train: the training split.
-        test: the test split.
-        settings: the protocol.
-        seed: of weights and order.
+def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
+    """Accuracy of the probe; the details are classes [M] by prefix, `` and `random_init_`.
 
     Raises:
         UserError: the patches do not fit in memory, or heads do not divide the features.
     """
-    device, train, test = resolve(settings.device), labelled(train), labelled(test)
+    settings, encoder = config, inputs.encoder
+    device, (train, test) = resolve(settings.device), inputs.labelled()
     classes = int(train.labels.max()) + 1
     if encoder.dim % settings.heads:
         raise UserError(f"attentive.heads {settings.heads} does not divide the {encoder.dim} features")
     encoder = encoder.to(device).eval()
-    _check_memory(encoder, (train, test), preprocess, settings.memory, device)
+    _check_memory(encoder, (train, test), settings.memory, device)
     metrics: dict[str, Any] = {}
     predicted: dict[str, Tensor] = {}
     rates: dict[str, float] = {}
     with progress("attentive", 2 * 2 * settings.epochs, "epochs") as bar:
         for prefix, network in (("", encoder), ("random_init_", random_twin(encoder, seed))):
             network = network.to(device).eval()
-            x, queries = (patches(network, split, preprocess, device) for split in (train, test))
+            x, queries = (patches(network, split, device) for split in (train, test))
             rate = choose(x, train.labels, classes, settings, seed, bar)
             (model,) = fit(x, train.labels, classes, (rate,), settings, seed, bar)
             predicted[prefix] = predict(model, queries)
             metrics[f"{prefix}top1"] = (predicted[prefix] == test.labels).double().mean().item()
             rates[prefix or "encoder"] = rate
-    metrics["protocol"] = {
+    protocol = {
         **settings.model_dump(mode="json", exclude={"enabled", "device", "memory"}),
         "patches": x.shape[1],
         "rate_used": rates,
@@ -102,19 +89,24 @@ def evaluate(
         "train_images": len(train),
         "test_images": len(test),
     }
-    return metrics, predicted
+    return Outcome(metrics=metrics, protocol=protocol, details=predicted)
+
+
+def plots(inputs: Inputs, config: Config, outcome: Outcome) -> dict[str, str]:
+    """Confusions."""
+    _, test = inputs.labelled()
+    return {"confusion.csv": tables.confusion(test.labels, outcome.details[""], inputs.manifest.classes)}
 
 
 @torch.no_grad()
 def _check_memory(
     network: Backbone,
     splits: tuple[Reader, Reader],
-    preprocess: Mapping[str, Any],
     memory: float,
     device: torch.device,
 ) -> None:
     """Refuse what does not fit before anything is embedded."""
-    one = network.tokens(centre(splits[0].gather(torch.tensor([0])).to(device), **preprocess))
+    one = network.tokens(network.preprocess.view(splits[0].gather(torch.tensor([0])).to(device)))
     needed = sum(map(len, splits)) * one.numel() * 4 / 1e9
     if needed > memory:
         raise UserError(
@@ -124,12 +116,12 @@ def _check_memory(
 
 
 @torch.no_grad()
-def patches(network: Backbone, reader: Reader, preprocess: Mapping[str, Any], device: torch.device) -> Tensor:
+def patches(network: Backbone, reader: Reader, device: torch.device) -> Tensor:
     """Features of all patches of a split, float32 [N, P, D], on the CPU."""
     found: Tensor | None = None
     start = 0
     for batch in Loader(reader, batch_size=_BATCH, seed=0, shuffle=False, drop_last=False).epoch(0):
-        tokens = network.tokens(centre(batch.to(device), **preprocess)).float().cpu()
+        tokens = network.tokens(network.preprocess.view(batch.to(device))).float().cpu()
         if found is None:
             found = torch.empty(len(reader), *tokens.shape[1:])
         found[start : start + len(tokens)] = tokens

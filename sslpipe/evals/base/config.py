@@ -1,4 +1,4 @@
-"""Settings of the section `embed`."""
+"""Settings of the sections `embed` and `evaluate`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pydantic import Field
 from sslpipe.core.config import Config as Base
 
 
-class Config(Base):
+class EmbedConfig(Base):
     """Settings of the section `embed`."""
 
     batch_size: int = Field(256, ge=1)
@@ -18,3 +18,11 @@ class Config(Base):
     )
     shown: int = Field(8, ge=0, le=12, description="images whose patches the report shows")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+
+
+class EvaluateConfig(Base):
+    """Settings of the section `evaluate`, of all evaluations that learn something."""
+
+    seeds: int = Field(
+        1, ge=1, le=100, description="seeds an evaluation is repeated with; mean and spread are reported"
+    )

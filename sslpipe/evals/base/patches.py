@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from sslpipe.core.scratch import write_json
+from sslpipe.core.scratch import atomic_write, write_json
 from sslpipe.data.loader import Reader
 from sslpipe.evals.base import sheets
 from sslpipe.evals.base.embed import random_twin
 from sslpipe.networks.attention import last_attention
 from sslpipe.networks.protocol import Backbone
-from sslpipe.views import centre
 
 HEADS = 6  # of attention that are shown, at most
 
 
 @torch.inference_mode()
-def show(
-    folder: Path, encoder: Backbone, reader: Reader, preprocess: Mapping[str, Any], count: int, seed: int
-) -> None:
+def show(folder: Path, encoder: Backbone, reader: Reader, count: int, seed: int) -> None:
     """Write strips of pictures, a column an image, and `strips.json`, which says what each strip shows.
 
     Args:
         folder: of the files.
         encoder: in eval mode.
         reader: a split; images are taken evenly from it.
-        preprocess: of the encoder.
         count: images, at most.
         seed: of the random weights beside it.
     """
@@ -39,21 +33,18 @@ def show(
     if min(count, len(reader)):
         places = torch.linspace(0, len(reader) - 1, min(count, len(reader))).long().unique()
         device = next(encoder.parameters()).device
-        pixels = centre(reader.gather(places).to(device), **preprocess)  # [N, 3, S, S]
-        strips = _strips(encoder, random_twin(encoder, seed), pixels, preprocess)
+        pixels = encoder.preprocess.view(reader.gather(places).to(device))  # [N, 3, S, S]
+        strips = _strips(encoder, random_twin(encoder, seed), pixels)
     for number, (_, images) in enumerate(strips):
-        sheets.strip(str(folder / f"{number}.png"), images)
+        atomic_write(folder / f"{number}.png", sheets.strip(images))
     write_json(
         folder / "strips.json",
         [{"file": f"{number}.png", "title": title} for number, (title, _) in enumerate(strips)],
     )
 
 
-def _strips(
-    encoder: Backbone, twin: Backbone, pixels: Tensor, preprocess: Mapping[str, Any]
-) -> list[tuple[str, Tensor]]:
-    mean, std = (torch.tensor(preprocess[name]).view(3, 1, 1) for name in ("mean", "std"))
-    shown = (pixels.cpu() * std + mean).clamp(0, 1).permute(0, 2, 3, 1)  # [N, S, S, 3]
+def _strips(encoder: Backbone, twin: Backbone, pixels: Tensor) -> list[tuple[str, Tensor]]:
+    shown = encoder.preprocess.plain(pixels.cpu()).clamp(0, 1).permute(0, 2, 3, 1)  # [N, S, S, 3]
     strips = [("The images", _bytes(shown))]
     for title, network in (
         ("Principal components of the patches", encoder),

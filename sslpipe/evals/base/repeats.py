@@ -7,42 +7,32 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pydantic import Field
-
-from sslpipe.core import config
+from sslpipe.evals.base.outcome import Outcome
 
 APART = 1_000_000  # between seeds, more than an evaluation adds to its own for its draws
 
 
-class Config(config.Config):
-    """Settings of the section `evaluate`, of all evaluations that learn something."""
-
-    seeds: int = Field(
-        1, ge=1, le=100, description="seeds an evaluation is repeated with; mean and spread are reported"
-    )
-
-
-def repeated(
-    evaluate: Callable[[int], tuple[dict[str, Any], Any]], settings: Config, seed: int
-) -> tuple[dict[str, Any], Any]:
-    """An evaluation's metrics, averaged over seeds, and what else the first seed gave.
+def repeated(evaluate: Callable[[int], Outcome], seeds: int, seed: int) -> Outcome:
+    """An evaluation under several seeds: the mean of its numbers, and the details of the first seed.
 
     The encoder stays the same: what spreads is what the evaluation itself draws, such as labels, order, new layers,
     the part of train that settings are chosen on, and random weights to compare with. Another seed of pretraining
     would differ more.
 
     Args:
-        evaluate: of a seed, returns metrics and anything else, such as predictions.
-        settings: how many seeds.
+        evaluate: of a seed.
+        seeds: how many.
         seed: the first.
     """
-    metrics, rest = evaluate(seed)
-    if settings.seeds == 1:
-        return metrics, rest
-    others = [evaluate(seed + APART * number)[0] for number in range(1, settings.seeds)]
-    merged = merge([metrics, *others])
-    merged["protocol"] = {**merged.get("protocol", {}), "seeds": settings.seeds}
-    return merged, rest
+    first = evaluate(seed)
+    if seeds == 1:
+        return first
+    runs = [first, *(evaluate(seed + APART * number) for number in range(1, seeds))]
+    return Outcome(
+        metrics=merge([run.metrics for run in runs]),
+        protocol={**_listed([run.protocol for run in runs]), "seeds": seeds},
+        details=first.details,
+    )
 
 
 def merge(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -59,9 +49,7 @@ def merge(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         first = values[0]
         if name.endswith("_std") and isinstance(first, float):
             continue  # goes with the value it belongs to
-        if name == "protocol" and isinstance(first, Mapping):
-            merged[name] = _listed(values)
-        elif isinstance(first, Mapping):
+        if isinstance(first, Mapping):
             merged[name] = merge(values)
         elif isinstance(first, list) and name == "draws":
             merged[name] = [

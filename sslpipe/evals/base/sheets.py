@@ -10,8 +10,6 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from sslpipe.core.scratch import atomic_write
-
 _SIDE, _GAP = 128, 6  # of a picture, and between pictures, pixels
 
 
@@ -23,25 +21,23 @@ def colour(number: int) -> tuple[int, int, int]:
     return (round(255 * red), round(255 * green), round(255 * blue))
 
 
-def masks(path: str, pixels: Tensor, truth: Tensor, predicted: Tensor) -> None:
+def masks(pixels: Tensor, truth: Tensor, predicted: Tensor) -> bytes:
     """A PNG with a column for each scene: the scene, its true mask, the predicted one.
 
     Args:
-        path: of the file.
         pixels: uint8 [n, S, S, 3].
         truth: int64 [n, S, S].
         predicted: int64 [n, S, S].
     """
     palette = np.array([colour(n) for n in range(256)], np.uint8)
     rows = [pixels.numpy(), *(palette[each.numpy().clip(0, 255)] for each in (truth, predicted))]
-    _save(path, _grid([[Image.fromarray(image) for image in row] for row in rows]))
+    return _png(_grid([[Image.fromarray(image) for image in row] for row in rows]))
 
 
-def boxes(path: str, pixels: Tensor, found: Sequence[Sequence[tuple[Tensor, Tensor]]]) -> None:
+def boxes(pixels: Tensor, found: Sequence[Sequence[tuple[Tensor, Tensor]]]) -> bytes:
     """A PNG with a column for each scene, a row for each kind of boxes (true ones, predicted ones).
 
     Args:
-        path: of the file.
         pixels: uint8 [n, S, S, 3].
         found: for each row and scene boxes [m, 4], x1, y1, x2, y2 in pixels, and classes int64 [m], 0 … C − 1.
     """
@@ -57,17 +53,16 @@ def boxes(path: str, pixels: Tensor, found: Sequence[Sequence[tuple[Tensor, Tens
                 draw.text((corner[0] + 3, corner[1] + 1), str(label), fill=colour(label + 1))
             shown.append(picture)
         rows.append(shown)
-    _save(path, _grid(rows))
+    return _png(_grid(rows))
 
 
-def strip(path: str, images: Tensor) -> None:
+def strip(images: Tensor) -> bytes:
     """A PNG of images side by side.
 
     Args:
-        path: of the file.
         images: uint8 [n, h, w, 3].
     """
-    _save(path, _grid([[Image.fromarray(image) for image in images.numpy()]]))
+    return _png(_grid([[Image.fromarray(image) for image in images.numpy()]]))
 
 
 def _grid(rows: list[list[Image.Image]]) -> Image.Image:
@@ -79,7 +74,7 @@ def _grid(rows: list[list[Image.Image]]) -> Image.Image:
     return sheet
 
 
-def _save(path: str, sheet: Image.Image) -> None:
+def _png(sheet: Image.Image) -> bytes:
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG", optimize=True)
-    atomic_write(path, buffer.getvalue())
+    return buffer.getvalue()

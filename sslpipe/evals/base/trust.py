@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sslpipe.core import config, scratch
+from sslpipe.core import scratch
+from sslpipe.core.config import Config
 from sslpipe.evals.base.features import Features
 from sslpipe.shards.manifest import Manifest
 
 
-def digests(data: str, settings: config.Config, encoder: Path, seeds: int = 1) -> dict[str, str]:
-    """What tells two numbers apart: digests of the shards, of the encoder's weights and of the protocol's settings.
+def digests(data: str, encoder: str, settings: Config, seeds: int) -> dict[str, str]:
+    """What tells two numbers apart: digests of the data, of the encoder's weights and of the protocol's settings.
 
     Args:
         data: of the shards, or of what else was read.
+        encoder: of the weights.
         settings: of the evaluation.
-        encoder: the encoder's JSON file.
         seeds: how often the evaluation was repeated.
     """
     own = settings.model_dump(mode="json", exclude={"enabled", "device"})
-    return {
-        "data": data,
-        "encoder": json.loads(encoder.read_text())["weights_sha256"],
-        "settings": scratch.digest({**own, "seeds": seeds}),
-    }
+    return {"data": data, "encoder": encoder, "settings": scratch.digest({**own, "seeds": seeds})}
 
 
-def repeated(manifest: Manifest) -> Tensor:
+def duplicated(manifest: Manifest) -> Tensor:
     """Places of test images that repeat a training image, as far as the manifest lists them: int64 [n]."""
     listed = manifest.duplicates.listed if manifest.duplicates else ()
     return torch.tensor([pair.place for pair in listed if pair.split == "test"], dtype=torch.int64)
@@ -50,7 +45,7 @@ def without_duplicates(manifest: Manifest, test: Features, predicted: Mapping[st
         `without_duplicates`: `top1` by prefix, and `test_images`; nothing where no test image repeats one of train, or
         all do.
     """
-    others = ~torch.isin(test.index, repeated(manifest))  # [M]
+    others = ~torch.isin(test.index, duplicated(manifest))  # [M]
     if bool(others.all()) or not bool(others.any()):
         return {}
     found: dict[str, Any] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sslpipe.views.preprocess import Preprocess
 from sslpipe.views.recipe import Recipe, ViewSpec
 from sslpipe.views.recipe import resolve as resolve_recipe
 
@@ -13,19 +14,17 @@ GEOMETRY = ("hflip", "vflip", "rotation", "quarter_turns", "fill")
 
 
 def mild_recipe(
-    size: int,
-    interpolation: str,
-    crop_scale: tuple[float, float],
-    changes: Mapping[str, Any],
-    preprocess: Mapping[str, Any],
+    preprocess: Preprocess, crop_scale: tuple[float, float], changes: Mapping[str, Any]
 ) -> Recipe:
     """Mild views for supervised training: crop and flip, by what data set and user say of flips and turns."""
-    spec = ViewSpec(name="finetune", size=size, scale=crop_scale, interpolation=interpolation)
+    spec = ViewSpec(
+        name="finetune", size=preprocess.size, scale=crop_scale, interpolation=preprocess.interpolation
+    )
     geometry = {key: value for key, value in changes.items() if key in GEOMETRY}
     return resolve_recipe(
         Recipe(views=(spec,)),
         dataset=geometry,
         user={},
-        mean=tuple(preprocess["mean"]),
-        std=tuple(preprocess["std"]),
+        mean=preprocess.mean,
+        std=preprocess.std,
     )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 
 from sslpipe.core.config import Config as Base
-from sslpipe.scenes.composed import Config as ScenesConfig
+from sslpipe.evals.base.declaration import Evaluation, Score
+from sslpipe.scenes import layouts
+from sslpipe.scenes.config import Config as ScenesConfig
 
 
 class Config(Base):
@@ -22,3 +26,20 @@ class Config(Base):
     weight_decay: float = Field(0.05, ge=0)
     shown: int = Field(6, ge=0, description="scenes that the report shows")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+
+
+def _elsewhere(config: Config) -> dict[str, Any] | None:
+    return layouts.digest(config.scenes.root) if config.scenes.root else None
+
+
+EVALUATION = Evaluation(
+    title="Detection",
+    about="Boxes in scenes, by Faster R-CNN on the encoder's maps.",
+    order=100,
+    headline=("ap50", "map"),
+    scores=(
+        Score(key="ap50", title="Detection, AP50, %"),
+        Score(key="map", title="Detection, mAP, %"),
+    ),
+    elsewhere=_elsewhere,
+)

@@ -8,7 +8,6 @@ scenes are. AP by COCO's own evaluation, through torchmetrics.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,11 +16,16 @@ from torch import Tensor, nn
 from sslpipe.console.errors import UserError
 from sslpipe.console.progress import Progress, progress
 from sslpipe.core.device import resolve
+from sslpipe.evals.base import sheets
 from sslpipe.evals.base.embed import random_twin
+from sslpipe.evals.base.inputs import Inputs
+from sslpipe.evals.base.outcome import Outcome
+from sslpipe.evals.base.scenes import labelled_scenes
 from sslpipe.evals.detect import Config
 from sslpipe.networks.protocol import Backbone
 from sslpipe.networks.pyramid import pyramid
 from sslpipe.scenes.composed import Scenes, normalised
+from sslpipe.views.preprocess import Preprocess
 
 CHANNELS = 64  # of the pyramid's maps
 _SIZES = (0.5, 0.75, 1.1)  # of anchors, in sides of what the encoder sees, level by level
@@ -113,30 +117,16 @@ def detector(maps: Maps, classes: int, side: int, scene: int) -> nn.Module:
     )
 
 
-def evaluate(
-    encoder: Backbone,
-    preprocess: Mapping[str, Any],
-    train: Scenes,
-    test: Scenes,
-    classes: int,
-    settings: Config,
-    seed: int,
-) -> tuple[dict[str, Any], list[Boxes]]:
-    """What metrics/detect.json holds, and the confident boxes in the first test scenes from the encoder's weights.
-
-    Args:
-        encoder: the pretrained backbone; left as it is.
-        preprocess: of the encoder.
-        train: scenes to learn from.
-        test: scenes to be tested on.
-        classes: C.
-        settings: the protocol.
-        seed: of weights and order.
+def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
+    """Average precision; the details are the test scenes and, in the first ones, the boxes that the encoder gives.
 
     Raises:
         UserError: torchmetrics or pycocotools is not installed.
     """
+    settings, encoder = config, inputs.encoder
     precision()  # that it is there is known before anything is trained
+    train, test, names = labelled_scenes(inputs, "boxes", config.scenes)
+    classes = len(names)
     device, side = resolve(settings.device), train.pixels.shape[1]
     metrics: dict[str, Any] = {}
     shown: list[Boxes] = []
@@ -148,12 +138,12 @@ def evaluate(
             torch.manual_seed(seed)
             maps = Maps(network, side, settings.levels, settings.freeze)
             model = detector(maps, classes, encoder.image_size, side).to(device)
-            fit(model, train, preprocess, settings, seed, bar)
-            found = predict(model, test, preprocess)
+            fit(model, train, encoder.preprocess, settings, seed, bar)
+            found = predict(model, test, encoder.preprocess)
             metrics |= {f"{prefix}{name}": value for name, value in average_precision(found, test).items()}
             if not prefix:
                 shown = [_confident(each) for each in found[: settings.shown]]
-    metrics["protocol"] = {
+    protocol = {
         **settings.model_dump(mode="json", exclude={"enabled", "device", "shown"}),
         "detector": "Faster R-CNN with a feature pyramid",
         "optimiser": "AdamW, cosine",
@@ -161,14 +151,25 @@ def evaluate(
         "classes": classes,
         "train_scenes": len(train),
         "test_scenes": len(test),
+        "class_names": names,
+        "root": settings.scenes.root,
     }
-    return metrics, shown
+    return Outcome(metrics=metrics, protocol=protocol, details=(test, shown))
+
+
+def plots(inputs: Inputs, config: Config, outcome: Outcome) -> dict[str, bytes]:
+    """Some scenes with true and predicted boxes."""
+    test, found = outcome.details
+    if not found:
+        return {}
+    truth = list(zip(test.boxes, test.labels, strict=True))[: len(found)]
+    return {"scenes.png": sheets.boxes(test.pixels[: len(found)], [truth, found])}
 
 
 def fit(
     model: nn.Module,
     scenes: Scenes,
-    preprocess: Mapping[str, Any],
+    preprocess: Preprocess,
     settings: Config,
     seed: int,
     bar: Progress,
@@ -204,9 +205,7 @@ def fit(
 
 
 @torch.inference_mode()
-def predict(
-    model: nn.Module, scenes: Scenes, preprocess: Mapping[str, Any]
-) -> list[tuple[Tensor, Tensor, Tensor]]:
+def predict(model: nn.Module, scenes: Scenes, preprocess: Preprocess) -> list[tuple[Tensor, Tensor, Tensor]]:
     """For each scene boxes [n, 4], classes int64 [n] and scores [n], on the CPU."""
     device = next(model.parameters()).device
     model.eval()

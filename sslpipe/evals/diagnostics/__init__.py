@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from sslpipe.core.config import Config as Base
+from sslpipe.evals.base.declaration import Evaluation, Score
 
 
 class Config(Base):
@@ -15,3 +16,15 @@ class Config(Base):
     views: int = Field(8, ge=2, le=256, description="views of each of them, by the method's first view spec")
     k: int = Field(20, ge=1, description="neighbours that purity looks at")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+
+
+EVALUATION = Evaluation(
+    title="Diagnostics",
+    about="Rank, spectrum, alignment, uniformity and neighbourhoods of the features; nothing is trained.",
+    order=70,
+    splits=("train",),
+    labels=False,
+    repeats=False,
+    headline=("rankme", "lidar"),
+    scores=(Score(key="rankme", title="RankMe", factor=1), Score(key="lidar", title="LiDAR", factor=1)),
+)

@@ -16,8 +16,12 @@ from sslpipe.console.errors import UserError
 from sslpipe.console.progress import progress
 from sslpipe.core.device import resolve
 from sslpipe.data.loader import Reader
+from sslpipe.evals.base import tables
+from sslpipe.evals.base.config import EmbedConfig
 from sslpipe.evals.base.embed import random_twin
-from sslpipe.evals.base.features import KINDS, Features
+from sslpipe.evals.base.features import KINDS
+from sslpipe.evals.base.inputs import Inputs
+from sslpipe.evals.base.outcome import Outcome
 from sslpipe.evals.diagnostics import Config
 from sslpipe.measures import geometry as measures
 from sslpipe.measures.rank import effective_rank, spread
@@ -31,36 +35,14 @@ PAIRS_IMAGES = 2_048  # training images that are compared with each other, all p
 QUERIES = 2_048  # test images whose neighbours are looked at
 
 
-def evaluate(
-    encoder: Backbone,
-    preprocess: Mapping[str, Any],
-    reader: Reader,
-    recipe: Recipe,
-    train: Features,
-    test: Features,
-    settings: Config,
-    *,
-    last_blocks: int,
-    batch_size: int,
-    seed: int,
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What metrics/diagnostics.json holds, and the eigenspectra by series.
-
-    Args:
-        encoder: in eval mode.
-        preprocess: of the encoder.
-        reader: the training split, of which views are drawn.
-        recipe: the resolved views of the method; the first spec's are used.
-        train: features of the training images.
-        test: features of the test images, of which there may be none.
-        settings: how many images, views and neighbours.
-        last_blocks: blocks whose features stand side by side, as in `train` and `test`.
-        batch_size: views embedded at a time.
-        seed: of samples, views and random weights.
+def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
+    """Rank, spectrum, alignment, uniformity, purity; the details are the eigenspectra by series.
 
     Raises:
         UserError: there are fewer than two images, or features are not finite.
     """
+    settings, encoder, embedding = config, inputs.encoder, inputs.config("embed")
+    train, test = inputs.features
     if len(train.index) < 2:
         raise UserError(
             "diagnostics compare images, and there are fewer than two: set diagnostics.enabled to false"
@@ -81,19 +63,17 @@ def evaluate(
             )  # fmt: skip
     encoder = encoder.to(device).eval()
     nets = {"": encoder, "random_init_": random_twin(encoder, seed)}
-    views = embedded_views(
-        nets, preprocess, reader, recipe, settings, last_blocks=last_blocks, batch_size=batch_size, seed=seed
-    )
+    views = embedded_views(nets, inputs.train, inputs.recipe, settings, embedding, seed)
     varied = any(_vary(x) for x in views.values())
     if varied:
         for prefix, x in views.items():
             metrics[f"{prefix}lidar"] = measures.lidar(x)
             metrics[f"{prefix}lidar_unbiased"] = measures.lidar(x, unbiased=True)
             metrics[f"{prefix}alignment"] = measures.alignment(x[:, 0], x[:, 1])
-    metrics["protocol"] = {
+    protocol = {
         **settings.model_dump(mode="json", exclude={"enabled", "device"}),
-        "images": min(settings.images, len(reader)),
-        "view": recipe.views[0].name if varied else "left out: nothing about it is drawn",
+        "images": min(settings.images, len(inputs.train)),
+        "view": inputs.recipe.views[0].name if varied else "left out: nothing about it is drawn",
         "spectrum_images": min(SPECTRUM_IMAGES, len(train.index)),
         "pairs_images": min(PAIRS_IMAGES, len(train.index)),
         "alpha_req_ranks": list(measures.RANKS),
@@ -102,7 +82,12 @@ def evaluate(
         "uniformity_t": measures.T,
         "chosen_on": "nothing: settings are fixed beforehand",
     }
-    return metrics, spectra
+    return Outcome(metrics=metrics, protocol=protocol, details=spectra)
+
+
+def plots(inputs: Inputs, config: Config, outcome: Outcome) -> dict[str, str]:
+    """The eigenspectra."""
+    return {"eigenspectrum.csv": tables.spectrum(outcome.details)}
 
 
 def of_images(x: Tensor, device: torch.device, seed: int) -> tuple[dict[str, float], Tensor]:
@@ -130,23 +115,21 @@ def of_images(x: Tensor, device: torch.device, seed: int) -> tuple[dict[str, flo
 @torch.inference_mode()
 def embedded_views(
     nets: Mapping[str, Backbone],
-    preprocess: Mapping[str, Any],
     reader: Reader,
     recipe: Recipe,
     settings: Config,
-    *,
-    last_blocks: int,
-    batch_size: int,
+    embedding: EmbedConfig,
     seed: int,
 ) -> dict[str, Tensor]:
     """Features [n, q, D], by each network, of q views of n training images drawn by seed.
 
     The views are those of the recipe's first spec at the encoder's own size and normalisation.
     """
+    preprocess = next(iter(nets.values())).preprocess
     spec = recipe.views[0].model_copy(
         update={
-            "size": preprocess["size"], "count": settings.views, "mask": None, "share": None,
-            "mean": tuple(preprocess["mean"]), "std": tuple(preprocess["std"]),
+            "size": preprocess.size, "count": settings.views, "mask": None, "share": None,
+            "mean": preprocess.mean, "std": preprocess.std,
         }
     )  # fmt: skip
     device = next(next(iter(nets.values())).parameters()).device
@@ -154,11 +137,11 @@ def embedded_views(
     found: dict[str, list[Tensor]] = {name: [] for name in nets}
     places = sample(len(reader), settings.images, seed)
     with progress("diagnostics", len(places), "images") as bar:
-        for part in places.split(max(1, batch_size // settings.views)):
+        for part in places.split(max(1, embedding.batch_size // settings.views)):
             views = engine(reader.gather(part), epoch=0)
             pixels = torch.cat([view.pixels for view in views])  # [q·n, 3, S, S], the first views first
             for name, net in nets.items():
-                features = net.last_blocks(pixels, last_blocks).float()
+                features = net.last_blocks(pixels, embedding.last_blocks).float()
                 found[name].append(features.unflatten(0, (settings.views, len(part))).transpose(0, 1).cpu())
             bar.update(len(part))
     return {name: torch.cat(parts) for name, parts in found.items()}

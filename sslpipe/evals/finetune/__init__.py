@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from sslpipe.core.config import Config as Base
+from sslpipe.evals.base.declaration import Evaluation
 from sslpipe.measures.config import Labels
 
 
@@ -54,3 +55,12 @@ class Config(Base):
     mixing: MixingConfig = MixingConfig()
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+
+EVALUATION = Evaluation(
+    title="Fine-tuning",
+    about="The whole network learns from few labels, from the encoder's weights and from random ones.",
+    order=50,
+    subject="fine-tuning",
+    rank=4,
+)

@@ -18,18 +18,20 @@ from sslpipe.console.errors import UserError
 from sslpipe.console.progress import Progress, progress
 from sslpipe.core.device import autocast, resolve
 from sslpipe.data.loader import Loader, Reader
+from sslpipe.evals.base import tables
 from sslpipe.evals.base.embed import central, random_twin
+from sslpipe.evals.base.inputs import Inputs
+from sslpipe.evals.base.outcome import Outcome
 from sslpipe.evals.base.views import mild_recipe
 from sslpipe.evals.finetune import Config
 from sslpipe.evals.finetune.mixing import Mixing
 from sslpipe.measures import probe as probes
 from sslpipe.measures.config import ProbeConfig
 from sslpipe.measures.probe import Probe
-from sslpipe.measures.subsets import Subset, count_of, draw, labelled
+from sslpipe.measures.subsets import Subset, count_of, draw
 from sslpipe.methods.base.method import OptimizerConfig
 from sslpipe.networks.protocol import Backbone
 from sslpipe.training.core.schedules import rate_factor
-from sslpipe.views import centre
 from sslpipe.views.engine import ViewEngine
 from sslpipe.views.recipe import Recipe
 
@@ -74,33 +76,14 @@ def prefix_matcher(matcher: Mapping[str, Any]) -> dict[str, Any]:
     return {name: moved(pattern) for name, pattern in matcher.items()}
 
 
-def evaluate(
-    encoder: Backbone,
-    preprocess: Mapping[str, Any],
-    train: Reader,
-    test: Reader,
-    changes: Mapping[str, Any],
-    settings: Config,
-    seed: int,
-) -> dict[str, Any]:
-    """What metrics/finetune.json holds: top-1 on test from the encoder's weights and from random ones.
-
-    Args:
-        encoder: the pretrained backbone; left as it is.
-        preprocess: of the encoder.
-        train: the training split.
-        test: the test split.
-        changes: the data set's and the user's changes to view recipes.
-        settings: the protocol.
-        seed: of draws, weights, order and views.
-    """
-    device, train, test = resolve(settings.device), labelled(train), labelled(test)
+def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
+    """Top-1 on test from the encoder's weights and from random ones; the encoder is left as it is."""
+    settings, encoder = config, inputs.encoder
+    device, (train, test) = resolve(settings.device), inputs.labelled()
     count = None if settings.labels == "all" else count_of(settings.labels, train.labels)
     draws = 1 if count is None or count >= len(train) else settings.draws
     classes = int(train.labels.max()) + 1
-    views = mild_recipe(
-        preprocess["size"], preprocess["interpolation"], settings.crop_scale, changes, preprocess
-    )
+    views = mild_recipe(encoder.preprocess, settings.crop_scale, inputs.changes)
     start = {name: value.cpu().clone() for name, value in encoder.state_dict().items()}
     scores: dict[str, list[float]] = {"": [], "random_init_": []}
     steps = draws * -(-min(count or len(train), len(train)) // settings.batch_size)
@@ -115,9 +98,9 @@ def evaluate(
                     network.load_state_dict(start)
                 model = Classifier(network, classes).to(device)
                 if settings.head == "linear":
-                    model.start_from(probed(network, subset, classes, preprocess, seed + number))
+                    model.start_from(probed(network, subset, classes, seed + number))
                 fit(model, subset, views, settings, layer_decay, seed + number, bar)
-                scores[prefix].append(accuracy(model, test, preprocess))
+                scores[prefix].append(accuracy(model, test))
     used = len(subset)
     metrics: dict[str, Any] = {}
     for prefix, values in scores.items():
@@ -129,7 +112,7 @@ def evaluate(
         {"draw": number, "encoder": own, "random_init": random}
         for number, (own, random) in enumerate(zip(*scores.values(), strict=True))
     ]
-    metrics["protocol"] = {
+    protocol = {
         **settings.model_dump(mode="json", exclude={"enabled", "device"}),
         "draws": draws,
         "random_init_layer_decay": 1.0,
@@ -137,7 +120,12 @@ def evaluate(
         "chosen_on": "nothing: settings are fixed beforehand; last epoch reported",
         "test_images": len(test),
     }
-    return metrics
+    return Outcome(metrics=metrics, protocol=protocol)
+
+
+def plots(inputs: Inputs, config: Config, outcome: Outcome) -> dict[str, str]:
+    """The accuracy of each draw of labels."""
+    return {"draws.csv": tables.draws_of(outcome.metrics["draws"])}
 
 
 def fit(
@@ -214,24 +202,24 @@ def dropping(network: Backbone, drop_path: float) -> Backbone:
             "timm's backbones"
         )
     options = {**network.options, "drop_path": drop_path}
-    return networks.backbone(network.name, image_size=network.image_size, **options)
+    dropped = networks.backbone(network.name, image_size=network.image_size, **options)
+    dropped.preprocess = network.preprocess
+    return dropped
 
 
 @torch.inference_mode()
-def probed(
-    network: Backbone, subset: Subset, classes: int, preprocess: Mapping[str, Any], seed: int
-) -> Probe:
+def probed(network: Backbone, subset: Subset, classes: int, seed: int) -> Probe:
     """A linear probe, by its default protocol, on frozen features of labelled images (LP-FT, Kumar et al. 2022)."""
-    features = central(network.eval(), subset, preprocess)
+    features = central(network.eval(), subset)
     return probes.fit(features, subset.labels, classes, ProbeConfig(), seed)
 
 
 @torch.inference_mode()
-def accuracy(model: Classifier, test: Reader, preprocess: Mapping[str, Any]) -> float:
+def accuracy(model: Classifier, test: Reader) -> float:
     """Share of a split's images that the classifier, in eval mode from here on, gets right."""
     model.eval()
     device, hits = next(model.parameters()).device, 0
     for batch in Loader(test, batch_size=256, seed=0, shuffle=False, drop_last=False).epoch(0):
         batch = batch.to(device)
-        hits += int((model(centre(batch, **preprocess)).argmax(1) == batch.label).sum())
+        hits += int((model(model.backbone.preprocess.view(batch)).argmax(1) == batch.label).sum())
     return hits / len(test)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from typing import Annotated
+import sys
+from types import ModuleType
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from sslpipe.core.config import Config as Base
+from sslpipe.evals.base.declaration import Evaluation
 
 _Count = Annotated[int, Field(ge=1)]
 _Positive = Annotated[float, Field(gt=0)]
@@ -31,3 +34,25 @@ class Config(Base):
         ks = self.k if isinstance(self.k, tuple) else (self.k,)
         temperatures = self.temperature if isinstance(self.temperature, tuple) else (self.temperature,)
         return list(itertools.product(sorted(ks), temperatures))
+
+
+EVALUATION = Evaluation(
+    title="k-NN",
+    about="The nearest training images vote for a test image's class, by frozen features.",
+    order=10,
+    subject="k-NN",
+    rank=1,
+    repeats=False,
+)
+
+
+class _Knn(ModuleType):
+    """This module, which may also be called: `sslpipe.evals.knn(…)` is k-NN accuracy, as in `sslpipe.measures.knn`."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> dict[str, float]:
+        from sslpipe.measures.knn import knn  # here: declarations import no torch
+
+        return knn(*arguments, **options)
+
+
+sys.modules[__name__].__class__ = _Knn

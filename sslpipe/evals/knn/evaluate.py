@@ -2,34 +2,55 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from sslpipe.core.device import resolve
+from sslpipe.evals.base import neighbours, tables, trust
 from sslpipe.evals.base.features import KINDS, Features
+from sslpipe.evals.base.inputs import Inputs
+from sslpipe.evals.base.outcome import Outcome
 from sslpipe.evals.knn import Config
 from sslpipe.measures.knn import HELD_BACK, check_bank, choose, hits, nearest, vote
 
 
-def evaluate(train: Features, test: Features, settings: Config) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What metrics/knn.json holds, and predictions [M] by prefix (see `features.KINDS`)."""
+def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
+    """k-NN accuracy of each kind of features; the details are classes [M] by prefix (see `features.KINDS`)."""
+    train, test = inputs.labelled_features()
+    outcome = scores(train, test, config)
+    own = trust.without_duplicates(inputs.manifest, test, outcome.details)
+    return replace(outcome, metrics={**outcome.metrics, **own})
+
+
+def plots(inputs: Inputs, config: Config, outcome: Outcome) -> dict[str, str]:
+    """Confusions, and the nearest training images of some test images."""
+    train, test = inputs.labelled_features()
+    return {
+        "confusion.csv": tables.confusion(test.label, outcome.details[""], inputs.manifest.classes),
+        "neighbours.json": json.dumps(neighbour_sheet(train, test, config.queries), indent=2),
+    }
+
+
+def scores(train: Features, test: Features, settings: Config) -> Outcome:
+    """k-NN accuracy on features of labelled images, without a look at how they were split."""
     check_bank(train.label)
     device, classes = resolve(settings.device), int(train.label.max()) + 1
-    scores, predicted, used = {}, {}, {}
+    found, predicted, used = {}, {}, {}
     for prefix, kind in KINDS:
         bank, queries = getattr(train, kind), getattr(test, kind)
         k, temperature = choose(bank, train.label, settings.grid(), device)
         k = min(k, len(bank))
         similarity, index = nearest(bank, queries, k, device=device)
         votes = vote(similarity, train.label[index], classes, temperature)
-        scores[prefix], predicted[prefix] = hits(votes, test.label), votes.argmax(dim=1)
+        found[prefix], predicted[prefix] = hits(votes, test.label), votes.argmax(dim=1)
         used[kind] = {"k": k, "temperature": temperature}
-    metrics: dict[str, Any] = {f"{prefix}top1": score["top1"] for prefix, score in scores.items()}
-    metrics["top5"] = scores[""]["top5"]
+    metrics: dict[str, Any] = {f"{prefix}top1": score["top1"] for prefix, score in found.items()}
+    metrics["top5"] = found[""]["top5"]
     chosen = len(settings.grid()) > 1
-    metrics["protocol"] = {
+    protocol = {
         **(used if chosen else used["features"]),
         **({"tried": [list(pair) for pair in settings.grid()]} if chosen else {}),
         "similarity": "cosine",
@@ -39,32 +60,10 @@ def evaluate(train: Features, test: Features, settings: Config) -> tuple[dict[st
         if chosen
         else "nothing: k and temperature are fixed beforehand",
     }
-    return metrics, predicted
+    return Outcome(metrics=metrics, protocol=protocol, details=predicted)
 
 
 def neighbour_sheet(train: Features, test: Features, queries: int, shown: int = 8) -> list[dict[str, Any]]:
-    """`sheet` of test images spread evenly over the split."""
+    """The nearest training images of test images spread evenly over the split."""
     picked = torch.linspace(0, len(test.features) - 1, min(queries, len(test.features))).long().unique()
-    return sheet(train, test, picked, shown)
-
-
-def sheet(train: Features, test: Features, queries: Tensor, shown: int) -> list[dict[str, Any]]:
-    """The nearest training images of test images, by their places in the splits, for the report.
-
-    Args:
-        train: the bank.
-        test: with the images that ask.
-        queries: int64 [m], rows of `test`.
-        shown: neighbours of each, at most.
-    """
-    if not len(queries):
-        return []
-    similarity, index = nearest(train.features, test.features[queries], min(shown, len(train.features)))
-    return [
-        {
-            "query": int(test.index[query]),
-            "neighbours": train.index[places].tolist(),
-            "similarity": [round(value, 4) for value in near.tolist()],
-        }
-        for query, places, near in zip(queries, index, similarity, strict=True)
-    ]
+    return neighbours.sheet(train, test, picked, shown)

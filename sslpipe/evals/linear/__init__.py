@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from sslpipe.evals.base.declaration import Evaluation
 from sslpipe.measures.config import Labels, ProbeConfig
 
 
@@ -18,3 +19,13 @@ class Config(ProbeConfig):
     draws: int = Field(5, ge=1, description="random draws of few labels; their mean and spread are reported")
     logistic: bool = Field(False, description="also logistic regression, by scikit-learn, on all labels")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+
+
+EVALUATION = Evaluation(
+    title="Linear probe",
+    about="A linear classifier on frozen features, with all labels and with few.",
+    order=20,
+    subject="a linear probe",
+    rank=0,
+    headline=("top1", "few_labels.*.top1"),
+)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,10 @@ from torch import Tensor
 
 from sslpipe.console.errors import UserError
 from sslpipe.core.device import resolve
+from sslpipe.evals.base import tables, trust
 from sslpipe.evals.base.features import KINDS, Features
+from sslpipe.evals.base.inputs import Inputs
+from sslpipe.evals.base.outcome import Outcome
 from sslpipe.evals.linear import Config
 from sslpipe.measures.probe import fit
 from sslpipe.measures.subsets import count_of, draw, folds
@@ -22,10 +26,25 @@ _ITERATIONS = 1000  # of the logistic regression at most
 STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0)  # C of the logistic regression: the inverse of its penalty
 
 
-def evaluate(
-    train: Features, test: Features, settings: Config, seed: int
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What metrics/linear.json holds, and predictions [M] by prefix (see `features.KINDS`)."""
+def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
+    """Accuracy with all labels and with few; the details are classes [M] by prefix (see `features.KINDS`)."""
+    train, test = inputs.labelled_features()
+    outcome = scores(train, test, config, seed)
+    own = trust.without_duplicates(inputs.manifest, test, outcome.details)
+    return replace(outcome, metrics={**outcome.metrics, **own})
+
+
+def plots(inputs: Inputs, config: Config, outcome: Outcome) -> dict[str, str]:
+    """Accuracy by the number of labels, and confusions with all of them."""
+    _, test = inputs.labelled_features()
+    return {
+        "label_efficiency.csv": tables.label_efficiency(outcome.metrics, outcome.protocol["train_images"]),
+        "confusion.csv": tables.confusion(test.label, outcome.details[""], inputs.manifest.classes),
+    }
+
+
+def scores(train: Features, test: Features, settings: Config, seed: int) -> Outcome:
+    """Accuracy on features of labelled images, without a look at how they were split."""
     classes, device = int(train.label.max()) + 1, resolve(settings.device)
     metrics: dict[str, Any] = {}
     used: dict[str, dict[str, float]] = {"rate_used": {}, "weight_decay_used": {}}
@@ -46,7 +65,7 @@ def evaluate(
     if settings.logistic:
         metrics["logistic"] = logistic(train, test, settings, seed)
     decay = "" if any(settings.weight_decays) else "no weight decay, "
-    metrics["protocol"] = {
+    protocol = {
         **settings.model_dump(mode="json", exclude={"enabled", "device"}),
         "optimiser": f"SGD, cosine, {decay}standardised features",
         **used,
@@ -54,7 +73,7 @@ def evaluate(
         "train_images": len(train.label),
         "test_images": len(test.label),
     }
-    return metrics, predicted
+    return Outcome(metrics=metrics, protocol=protocol, details=predicted)
 
 
 def _few_labels(

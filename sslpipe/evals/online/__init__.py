@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from sslpipe.core.config import Config as Base
+from sslpipe.evals.base.declaration import Evaluation
 from sslpipe.measures.config import ProbeConfig
 
 
@@ -32,3 +33,12 @@ class Config(Base):
             weight_decays=self.weight_decays,
             folds=self.folds,
         )
+
+
+EVALUATION = Evaluation(
+    title="Linear probe, augmented",
+    about="A linear classifier trained on augmented views through the frozen encoder, as papers report ImageNet.",
+    order=30,
+    subject="a linear probe on augmented views",
+    rank=2,
+)

@@ -7,7 +7,6 @@ what is left out is seen in its central view, as the test images are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,70 +15,58 @@ from torch import Tensor
 from sslpipe.console.progress import Progress, progress
 from sslpipe.core.device import resolve
 from sslpipe.data.loader import Reader
+from sslpipe.evals.base import tables
 from sslpipe.evals.base.embed import central, random_twin
+from sslpipe.evals.base.inputs import Inputs
+from sslpipe.evals.base.outcome import Outcome
 from sslpipe.evals.base.views import mild_recipe
 from sslpipe.evals.online import Config
 from sslpipe.measures import probe as probes
-from sslpipe.measures.subsets import labelled
 from sslpipe.networks.protocol import Backbone
 from sslpipe.views.engine import ViewEngine
 
 
 @torch.inference_mode()
-def evaluate(
-    encoder: Backbone,
-    preprocess: Mapping[str, Any],
-    train: Reader,
-    test: Reader,
-    changes: Mapping[str, Any],
-    settings: Config,
-    last_blocks: int,
-    seed: int,
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What metrics/online.json holds, and predictions [M] by prefix, `` and `random_init_`.
-
-    Args:
-        encoder: the pretrained backbone; its weights stay, it moves to the device and into eval mode.
-        preprocess: of the encoder.
-        train: the training split.
-        test: the test split.
-        changes: the data set's and the user's changes to view recipes.
-        settings: the protocol.
-        last_blocks: see `embed.Config`.
-        seed: of views, order and folds, and of the random weights.
-    """
-    device, train, test = resolve(settings.device), labelled(train), labelled(test)
-    classes, probe = int(train.labels.max()) + 1, settings.probe()
-    recipe = mild_recipe(
-        preprocess["size"], preprocess["interpolation"], settings.crop_scale, changes, preprocess
-    )
+def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
+    """Accuracy of a probe trained on views; the details are classes [M] by prefix, `` and `random_init_`."""
+    encoder, last_blocks = inputs.encoder, inputs.config("embed").last_blocks
+    train, test = inputs.labelled()
+    device = resolve(config.device)
+    classes, probe = int(train.labels.max()) + 1, config.probe()
+    recipe = mild_recipe(encoder.preprocess, config.crop_scale, inputs.changes)
     metrics: dict[str, Any] = {}
     predicted: dict[str, Tensor] = {}
     used: dict[str, dict[str, float]] = {"rate_used": {}, "weight_decay_used": {}}
-    steps = settings.epochs * -(-len(train) // min(settings.batch_size, len(train)))
+    steps = config.epochs * -(-len(train) // min(config.batch_size, len(train)))
     with progress("online", 2 * steps, "steps") as bar:
         for prefix, network in (("", encoder), ("random_init_", random_twin(encoder, seed))):
             network = network.to(device).eval()
             engine = ViewEngine(recipe, seed=seed, device=device)
             views = _views(network, engine, train, last_blocks, bar)
-            x, queries = (central(network, split, preprocess, last_blocks) for split in (train, test))
+            x, queries = (central(network, split, last_blocks) for split in (train, test))
             trained = probes.fit(x, train.labels, classes, probe, seed, device, views)
             predicted[prefix] = trained(queries).argmax(1)
             metrics[f"{prefix}top1"] = (predicted[prefix] == test.labels).double().mean().item()
             used["rate_used"][prefix or "encoder"] = trained.rate
             used["weight_decay_used"][prefix or "encoder"] = trained.weight_decay
-    if len(settings.weight_decays) == 1:
+    if len(config.weight_decays) == 1:
         del used["weight_decay_used"]
-    metrics["protocol"] = {
-        **settings.model_dump(mode="json", exclude={"enabled", "device"}),
+    protocol = {
+        **config.model_dump(mode="json", exclude={"enabled", "device"}),
         "last_blocks": last_blocks,
         "optimiser": f"SGD, momentum {probe.momentum}, cosine, standardised features",
         **used,
-        "chosen_on": f"{settings.folds}-fold cross-validation within the training images; last epoch reported",
+        "chosen_on": f"{config.folds}-fold cross-validation within the training images; last epoch reported",
         "train_images": len(train),
         "test_images": len(test),
     }
-    return metrics, predicted
+    return Outcome(metrics=metrics, protocol=protocol, details=predicted)
+
+
+def plots(inputs: Inputs, config: Config, outcome: Outcome) -> dict[str, str]:
+    """Confusions."""
+    _, test = inputs.labelled()
+    return {"confusion.csv": tables.confusion(test.labels, outcome.details[""], inputs.manifest.classes)}
 
 
 def _views(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from sslpipe.core.config import Config as Base
+from sslpipe.evals.base.declaration import Evaluation, Score
 
 
 class Config(Base):
@@ -17,3 +18,13 @@ class Config(Base):
     )
     shown: int = Field(6, ge=0, description="queries with the worst rankings that the report shows")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+
+
+EVALUATION = Evaluation(
+    title="Retrieval",
+    about="How far up the list of similar training images those of a test image's class are.",
+    order=60,
+    repeats=False,
+    headline=("top1", "map"),
+    scores=(Score(key="map", title="Retrieval, mean average precision, %"),),
+)

@@ -8,6 +8,7 @@ R-precision: the share of relevant images among the first R, where R is how many
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import torch
@@ -16,8 +17,10 @@ from torch.nn.functional import normalize
 
 from sslpipe.console.errors import UserError
 from sslpipe.core.device import resolve
-from sslpipe.evals.base.features import KINDS, Features
-from sslpipe.evals.knn.evaluate import sheet
+from sslpipe.evals.base.features import KINDS
+from sslpipe.evals.base.inputs import Inputs
+from sslpipe.evals.base.neighbours import sheet
+from sslpipe.evals.base.outcome import Outcome
 from sslpipe.evals.retrieval import Config
 
 NEIGHBOURS = 8  # that the report has room for
@@ -64,41 +67,45 @@ def scores(
     return {name: torch.cat([part[name].cpu() for part in found]) for name in found[0]}
 
 
-def evaluate(
-    train: Features, test: Features, settings: Config
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """What metrics/retrieval.json holds, and the queries that fare worst with what they find.
+def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
+    """Recall, mean average precision and R-precision; the details are the queries that fare worst.
 
     Raises:
         UserError: no test image has a class that train has, too.
     """
+    train, test = inputs.labelled_features()
     asking = torch.isin(test.label, train.label).nonzero()[:, 0]
     if not len(asking):
         raise UserError("retrieval: no test image has a class that a training image has, too")
-    even = torch.linspace(0, len(asking) - 1, min(settings.queries, len(asking))).long()
-    asking, device = asking[even], resolve(settings.device)
+    even = torch.linspace(0, len(asking) - 1, min(config.queries, len(asking))).long()
+    asking, device = asking[even], resolve(config.device)
     metrics: dict[str, Any] = {}
     own: dict[str, Tensor] = {}
     for prefix, kind in KINDS:
         queries = getattr(test, kind)[asking]
         found = scores(
-            getattr(train, kind), train.label, queries, test.label[asking], (1, *settings.ks), device
+            getattr(train, kind), train.label, queries, test.label[asking], (1, *config.ks), device
         )
         metrics[f"{prefix}top1"] = found["recall_1"].mean().item()
-        metrics |= {f"{prefix}recall_{k}": found[f"recall_{k}"].mean().item() for k in settings.ks}
+        metrics |= {f"{prefix}recall_{k}": found[f"recall_{k}"].mean().item() for k in config.ks}
         metrics[f"{prefix}map"] = found["average_precision"].mean().item()
         metrics[f"{prefix}r_precision"] = found["r_precision"].mean().item()
         own = own or found
-    metrics["protocol"] = {
+    protocol = {
         "similarity": "cosine",
         "queries": len(asking),
         "bank": len(train.label),
-        "ks": list(settings.ks),
+        "ks": list(config.ks),
         "chosen_on": "nothing: there is nothing to choose",
     }
     precision = own["average_precision"]
-    worst = precision.argsort(stable=True)[: settings.shown]
+    worst = precision.argsort(stable=True)[: config.shown]
     rows = sheet(train, test, asking[worst], NEIGHBOURS)
     for row, score in zip(rows, precision[worst].tolist(), strict=True):
         row["average_precision"] = round(score, 4)
-    return metrics, rows
+    return Outcome(metrics=metrics, protocol=protocol, details=rows)
+
+
+def plots(inputs: Inputs, config: Config, outcome: Outcome) -> dict[str, str]:
+    """The queries that fare worst."""
+    return {"worst.json": json.dumps(outcome.details, indent=2)}

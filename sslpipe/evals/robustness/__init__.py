@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field, field_validator
 
 from sslpipe.core.config import Config as Base
+from sslpipe.evals.base.declaration import Evaluation, Score
 
 
 class Config(Base):
@@ -25,3 +26,15 @@ class Config(Base):
         if sorted(set(value)) != list(value) or not set(value) <= {1, 2, 3, 4, 5}:
             raise ValueError("must be numbers from 1 to 5, rising")
         return value
+
+
+EVALUATION = Evaluation(
+    title="Robustness",
+    about="What changes of an image features ignore, and what corruptions cost in accuracy.",
+    order=80,
+    splits=("test",),
+    labels=False,
+    repeats=False,
+    headline=("top1", "mean_corrupted_top1"),
+    scores=(Score(key="mean_corrupted_top1", title="k-NN under corruptions, %"),),
+)

@@ -17,14 +17,15 @@ from sslpipe.console.progress import Progress, progress
 from sslpipe.core.device import resolve
 from sslpipe.data.batch import Batch
 from sslpipe.data.loader import Reader
+from sslpipe.evals.base import tables
 from sslpipe.evals.base.embed import random_twin
 from sslpipe.evals.base.features import KINDS, Features
+from sslpipe.evals.base.inputs import Inputs
+from sslpipe.evals.base.outcome import Outcome
 from sslpipe.evals.robustness import Config, corruptions, invariance
 from sslpipe.measures.knn import predict
 from sslpipe.measures.subsets import sample
 from sslpipe.networks.protocol import Backbone
-from sslpipe.views import centre
-from sslpipe.views.recipe import Recipe
 
 BATCH = 128  # images at a time; fixed, since what is drawn depends on it
 _VISIBLE = 1e-4  # mean change of a value in [0, 1] below which an operation changes nothing
@@ -36,14 +37,13 @@ class Nets:
     def __init__(
         self,
         encoder: Backbone,
-        preprocess: Mapping[str, Any],
         last_blocks: int,
         device: torch.device,
         seed: int,
     ) -> None:
         encoder = encoder.to(device).eval()
         self.nets = {"": encoder, "random_init_": random_twin(encoder, seed)}
-        self.preprocess, self.last_blocks, self.device = preprocess, last_blocks, device
+        self.preprocess, self.last_blocks, self.device = encoder.preprocess, last_blocks, device
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> dict[str, Tensor]:
@@ -52,37 +52,19 @@ class Nets:
         return {name: net.last_blocks(x, self.last_blocks).float().cpu() for name, net in self.nets.items()}
 
 
-def evaluate(
-    encoder: Backbone,
-    preprocess: Mapping[str, Any],
-    train: Features,
-    test: Reader,
-    recipe: Recipe,
-    settings: Config,
-    *,
-    last_blocks: int,
-    seed: int,
-) -> dict[str, Any]:
-    """What metrics/robustness.json holds.
-
-    Args:
-        encoder: in eval mode.
-        preprocess: of the encoder.
-        train: features of the training images as they are: the bank of the k-NN.
-        test: the images that are changed and corrupted.
-        recipe: the resolved views of the method, which say what it was trained with.
-        settings: how many images, which severities.
-        last_blocks: blocks whose features stand side by side, as in `train`.
-        seed: of the sample, of all that is drawn, and of the random weights.
+def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
+    """What features ignore, and accuracy under corruptions where there are labels.
 
     Raises:
         UserError: there are fewer than two images.
     """
+    settings, encoder, recipe = config, inputs.encoder, inputs.recipe
+    train, test, last_blocks = inputs.features[0], inputs.test, inputs.config("embed").last_blocks
     if len(test) < 2:
         raise UserError(
             "robustness compares images, and there are fewer than two: set robustness.enabled to false"
         )
-    nets = Nets(encoder, preprocess, last_blocks, resolve(settings.device), seed)
+    nets = Nets(encoder, last_blocks, resolve(settings.device), seed)
     known = train.labelled()
     places = sample(len(test), settings.images, seed)
     labelled = (test.labels >= 0).nonzero()[:, 0]
@@ -99,8 +81,8 @@ def evaluate(
         else:
             metrics["corruptions_skipped"] = "there are no labels"
     metrics["in_recipe"] = invariance.in_recipe(recipe)
-    constants = "CIFAR-10-C" if preprocess["size"] < corruptions.LARGE_FROM else "ImageNet-C"
-    metrics["protocol"] = {
+    constants = "CIFAR-10-C" if encoder.preprocess.size < corruptions.LARGE_FROM else "ImageNet-C"
+    protocol = {
         **settings.model_dump(mode="json", exclude={"enabled", "device"}),
         "images": len(places),
         "strengths": invariance.STRENGTHS,
@@ -110,7 +92,15 @@ def evaluate(
         "test_images": len(labelled),
         "chosen_on": "nothing: settings are fixed beforehand",
     }
-    return metrics
+    return Outcome(metrics=metrics, protocol=protocol)
+
+
+def plots(inputs: Inputs, config: Config, outcome: Outcome) -> dict[str, str]:
+    """What features ignore, and where there are labels accuracy by corruption and severity."""
+    found = {"invariance.csv": tables.invariance(outcome.metrics)}
+    if "corruptions" in outcome.metrics:
+        found["corruptions.csv"] = tables.corruptions(outcome.metrics)
+    return found
 
 
 def invariances(
@@ -122,7 +112,7 @@ def invariances(
         operation: np.random.default_rng((seed, number)).random((len(places), 2))
         for number, operation in enumerate(operations)
     }
-    std = torch.tensor(nets.preprocess["std"]).view(3, 1, 1)
+    std = torch.tensor(nets.preprocess.std).view(3, 1, 1)
     found = {operation: _Rows() for operation in operations}
     change = dict.fromkeys(operations, 0.0)  # the mean of a pixel's value in [0, 1]
     for part, batch in _batches(reader, places):
@@ -166,11 +156,11 @@ def accuracies(
         )
         for name, severity in pairs
     }
-    plain = {**nets.preprocess, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
-    mean, std = (torch.tensor(nets.preprocess[key]).view(3, 1, 1) for key in ("mean", "std"))
+    plain = nets.preprocess.model_copy(update={"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)})
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (nets.preprocess.mean, nets.preprocess.std))
     clean, corrupted = _Rows(), {pair: _Rows() for pair in pairs}
     for _, batch in _batches(test, places):
-        pixels = centre(batch, **plain)  # [n, 3, S, S] in [0, 1]
+        pixels = plain.view(batch)  # [n, 3, S, S] in [0, 1]
         clean.add(nets((pixels - mean) / std))
         bar.update(len(batch))
         for pair in pairs:

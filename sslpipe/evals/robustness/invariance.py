@@ -7,7 +7,6 @@ stated strength. Everything else is the view that evaluation sees.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch.nn.functional import normalize
 
 from sslpipe.data.batch import Batch
 from sslpipe.views.evaluation import central_box
+from sslpipe.views.preprocess import Preprocess
 from sslpipe.views.recipe import Jitter, Recipe, ViewSpec
 from sslpipe.views.render import reference
 from sslpipe.views.table import Table
@@ -41,13 +41,13 @@ _FACTORS = ("brightness", "contrast", "saturation", "hue")  # as `Table.factors`
 
 
 def changed(
-    batch: Batch, preprocess: Mapping[str, Any], operation: str | None, u: NDArray[np.float64], fill: float
+    batch: Batch, preprocess: Preprocess, operation: str | None, u: NDArray[np.float64], fill: float
 ) -> Tensor:
     """The view that evaluation sees, under one operation; None: as it is.
 
     Args:
         batch: canvases.
-        preprocess: of the encoder: size, crop, interpolation, mean, std.
+        preprocess: of the encoder.
         operation: a name of `STRENGTHS`.
         u: [N, 2], uniform in [0, 1): what is drawn for each image.
         fill: grey level outside the image, for rotations.
@@ -56,10 +56,10 @@ def changed(
         float32 [N, 3, S, S], normalised, on the batch's device.
     """
     limit = batch.size.cpu().numpy()
-    table = Table.plain(central_box(limit, preprocess["crop"]), limit)
+    table = Table.plain(central_box(limit, preprocess.crop), limit)
     spec = ViewSpec(
-        size=preprocess["size"], interpolation=preprocess["interpolation"], fill=fill,
-        mean=tuple(preprocess["mean"]), std=tuple(preprocess["std"]),
+        size=preprocess.size, interpolation=preprocess.interpolation, fill=fill,
+        mean=preprocess.mean, std=preprocess.std,
     )  # fmt: skip
     if operation is not None:
         spec = spec.model_copy(update=_spec_of(operation, spec.size))

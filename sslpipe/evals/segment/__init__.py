@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 
 from sslpipe.core.config import Config as Base
-from sslpipe.scenes.composed import Config as ScenesConfig
+from sslpipe.evals.base.declaration import Evaluation, Score
+from sslpipe.scenes import layouts
+from sslpipe.scenes.config import Config as ScenesConfig
 
 
 class Config(Base):
@@ -27,3 +31,21 @@ class Config(Base):
     bank: int = Field(20_000, ge=1, description="patches that neighbours are sought among, at most")
     shown: int = Field(6, ge=0, description="scenes that the report shows")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+
+
+def _elsewhere(config: Config) -> dict[str, Any] | None:
+    return layouts.digest(config.scenes.root) if config.scenes.root else None
+
+
+EVALUATION = Evaluation(
+    title="Segmentation",
+    about="Masks of scenes by frozen features of patches: a linear layer and nearest neighbours.",
+    order=90,
+    headline=("miou", "knn_miou", "finetuned_miou"),
+    scores=(
+        Score(key="miou", title="Segmentation, linear, mIoU, %"),
+        Score(key="knn_miou", title="Segmentation, k-NN, mIoU, %"),
+        Score(key="finetuned_miou", title="Segmentation, fine-tuned, mIoU, %"),
+    ),
+    elsewhere=_elsewhere,
+)

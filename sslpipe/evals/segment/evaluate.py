@@ -9,7 +9,7 @@ resolutions, side by side.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,7 +18,11 @@ from torch.nn.functional import cross_entropy, interpolate, one_hot
 
 from sslpipe.console.progress import Progress, progress
 from sslpipe.core.device import resolve
+from sslpipe.evals.base import sheets
 from sslpipe.evals.base.embed import random_twin
+from sslpipe.evals.base.inputs import Inputs
+from sslpipe.evals.base.outcome import Outcome
+from sslpipe.evals.base.scenes import labelled_scenes
 from sslpipe.evals.segment import Config
 from sslpipe.measures.knn import nearest, vote
 from sslpipe.networks.protocol import Backbone
@@ -28,26 +32,11 @@ from sslpipe.scenes.composed import IGNORED, Scenes, normalised
 _BATCH = 32
 
 
-def evaluate(
-    encoder: Backbone,
-    preprocess: Mapping[str, Any],
-    train: Scenes,
-    test: Scenes,
-    classes: int,
-    settings: Config,
-    seed: int,
-) -> tuple[dict[str, Any], Tensor]:
-    """What metrics/segment.json holds, and the linear layer's masks of the test scenes, [M, S, S].
-
-    Args:
-        encoder: the pretrained backbone; left as it is.
-        preprocess: of the encoder.
-        train: scenes to learn from; a quarter of them is held back to choose the rate.
-        test: scenes to be tested on.
-        classes: C, without the background.
-        settings: the protocol.
-        seed: of weights and order.
-    """
+def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
+    """Intersection over union by a linear layer and by neighbours; the details are the test scenes and masks found."""
+    settings, encoder = config, inputs.encoder
+    train, test, names = labelled_scenes(inputs, "masks", config.scenes)
+    classes = len(names)
     device = resolve(settings.device)
     metrics: dict[str, Any] = {}
     rates: dict[str, float] = {}
@@ -55,9 +44,7 @@ def evaluate(
     with progress("segment", 2 * rounds * settings.epochs, "epochs") as bar:
         for prefix, network in (("", encoder), ("random_init_", random_twin(encoder, seed))):
             network = network.to(device).eval()
-            features = [
-                dense(network, scene.pixels, preprocess, settings.levels, device) for scene in (train, test)
-            ]
+            features = [dense(network, scene.pixels, settings.levels, device) for scene in (train, test)]
             head, rates[prefix or "encoder"] = _choose(features[0], train.masks, classes, settings, seed, bar)
             found = predict(head, features[1], test.masks.shape[-1])
             by_votes = neighbours(features[0], train.masks, features[1], classes, settings, seed)
@@ -65,8 +52,8 @@ def evaluate(
             ways = [("", found), ("knn_", votes)]
             if not settings.freeze:
                 tuned = copy.deepcopy(network)
-                finetune(tuned, head, train, preprocess, settings, seed, bar)
-                adapted = dense(tuned, test.pixels, preprocess, settings.levels, device)
+                finetune(tuned, head, train, settings, seed, bar)
+                adapted = dense(tuned, test.pixels, settings.levels, device)
                 ways.append(("finetuned_", predict(head, adapted, test.masks.shape[-1])))
             for name, masks in ways:
                 scores = intersection_over_union(masks, test.masks, classes + 1)
@@ -77,7 +64,7 @@ def evaluate(
                         (masks == test.masks)[test.masks != IGNORED].double().mean().item()
                     )
                     shown = masks
-    metrics["protocol"] = {
+    protocol = {
         **settings.model_dump(mode="json", exclude={"enabled", "device", "shown"}),
         "rate_used": rates,
         "optimiser": "AdamW, cosine, standardised features",
@@ -86,18 +73,25 @@ def evaluate(
         "chosen_on": "the rate on a quarter of the training scenes, held back; last epoch reported",
         "train_scenes": len(train),
         "test_scenes": len(test),
+        "class_names": names,
+        "root": settings.scenes.root,
     }
-    return metrics, shown
+    return Outcome(metrics=metrics, protocol=protocol, details=(test, shown))
+
+
+def plots(inputs: Inputs, config: Config, outcome: Outcome) -> dict[str, bytes]:
+    """Some scenes with true and predicted masks."""
+    test, masks = outcome.details
+    some = slice(config.shown)
+    return {"scenes.png": sheets.masks(test.pixels[some], test.masks[some], masks[some])}
 
 
 @torch.inference_mode()
-def dense(
-    network: Backbone, pixels: Tensor, preprocess: Mapping[str, Any], levels: int, device: torch.device
-) -> Tensor:
+def dense(network: Backbone, pixels: Tensor, levels: int, device: torch.device) -> Tensor:
     """Features of every patch of scenes: uint8 [N, S, S, 3] → float32 [N, D, h, w], on the CPU."""
     found = []
     for chunk in pixels.split(_BATCH):
-        x = normalised(chunk, preprocess, device)
+        x = normalised(chunk, network.preprocess, device)
         found.append(hypercolumns(pyramid(network, x, levels)).float().cpu())
     return torch.cat(found)
 
@@ -162,7 +156,6 @@ def finetune(
     network: Backbone,
     head: Head,
     scenes: Scenes,
-    preprocess: Mapping[str, Any],
     settings: Config,
     seed: int,
     bar: Progress,
@@ -173,7 +166,6 @@ def finetune(
         network: the encoder.
         head: its head.
         scenes: to learn from.
-        preprocess: of the encoder.
         settings: epochs, rate and device.
         seed: of the order.
         bar: moves on with each epoch.
@@ -184,7 +176,7 @@ def finetune(
     optimizer = torch.optim.AdamW(learning, settings.finetune_rate, weight_decay=0.05)
 
     def logits(rows: Tensor) -> Tensor:
-        x = normalised(scenes.pixels[rows], preprocess, device)
+        x = normalised(scenes.pixels[rows], network.preprocess, device)
         return head(hypercolumns(pyramid(network, x, settings.levels)))
 
     _descend(logits, optimizer, scenes.masks, settings.epochs, seed, bar)

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import model_validator
 
 from sslpipe.core.config import Config as Base
+from sslpipe.evals.base.declaration import Evaluation, Score
 from sslpipe.sharding import sources
 
 
@@ -35,3 +36,20 @@ class Config(Base):
 
     def _of_data(self) -> dict[str, Any]:
         return self.model_dump(exclude={"enabled"})
+
+
+def _elsewhere(config: Config) -> dict[str, Any] | None:
+    return sources.source_digest(config.data)
+
+
+EVALUATION = Evaluation(
+    title="Another set",
+    about="k-NN and linear probe on a labelled set that the encoder was not trained on.",
+    order=110,
+    headline=("linear_top1", "knn_top1"),
+    scores=(
+        Score(key="linear_top1", title="Another set, linear probe, %"),
+        Score(key="knn_top1", title="Another set, k-NN, %"),
+    ),
+    elsewhere=_elsewhere,
+)

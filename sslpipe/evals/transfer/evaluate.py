@@ -5,18 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sslpipe.console.errors import UserError
 from sslpipe.core import scratch
+from sslpipe.data.loader import open_split
+from sslpipe.evals.base import tables
+from sslpipe.evals.base.embed import embed
+from sslpipe.evals.base.features import Features
+from sslpipe.evals.base.inputs import Inputs
+from sslpipe.evals.base.outcome import Outcome
+from sslpipe.evals.knn import evaluate as neighbours
+from sslpipe.evals.linear import evaluate as probes
 from sslpipe.evals.transfer import Config
 from sslpipe.sharding import sources
-
-if TYPE_CHECKING:  # stage `source` reads the Config below, and needs no torch
-    from sslpipe.evals.base.features import Features
-    from sslpipe.evals.knn.evaluate import Config as KnnConfig
-    from sslpipe.evals.linear.evaluate import Config as LinearConfig
-    from sslpipe.sharding.shard import Config as ShardConfig
+from sslpipe.sharding.config import Config as ShardConfig
+from sslpipe.sharding.shard import shard
+from sslpipe.shards import manifest as manifests
+from sslpipe.shards.manifest import Manifest
 
 
 @contextmanager
@@ -31,8 +37,6 @@ def shards(settings: Config, form: ShardConfig, seed: int) -> Iterator[Path]:
     Raises:
         UserError: the set cannot be read; it has no labels.
     """
-    from sslpipe.sharding.shard import shard
-    from sslpipe.shards import manifest as manifests
 
     source = sources.source_digest(settings.data)
     key = scratch.digest([source, settings.data.model_dump(mode="json"), form.content(), seed])[:16]
@@ -50,36 +54,44 @@ def shards(settings: Config, form: ShardConfig, seed: int) -> Iterator[Path]:
         yield place / "shards"
 
 
-def evaluate(
-    train: Features, test: Features, knn: KnnConfig, linear: LinearConfig, seed: int
-) -> tuple[dict[str, Any], Any]:
-    """What metrics/transfer.json holds: the numbers of both protocols as on the pretraining set.
-
-    Args:
-        train: features of the labelled training images.
-        test: of the test images.
-        knn: the protocol of k-NN.
-        linear: the protocol of the linear probe.
-        seed: of folds, order and draws of labels.
-    """
-    from sslpipe.evals.knn import evaluate as neighbours
-    from sslpipe.evals.linear import evaluate as probes
-
-    by_votes, _ = neighbours.evaluate(train, test, knn)
-    by_probe, predicted = probes.evaluate(train, test, linear, seed)
-    metrics: dict[str, Any] = {
-        **_named(by_probe, "linear"),
-        **_named(by_votes, "knn"),
-        "few_labels": by_probe["few_labels"],
+def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
+    """k-NN and linear probe as on the pretraining set; the details are labels, classes told, and their names."""
+    train, test, manifest = inputs.once("transfer", lambda: _embedded(inputs, config))
+    by_votes = neighbours.scores(train, test, inputs.config("knn"))
+    by_probe = probes.scores(train, test, inputs.config("linear"), seed)
+    metrics = {
+        **_named(by_probe.metrics, "linear"),
+        **_named(by_votes.metrics, "knn"),
+        "few_labels": by_probe.metrics["few_labels"],
     }
-    metrics["protocol"] = {
-        "linear": by_probe["protocol"],
-        "knn": by_votes["protocol"],
+    protocol = {
+        "linear": by_probe.protocol,
+        "knn": by_votes.protocol,
         "train_images": len(train.label),
         "test_images": len(test.label),
         "chosen_on": "as k-NN and linear probe on the pretraining set: within the set's training split",
+        "source": manifest.source.name,
+        "classes": len(manifest.classes or ()),
+        "data": manifest.digest,
     }
-    return metrics, predicted
+    details = (test.label, by_probe.details[""], manifest.classes)
+    return Outcome(metrics=metrics, protocol=protocol, details=details)
+
+
+def plots(inputs: Inputs, config: Config, outcome: Outcome) -> dict[str, str]:
+    """Confusions of the linear probe."""
+    return {"confusion.csv": tables.confusion(*outcome.details)}
+
+
+def _embedded(inputs: Inputs, config: Config) -> tuple[Features, Features, Manifest]:
+    """Features of the other set's training and test images, and its manifest."""
+    seed, how = inputs.config("seed"), inputs.config("loader").reader
+    with shards(config, inputs.config("shard"), seed) as folder:
+        readers = [open_split(folder, split, how) for split in ("train", "test")]
+        train, test = (
+            embed(inputs.encoder, reader, inputs.config("embed"), seed).labelled() for reader in readers
+        )
+        return train, test, manifests.read(folder)
 
 
 def _named(metrics: Mapping[str, Any], protocol: str) -> dict[str, float]:

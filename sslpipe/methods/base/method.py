@@ -6,66 +6,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from sslpipe.console.errors import UserError
-from sslpipe.core.config import Config
 from sslpipe.data.loader import Reader
+from sslpipe.methods.base.config import MethodConfig
 from sslpipe.networks.protocol import Backbone
 from sslpipe.views.recipe import Recipe
 from sslpipe.views.view import View
 
 if TYPE_CHECKING:
     from sslpipe.methods.base.scale import Rule, Scale
-
-
-class OptimizerConfig(Config):
-    """How a method's parameters are optimised; each paper has its own.
-
-    `rule` turns `rate` into the peak learning rate: `linear` is rate · batch / 256, `sqrt` is rate · √batch,
-    `absolute` is rate itself.
-    """
-
-    name: Literal["adamw", "sgd", "lars"] = "adamw"
-    rate: float = Field(1e-3, gt=0)
-    rule: Literal["linear", "sqrt", "absolute"] = "linear"
-    weight_decay: float = Field(0.05, ge=0)
-    weight_decay_end: float | None = Field(None, ge=0, description="cosine from weight_decay to this (DINO)")
-    momentum: float = Field(0.9, ge=0, lt=1)
-    betas: tuple[float, float] = (0.9, 0.999)
-    schedule: Literal["cosine", "steps", "constant"] = "cosine"
-    milestones: tuple[float, ...] = Field(
-        (0.6, 0.8), description="`steps`: shares of training at which rate · 0.1"
-    )
-    warmup_epochs: float = Field(10.0, ge=0)
-    final_rate: float = Field(0.0, ge=0, description="where the cosine ends, as a share of the peak")
-    clip: float | None = Field(None, gt=0, description="largest norm of all gradients together")
-
-    def peak(self, batch_size: int) -> float:
-        """The learning rate after warm-up for a global batch of this size."""
-        scale = {"linear": batch_size / 256, "sqrt": batch_size**0.5, "absolute": 1.0}[self.rule]
-        return self.rate * scale
-
-    @model_validator(mode="after")
-    def _check(self) -> OptimizerConfig:
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError("betas should both be at least 0 and below 1")
-        if list(self.milestones) != sorted(self.milestones) or not all(0 < m < 1 for m in self.milestones):
-            raise ValueError("milestones should rise and lie between 0 and 1")
-        return self
-
-
-class MethodConfig(Config):
-    """Settings every method has. A subclass gives its paper's defaults."""
-
-    optimizer: OptimizerConfig = OptimizerConfig()
-    views: dict[str, Any] = Field(
-        {}, description="changes of this method's views, written as views.recipe, which comes on top"
-    )
 
 
 @dataclass(frozen=True)
@@ -142,6 +96,7 @@ class Method(nn.Module, ABC):
     """
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig
+    title: ClassVar[str]  # what its paper calls it; left out, the name of the class
     paper: ClassVar[str]
     takes: ClassVar[tuple[str, ...]] = ("resnet", "cnn", "vit")
     needs: ClassVar[str] = ""  # what it asks of data or batches beside images, in a few words
@@ -150,7 +105,14 @@ class Method(nn.Module, ABC):
     scales: ClassVar[
         tuple[Scale, ...]
     ]  # the runs that the paper's settings are of, the first with all defaults
+    #: What its settings are on a few thousand small images where they are not the paper's; found by trying.
+    small: ClassVar[Mapping[str, Any]] = {}
     rules: ClassVar[Mapping[str, Rule]] = {}  # settings that change with the scale, and how
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "title" not in vars(cls):
+            cls.title = cls.__name__
 
     def __init__(self, backbone: Backbone, config: MethodConfig) -> None:
         super().__init__()

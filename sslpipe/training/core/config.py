@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -37,7 +37,13 @@ class Cluster(Base):
 class Config(Base):
     """How the encoder is trained, whatever the method."""
 
+    harmless: ClassVar[frozenset[str]] = frozenset({"checkpoint_seconds", "launch", "cluster"})
+
     method: str = Field("simclr", description="one of `sslpipe methods`")
+    defaults: Literal["paper", "small"] = Field(
+        "paper",
+        description="what a method's settings are where `methods` says nothing: its paper's, or those for small data",
+    )
     backbone: str = Field(
         "auto", description="auto, small_resnet, small_vit, timm:<name> or torchvision:<name>"
     )

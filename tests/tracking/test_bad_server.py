@@ -10,8 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from mlflow_store import follow, rows
 
-from sslpipe.tracking import experiments, mirroring
+from sslpipe.tracking import memory, notes
+from sslpipe.tracking.outages import recent_outage
 from sslpipe.tracking.record import Config
+from sslpipe.tracking.store import store_uri
 from sslpipe.tracking.sync import sync
 
 # MLflow and SQLAlchemy warn about things of their own.
@@ -75,11 +77,11 @@ def test_bad_server_costs_one_warning_and_is_caught_up_with(
     assert why in warned[0]
     assert "secret" not in warned[0]
     assert len(followers) == 1
-    assert experiments.workspace_runs().keys() == {"knn", "linear"}
+    assert memory.workspace_runs().keys() == {"knn", "linear"}
     summary = sync(tracking)
     assert why in summary.error
     assert "secret" not in summary.error
-    assert len(list(mirroring.pending().glob("*.json"))) == 2
+    assert len(list(notes.pending().glob("*.json"))) == 2
     # The store is back, here as another one: the files rebuild it.
     assert sync(TOY).runs == 2
     assert rows()[1][first.id].data.metrics == {"loss": 1.0}
@@ -95,9 +97,9 @@ def test_stage_never_waits_for_a_server(server, record, monkeypatch):
     run = record("knn", tracking=tracking)
     with run:
         thread.start()
-        while not mirroring._locked(mirroring.follower_lock()) and thread.is_alive():
+        while not notes.following() and thread.is_alive():
             time.sleep(0.001)
         run.metric("loss", 1.0)
     assert thread.is_alive()  # the follower still waits for an answer; the stage is through
     thread.join()
-    assert mirroring.recent_outage(mirroring.store_uri(server))
+    assert recent_outage(store_uri(server))

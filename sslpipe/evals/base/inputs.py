@@ -1,0 +1,106 @@
+"""What evaluations read, each opened when it is first asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sslpipe import load_encoder
+from sslpipe.data.loader import Reader, open_split
+from sslpipe.evals.base.features import Features
+from sslpipe.measures.subsets import labelled
+from sslpipe.networks.protocol import Backbone
+from sslpipe.shards import manifest as manifests
+from sslpipe.shards.manifest import Manifest
+from sslpipe.views.recipe import Recipe
+
+T = TypeVar("T")
+
+
+class Inputs:
+    """What a run left for its evaluations, and the settings of other sections.
+
+    A test sets what it has: `Inputs(root).__dict__.update(encoder=…)` stands for the file.
+
+    Args:
+        root: the run's folder.
+        section: gives a section of the settings by its name.
+    """
+
+    def __init__(self, root: Path = Path("."), section: Callable[[str], Any] | None = None) -> None:
+        self.root, self._section = root, section
+        self._made: dict[str, Any] = {}
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """What `make` gives, made once for all seeds of an evaluation."""
+        if name not in self._made:
+            self._made[name] = make()
+        found: T = self._made[name]
+        return found
+
+    def config(self, section: str) -> Any:
+        """The settings of another section than the evaluation's own."""
+        assert self._section is not None, f"no settings were given, and {section} was asked for"
+        return self._section(section)
+
+    @cached_property
+    def shards(self) -> Path:
+        """The folder of the shards."""
+        return self.root / "data" / "shards"
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """What the shards hold."""
+        return manifests.read(self.shards)
+
+    @cached_property
+    def encoder(self) -> Backbone:
+        """The exported encoder, in eval mode."""
+        return load_encoder(self.root / "models" / "encoder.safetensors")
+
+    @cached_property
+    def encoder_digest(self) -> str:
+        """Of the encoder's weights; read without opening them."""
+        header = json.loads((self.root / "models" / "encoder.json").read_text())
+        return str(header["weights_sha256"])
+
+    @cached_property
+    def train(self) -> Reader:
+        """The training images."""
+        return open_split(self.shards, "train", self.config("loader").reader)
+
+    @cached_property
+    def test(self) -> Reader:
+        """The test images."""
+        return open_split(self.shards, "test", self.config("loader").reader)
+
+    def labelled(self) -> tuple[Reader, Reader]:
+        """The training and the test images that have a label."""
+        return labelled(self.train), labelled(self.test)
+
+    @cached_property
+    def features(self) -> tuple[Features, Features]:
+        """Features of the training and of the test images."""
+        train, test = (
+            Features.load(self.root / "data" / "features" / f"{split}.safetensors")
+            for split in ("train", "test")
+        )
+        return train, test
+
+    def labelled_features(self) -> tuple[Features, Features]:
+        """The same of images that have a label."""
+        train, test = self.features
+        return train.labelled(), test.labelled()
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The resolved views that the method was trained on."""
+        return Recipe.from_json((self.root / "data" / "views" / "recipe.json").read_bytes())
+
+    @cached_property
+    def changes(self) -> dict[str, Any]:
+        """What the data set and the user change of view recipes: which flips and turns leave an image what it is."""
+        return {**self.manifest.recipe, **self.config("views").recipe}

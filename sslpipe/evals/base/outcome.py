@@ -1,0 +1,69 @@
+"""What an evaluation found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from sslpipe.core.config import flatten
+
+#: The prefix of a number's name, and what it was measured on.
+BASELINES = ("random_init_", "raw_pixel_")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What an evaluation found.
+
+    Attributes:
+        metrics: its numbers, in mappings of any depth. A number of a baseline has that baseline's prefix, in the last
+            part of its name or in the first: `random_init_top1`, `random_init_corruptions.jpeg.3`.
+        protocol: how they were measured; `chosen_on` says what chose the hyper-parameters.
+        details: what is drawn of it, such as predictions; never written as it is.
+    """
+
+    metrics: Mapping[str, Any]
+    protocol: Mapping[str, Any]
+    details: Any = None
+
+    def numbers(self) -> dict[str, float]:
+        """All finite numbers by dotted name."""
+        return numbers(self.metrics)
+
+
+def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers among nested metrics by dotted name; words, lists and truth values are left out."""
+    flat = flatten(metrics)
+    return {
+        name: value
+        for name, value in flat.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+
+
+def headline(metrics: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """The part of nested metrics that `Evaluation.headline` names, nested as before.
+
+    Args:
+        metrics: all numbers.
+        names: as `Evaluation.headline`.
+    """
+    picked: dict[str, Any] = {}
+    for name, value in numbers(metrics).items():
+        *path, last = name.split(".")
+        plain = ".".join([*path, _plain(last)])
+        if any(fnmatchcase(plain, pattern) for pattern in names):
+            inner = picked
+            for part in path:
+                inner = inner.setdefault(part, {})
+            inner[last] = value
+    return picked
+
+
+def _plain(name: str) -> str:
+    """A number's name without the prefix of a baseline."""
+    for prefix in BASELINES:
+        name = name.removeprefix(prefix)
+    return name

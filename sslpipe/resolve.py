@@ -1,0 +1,47 @@
+"""Everything but data that a stage's result depends on: its settings with all defaults, its code, data elsewhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sslpipe import evals
+from sslpipe.core.pipeline import Stage, code_digests, stages
+from sslpipe.settings import Settings
+from sslpipe.tracking.experiments import LAST_STAGE, experiment_key
+
+
+def resolve(settings: Settings, stage: Stage) -> dict[str, Any]:
+    """What data/resolved/NAME.json holds of a stage; of an evaluation that is off, only that it is.
+
+    Raises:
+        UserError: a setting is wrong, or data that an evaluation reads from elsewhere is not there.
+    """
+    elsewhere = None
+    if stage.name in evals.names():
+        config = getattr(settings, stage.name)
+        if not config.enabled:
+            return {"settings": {stage.name: config.content()}}
+        elsewhere = evals.declaration(stage.name).elsewhere(config)
+    return {
+        "settings": {name: settings.part(name) for name in stage.settings},
+        "code": code_digests(stage, settings.pretrain.method),
+        **({} if elsewhere is None else {"elsewhere": elsewhere}),
+    }
+
+
+def resolve_all(settings: Settings) -> dict[str, dict[str, Any]]:
+    """The same of all stages but `source`, by name."""
+    return {name: resolve(settings, stage) for name, stage in stages().items() if name != "source"}
+
+
+def key_of(settings: Settings) -> str:
+    """The key of the experiment that the workspace is about to be: of its data, settings and code.
+
+    Raises:
+        OSError: stage `source` has not run yet.
+    """
+    source = json.loads(Path("data/source.json").read_text())
+    resolved = {name: each for name, each in resolve_all(settings).items() if name != LAST_STAGE}
+    return experiment_key(source["digest"], resolved)

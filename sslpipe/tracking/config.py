@@ -1,0 +1,19 @@
+"""Settings of the section `tracking`."""
+
+from __future__ import annotations
+
+from sslpipe.core.config import Config as Base
+
+
+class Config(Base):
+    """Settings of the section `tracking`.
+
+    Attributes:
+        enabled: whether MLflow is told; the files are written in any case.
+        experiment: the name of the experiment in MLflow.
+        uri: MLflow's store or server; none means `MLFLOW_TRACKING_URI`, else a SQLite file in the project.
+    """
+
+    enabled: bool = True
+    experiment: str = "sslpipe"
+    uri: str | None = None

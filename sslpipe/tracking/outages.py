@@ -1,0 +1,63 @@
+"""Notes about stores that did not answer: they are left alone for a while, and the user is told once."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from sslpipe.core import scratch
+from sslpipe.tracking.store import shown, store_uri
+
+PATIENCE = 600.0  # seconds after an outage in which the store is not tried again by itself
+
+
+def note_outage(uri: str, reason: str) -> None:
+    """Remember that a store did not answer; whom it was said to already is kept."""
+    said = (_outage(uri) or {}).get("said", "")
+    scratch.write_json(
+        _outage_path(uri), {"uri": shown(uri), "reason": reason, "time": time.time(), "said": said}
+    )
+
+
+def clear_outage(uri: str) -> None:
+    """Forget the outage of a store that answers again."""
+    with suppress(OSError):
+        _outage_path(uri).unlink()
+
+
+def recent_outage(uri: str) -> bool:
+    """Whether the store did not answer a short while ago."""
+    outage = _outage(uri)
+    return outage is not None and 0 <= time.time() - outage["time"] < PATIENCE
+
+
+def outage_to_warn_of(uri: str | None, key: str) -> str | None:
+    """The one sentence for the user about an outage; none without one or when this pipeline run said it."""
+    address = store_uri(uri)
+    if not recent_outage(address):
+        return None
+    outage = _outage(address)
+    here = f"{key}:{os.getpgrp()}"  # a pipeline run: one experiment in one process group
+    if outage is None or outage["said"] == here:
+        return None
+    scratch.write_json(_outage_path(address), {**outage, "said": here})
+    return (
+        f"MLflow at {outage['uri']} did not take this run ({outage['reason']}); the pipeline goes on, "
+        "nothing is lost: run `sslpipe sync` when it is back"
+    )
+
+
+def _outage_path(uri: str) -> Path:
+    return scratch.folder("tracking") / f"outage-{scratch.digest(uri)[:8]}.json"
+
+
+def _outage(uri: str) -> dict[str, Any] | None:
+    try:
+        content: dict[str, Any] = json.loads(_outage_path(uri).read_text())
+    except (OSError, ValueError):
+        return None
+    return content

@@ -1,0 +1,101 @@
+"""How images become an encoder's input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import Field
+from torch import Tensor
+
+from sslpipe.console.errors import UserError
+from sslpipe.core.config import Config
+from sslpipe.data.batch import Batch
+from sslpipe.shards.images import BadImage, normalise
+from sslpipe.views.evaluation import centre
+
+Picture = Image.Image | np.ndarray | Tensor
+
+
+class Preprocess(Config):
+    """What turns images into the encoder's input; call it.
+
+    Attributes:
+        size: side of the input, pixels.
+        crop: side of the central square that is kept, as a share of the image's shorter side.
+        interpolation: of the resize, antialiased: "bilinear" or "bicubic".
+        mean: subtracted from each channel, in [0, 1].
+        std: each channel is divided by it.
+    """
+
+    size: int = Field(ge=1)
+    crop: float = Field(1.0, gt=0, le=1)
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __call__(self, images: Picture | Sequence[Picture]) -> Tensor:
+        """Images in, float32 [N, 3, size, size] out.
+
+        Args:
+            images: one or a list of: a PIL image, or uint8 pixels (array or tensor) [H, W], [H, W, 3],
+                [3, H, W] or [1, H, W]; or uint8 of four dimensions, N such images.
+
+        Raises:
+            UserError: something else.
+        """
+        return self.view(_as_batch([_as_pixels(image) for image in _as_list(images)]))
+
+    def view(self, batch: Batch) -> Tensor:
+        """The central view of each image of a batch: float32 [N, 3, size, size], on the batch's device."""
+        return centre(batch, **dict(self))
+
+    def plain(self, pixels: Tensor) -> Tensor:
+        """Pixels [N, 3, S, S] as they were before the normalisation."""
+        mean, std = (torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (self.mean, self.std))
+        return pixels * std + mean
+
+
+def _as_list(images: Picture | Sequence[Picture]) -> list[Picture]:
+    if isinstance(images, Image.Image):
+        return [images]
+    if isinstance(images, np.ndarray | Tensor):
+        return list(images) if images.ndim == 4 else [images]
+    return list(images)
+
+
+def _as_pixels(image: Picture) -> Tensor:
+    """One image as uint8 [H, W, 3]."""
+    if isinstance(image, Image.Image):
+        try:
+            return _as_pixels(np.array(normalise(image)))
+        except BadImage as error:
+            raise UserError(f"preprocess cannot read this image: {error.reason}") from error
+    pixels = torch.as_tensor(image)
+    if pixels.dtype != torch.uint8:
+        kind = str(pixels.dtype).removeprefix("torch.")
+        raise UserError(f"preprocess takes PIL images or uint8 pixels from 0 to 255, not {kind}")
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    if pixels.ndim == 3 and pixels.shape[2] not in (1, 3):
+        pixels = pixels.permute(1, 2, 0)
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or 0 in pixels.shape:
+        raise UserError(
+            f"preprocess takes images of 1 or 3 channels, not pixels of shape {list(image.shape)}"
+        )
+    return pixels.expand(-1, -1, 3)
+
+
+def _as_batch(images: list[Tensor]) -> Batch:
+    if not images:
+        raise UserError("preprocess was given no image")
+    side = max(max(image.shape[:2]) for image in images)
+    canvases = torch.zeros(len(images), side, side, 3, dtype=torch.uint8)
+    for canvas, image in zip(canvases, images, strict=True):
+        canvas[: image.shape[0], : image.shape[1]] = image
+    none = torch.full((len(images),), -1)
+    size = torch.tensor([image.shape[:2] for image in images], dtype=torch.int32)
+    return Batch(pixels=canvases, size=size, index=torch.arange(len(images)), label=none)
