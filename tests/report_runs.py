@@ -54,13 +54,15 @@ class Page(HTMLParser):
         self.links: list[str] = []
         self.tags: list[str] = []
         self.words: list[str] = []
+        self.shape: list[tuple[str, ...]] = []  # each tag with the names of its attributes
+        self.values: dict[str, list[str]] = {}  # by name, those of attributes
         self.feed(self.source)
         self.close()
         assert self.open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         named = dict(attrs)
-        self.tags.append(tag)
+        self._note(tag, attrs)
         if tag == "section":
             self.sections.append(named["id"] or "")
         self.links += [
@@ -70,7 +72,13 @@ class Page(HTMLParser):
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._note(tag, attrs)
+
+    def _note(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
+        self.shape.append((tag, *(name for name, _ in attrs)))
+        for name, value in attrs:
+            self.values.setdefault(name, []).append(value or "")
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag

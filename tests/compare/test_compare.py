@@ -212,3 +212,20 @@ def test_losses_are_laid_over_each_other_for_one_method_alone(two: tuple[Path, P
     write(two[1] / "params.yaml", {**PARAMS, "pretrain.method": "simclr", "seed": 9})
     same = Page(compare_page.build(loaded(two), tmp_path / "page.html"))
     assert "loss" in same.sections
+
+
+def test_names_of_runs_and_settings_are_shown_as_they_are(two: tuple[Path, Path], tmp_path: Path) -> None:
+    names = ("<b onclick=\"x\">&amp; 'co'</b>", "\U0001f41c {{ 7 * 7 }} \u05e9\u05dc\u05d5\u05dd <\u05e2>")
+    write(two[1] / "params.yaml", {**PARAMS, "pretrain.method": names[0], names[0]: list(names)})
+
+    def made(names: tuple[str, ...], file: str) -> Page:
+        runs = [Compared(name, each.run, each.rows) for name, each in zip(names, loaded(two), strict=True)]
+        return Page(compare_page.build(runs, tmp_path / file))
+
+    page, harmless = made(names, "page.html"), made(("m", "n"), "harmless.html")
+    for name in names:
+        assert page.words.count(name) > 6  # heads of tables and legends
+        assert name in page.values["data-label"]
+    assert page.words.count(names[0]) > harmless.words.count("m")  # the setting, too
+    assert " ".join(names) in page.text
+    assert page.shape == harmless.shape
