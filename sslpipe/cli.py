@@ -243,9 +243,9 @@ def _follow() -> int:
 
 
 def _table(options: argparse.Namespace) -> int:
-    from sslpipe.report import summary_table
+    from sslpipe.report.table import summary_table
 
-    print(summary_table("metrics"))
+    print(summary_table("."))
     print("MLflow  make ui, or: sslpipe ui")
     return 0
 

@@ -1,6 +1,7 @@
-"""Figures as SVG text: no plotting library, no fixed colours (the page's style sheet gives them).
+"""Figures as SVG: no plotting library, no fixed colours (the page's style sheet gives them).
 
-A figure is drawn for a width in CSS pixels and shown at that width, so that text keeps its size on a phone.
+A figure is drawn for a width in CSS pixels and shown at that width, so that text keeps its size on a phone. Whatever
+text comes in is escaped here.
 """
 
 from __future__ import annotations
@@ -8,9 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 
 import numpy as np
+from markupsafe import Markup, escape
+
+from sslpipe.report.words import isolated
+
+WIDE, NARROW = 820, 350  # CSS pixels a figure is drawn for: a desktop's column, a phone's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +43,26 @@ class Axis:
         """Where a value lies: 0 at `low`, 1 at `high`."""
         low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
         return ((math.log(value) if self.log else value) - low) / ((high - low) or 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A figure drawn for a desktop and for a phone; the style sheet shows one."""
+
+    wide: Markup
+    narrow: Markup
+    caption: str = ""
+    value: str = ""  # beside the caption
+
+
+def figure(draw: Callable[[int], Markup]) -> Figure:
+    """A figure as wide as the page's column, from what draws it for a width."""
+    return Figure(wide=draw(WIDE), narrow=draw(NARROW))
+
+
+def small(draw: Callable[[int], Markup], caption: str, value: str = "") -> Figure:
+    """One of the small figures that stand beside each other, from what draws it for a width."""
+    return Figure(wide=draw(250), narrow=draw(NARROW), caption=caption, value=value)
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -106,7 +131,7 @@ def line_chart(
     height: int,
     title: str,
     x_label: str = "",
-) -> str:
+) -> Markup:
     """Lines over two axes.
 
     Args:
@@ -152,7 +177,7 @@ def line_chart(
 
 def dots(
     rows: Sequence[tuple[str, bool, Mapping[str, float]]], x_axis: Axis, *, width: int, title: str
-) -> str:
+) -> Markup:
     """A line of dots for each row, one dot a series, the stretch between them drawn.
 
     Args:
@@ -192,7 +217,7 @@ def dots(
     return _svg(width, bottom + 26, title, parts)
 
 
-def confusion(matrix: np.ndarray, names: Sequence[str], *, width: int, title: str) -> str:
+def confusion(matrix: np.ndarray, names: Sequence[str], *, width: int, title: str) -> Markup:
     """A confusion matrix whose errors stand out: the diagonal is a quiet tint, every error a warm cell.
 
     Args:
@@ -249,7 +274,7 @@ def scatter(
     radius: float,
     title: str,
     text: int,
-) -> str:
+) -> Markup:
     """Points of a plane coloured by group, each group named where most of it lies.
 
     Args:
@@ -348,10 +373,11 @@ def _cell(
         style, strength = "right", 0.08 + 0.22 * share
     else:  # the square root keeps single errors visible beside the worst pair
         style, strength = "wrong", 0.85 * math.sqrt(share / worst) if value and worst else 0.0
+    actual, predicted = isolated(names[r]), isolated(names[c])
     said = (
-        f"{names[r]} taken for {names[c]}: {value} of {int(totals[r])}"
+        f"{actual} taken for {predicted}: {value} of {int(totals[r])}"
         if r != c
-        else f"{names[r]}: {value} of {int(totals[r])} right"
+        else f"{actual}: {value} of {int(totals[r])} right"
     )
     if not value and r != c:
         style, strength = "empty", 1.0
@@ -382,8 +408,8 @@ def _shortened(name: str, limit: int) -> str:
     return name if len(name) <= limit else name[: limit - 1] + "\u2026"
 
 
-def _svg(width: int, height: int, title: str, parts: Sequence[str], style: str = "chart") -> str:
-    return (
+def _svg(width: int, height: int, title: str, parts: Sequence[str], style: str = "chart") -> Markup:
+    return Markup(
         f'<svg class="{style}" role="img" aria-label="{escape(title)}" viewBox="0 0 {width} {height}" '
         f'width="{width}" height="{height}">{"".join(parts)}</svg>'
     )

@@ -10,22 +10,21 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+from PIL import Image
 
-from sslpipe.report.results import is_number
+from sslpipe import evals
+from sslpipe.console.errors import UserError
+from sslpipe.report import pictures
+from sslpipe.report.results import of_record
+from sslpipe.report.words import is_number
 from sslpipe.tracking.energy import METRIC
-
-if TYPE_CHECKING:
-    from sslpipe.report.pictures import Thumbnails
 
 T = TypeVar("T")
 
-_STAGES = (
-    "source", "shard", "views", "pretrain", "embed", "knn", "retrieval", "linear", "online", "attentive",
-    "finetune", "diagnostics", "robustness", "segment", "detect", "transfer",
-)  # fmt: skip
+_FIRST = ("source", "shard", "views", "pretrain", "embed")  # stages before the evaluations
 _FEATURES = {"encoder": "features", "random_init": "random_init_features", "raw_pixel": "raw_pixel_features"}
 
 
@@ -50,18 +49,18 @@ class Neighbours:
 
 @dataclass(kw_only=True)
 class Run:
-    """All that the report shows but pictures of images, which `thumbnails` reads when asked."""
+    """All that the report shows but pictures, which `images` and `picture` read when asked."""
 
     directory: Path
-    params: Mapping[str, Any]
+    params: Mapping[str, Any]  # resolved settings, flat: {"pretrain.method": "simclr", ...}
     manifest: dict[str, Any] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
     encoder: dict[str, Any] = field(default_factory=dict)
+    #: By stage, its numbers; of an evaluation all of them, with `protocol` and `skipped` where they apply.
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     stages: list[dict[str, Any]] = field(default_factory=list)  # runs/*.json in the pipeline's order
-    curves: dict[str, np.ndarray] = field(
-        default_factory=dict
-    )  # column -> [rows], NaN where empty or not finite
+    #: By column the numbers of the rows, NaN where empty or not finite.
+    curves: dict[str, np.ndarray] = field(default_factory=dict)
     watched: dict[str, np.ndarray] = field(default_factory=dict)  # the same of looks between epochs
     efficiency: list[Efficiency] = field(default_factory=list)
     confusion: Counter[tuple[str, str]] = field(default_factory=Counter)  # (actual, predicted) -> images
@@ -78,12 +77,43 @@ class Run:
         """Class names in the order of their labels; empty without labels."""
         return [str(name) for name in self.manifest.get("classes") or ()]
 
-    @functools.cached_property
-    def thumbnails(self) -> Thumbnails:
-        """The images themselves; each split is opened once."""
-        from sslpipe.report.pictures import Thumbnails
+    @property
+    def method(self) -> str:
+        """The method as its paper writes it, where the encoder says that; else as the setting has it."""
+        info = self.encoder.get("info")
+        title = info.get("title") if isinstance(info, Mapping) else None
+        return str(title or self.params.get("pretrain.method") or "")
 
-        return Thumbnails(self.directory / "data" / "shards")
+    @functools.cached_property
+    def _thumbnails(self) -> pictures.Thumbnails:
+        return pictures.Thumbnails(self.directory / "data" / "shards")
+
+    def images(self, split: str, places: list[int], side: int) -> tuple[list[Image.Image], list[int]] | None:
+        """Images of a split and their labels; None where the shards are missing or cannot be read."""
+        if not places or not self.manifest:
+            return None
+        try:
+            return self._thumbnails.get(split, places, side)
+        except (UserError, OSError, IndexError, ValueError) as error:
+            problem = f"images of the {split} split could not be read ({error})"
+            if problem not in self.problems:
+                self.problems.append(problem)
+            return None
+
+    def picture(self, path: str, said: str) -> pictures.Picture | None:
+        """A picture file of the run; None where there is none, or none that can be read.
+
+        Args:
+            path: below the run's directory.
+            said: to readers who do not see it.
+        """
+        if not (self.directory / path).is_file():
+            return None
+        try:
+            return pictures.picture(self.directory / path, said)
+        except (OSError, ValueError, SyntaxError):  # Pillow raises SyntaxError for a broken PNG
+            self.problems.append(f"{path} could not be read as a picture")
+            return None
 
     def count(self, split: str) -> int | None:
         """Images in a split, if the manifest says."""
@@ -127,13 +157,15 @@ def read(directory: str | Path, params: Mapping[str, Any]) -> Run:
     run.recipe = attempt("data/views/recipe.json", _json, {})
     run.encoder = attempt("models/encoder.json", _json, {})
     for path in sorted((root / "metrics").glob("*.json")):
-        run.metrics[path.stem] = attempt(f"metrics/{path.name}", _json, {})
-    found: list[dict[str, Any]] = [
-        attempt(f"runs/{path.name}", _json, {}) for path in sorted((root / "runs").glob("*.json"))
-    ]
-    run.stages = sorted(
-        (stage for stage in found if stage.get("stage", "report") != "report"), key=_pipeline_order
-    )
+        numbers: dict[str, dict[str, Any]] = attempt(f"metrics/{path.name}", _numbers, {})
+        run.metrics |= numbers
+    records: dict[str, dict[str, Any]] = {
+        path.stem: attempt(f"runs/{path.name}", _json, {}) for path in sorted((root / "runs").glob("*.json"))
+    }
+    # The metrics of an evaluation are its most important numbers; its record has all.
+    run.metrics |= {name: found for name, record in records.items() if (found := of_record(record))}
+    stages = [record for record in records.values() if record.get("stage", "report") != "report"]
+    run.stages = sorted(stages, key=_pipeline_order)
     run.curves = attempt("plots/pretrain/curves.csv", _curves, {})
     run.watched = attempt("plots/pretrain/watch.csv", _curves, {})
     run.efficiency = attempt("plots/linear/label_efficiency.csv", _efficiency, [])
@@ -162,8 +194,8 @@ def energy(stage: Mapping[str, Any]) -> float | None:
 
 
 def _pipeline_order(stage: Mapping[str, Any]) -> tuple[int, float]:
-    name = stage["stage"]
-    known = _STAGES.index(name) if name in _STAGES else len(_STAGES)
+    order = (*_FIRST, *evals.declarations())
+    known = order.index(stage["stage"]) if stage["stage"] in order else len(order)
     return known, float(stage.get("started") or 0)
 
 
@@ -172,6 +204,10 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
     return value
+
+
+def _numbers(path: Path) -> dict[str, dict[str, Any]]:
+    return {name: dict(numbers) for name, numbers in _json(path).items() if isinstance(numbers, Mapping)}
 
 
 def _table(path: Path) -> list[dict[str, str]]:
