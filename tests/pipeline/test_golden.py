@@ -57,11 +57,9 @@ Outcome = dict[str, dict[str, Any]]  # digests and numbers, by name
 
 def numbers(project: Project, name: str) -> dict[str, float]:
     """All that a stage measured: `knn.top1`, `linear.few_labels.30.top1`, … The only place that knows the files."""
-    measured = {
-        key: value for key, value in project.json(f"metrics/{name}.json").items() if key != "protocol"
-    }
-    assert "skipped" not in measured
-    return {key: value for key, value in _flat(measured, name) if key not in TIMES}
+    result = project.json(f"runs/{name}.json")["result"]
+    assert result["skipped"] is None
+    return {key: value for key, value in _flat(result["metrics"], name) if key not in TIMES}
 
 
 def _flat(value: Any, name: str) -> Iterator[tuple[str, float]]:
