@@ -276,10 +276,11 @@ def _ui(options: argparse.Namespace) -> int:
 
 
 def _current(settings: Settings) -> tuple[str, dict[str, Any]] | tuple[None, None]:
-    """The key of the workspace's experiment, and what its stages rest on; nothing where nothing has run yet."""
+    """The key of the workspace's experiment, and what its stages rest on; nothing where that cannot be told."""
     from sslpipe.resolve import key_of, resolve_all
 
     try:
-        return key_of(settings), resolve_all(settings)
-    except (OSError, ValueError):
+        resolved = resolve_all(settings)
+    except UserError:  # such as images that are not there any more
         return None, None
+    return key_of(resolved), resolved
