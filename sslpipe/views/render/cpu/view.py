@@ -14,19 +14,21 @@ rounding order; only pixel arithmetic may use fused multiply-add.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
-from sslpipe.core.numba import entry, exact, pixels
+from sslpipe.core.numba import entry, pixels
 from sslpipe.views.render.cpu.blur import blur_across, blur_down, gaussian
 from sslpipe.views.render.cpu.colour import (
     BLUR,
     CONTRAST,
-    GREY,
-    SOLARIZE,
+    CROP,
+    MOST,
     TILE,
     apply,
     colour_whole,
+    plan,
     total_luma,
     towards,
 )
@@ -34,47 +36,53 @@ from sslpipe.views.render.cpu.source import load_image, rotate, rotate_row, unit
 from sslpipe.views.render.cpu.taps import make_bands, taps
 from sslpipe.views.render.cpu.vectors import LANES, blend, blend_4, claim, prefetch, weigh, wide
 
-# `ViewSpec.order` in numbers.
-CROP_STEP, JITTER_STEP, GREY_STEP, BLUR_STEP, SOLARIZE_STEP = range(5)
 _RESIZE, _CONTRASTED, _BLURRED = range(3)  # where a phase's rows come from
 _BYTES, _PICTURE, _TURNED = range(3)  # where a crop's rows come from
-_ONE, _ZERO = np.float32(1), np.float32(0)
+_ZERO = np.float32(0)
 
 
-@exact
-def _plan(
-    spec_order: np.ndarray,
-    first: int,
-    end: int,
-    strengths: np.ndarray,
-    jitter: bool,
-    order: np.ndarray,
-    values: np.ndarray,
-    grey: bool,
-    sigma: np.float32,
-    solarize: bool,
-    ops: np.ndarray,
-    factors: np.ndarray,
-) -> int:
-    """The operations one view drew among the steps `first` to `end` of `ViewSpec.order`; returns how many."""
-    n = 0
-    for step in range(first, end):
-        kind = spec_order[step]
-        if kind == JITTER_STEP and jitter:
-            for k in range(4):
-                if strengths[order[k]] != _ZERO:
-                    ops[n], factors[n] = order[k], values[order[k]]
-                    n += 1
-        elif kind == GREY_STEP and grey:
-            ops[n] = GREY
-            n += 1
-        elif kind == BLUR_STEP and sigma > _ZERO:
-            ops[n], factors[n] = BLUR, sigma
-            n += 1
-        elif kind == SOLARIZE_STEP and solarize:
-            ops[n] = SOLARIZE
-            n += 1
-    return n
+class Rows(NamedTuple):
+    """A `Table`.
+
+    Attributes:
+        source: [N] which canvas.
+        size: [N, 2] height and width of the image on it.
+        box: [N, 4] top, left, height and width of the crop.
+        drawn: [N] records of what is drawn for the operations.
+    """
+
+    source: np.ndarray
+    size: np.ndarray
+    box: np.ndarray
+    drawn: np.ndarray
+
+
+class Settings(NamedTuple):
+    """What a spec says of all rows of a table.
+
+    Attributes:
+        steps: numbers of the steps, in the order of work; see `colour.STEPS`.
+        strengths: of jitter's adjustments.
+        half: length of the blur's kernel on either side of its centre.
+        cubic: bicubic, else bilinear.
+        rotates: whether crops are turned.
+        fill: grey level outside the image.
+        mean: of the normalisation.
+        inverse: 1 / std of the normalisation.
+        slots: the most rows that an output row is made of.
+        reaches: the most inputs that a block of outputs reads.
+    """
+
+    steps: np.ndarray
+    strengths: np.ndarray
+    half: int
+    cubic: bool
+    rotates: bool
+    fill: np.float32
+    mean: np.ndarray
+    inverse: np.ndarray
+    slots: int
+    reaches: int
 
 
 @pixels
@@ -245,29 +253,8 @@ def _resize(
 @entry
 def render_rows(
     canvases: np.ndarray,
-    source: np.ndarray,
-    image_size: np.ndarray,
-    boxes: np.ndarray,
-    angle: np.ndarray,
-    hflip: np.ndarray,
-    vflip: np.ndarray,
-    turns: np.ndarray,
-    jitter: np.ndarray,
-    factors: np.ndarray,
-    order: np.ndarray,
-    grey: np.ndarray,
-    sigma: np.ndarray,
-    solarize: np.ndarray,
-    spec_order: np.ndarray,
-    strengths: np.ndarray,
-    half: int,
-    cubic: bool,
-    rotates: bool,
-    fill: np.float32,
-    mean: np.ndarray,
-    inverse: np.ndarray,
-    slots: int,
-    reaches: int,
+    rows: Rows,
+    settings: Settings,
     scratch: np.ndarray,
     out: np.ndarray,
     counter: np.ndarray,
@@ -275,15 +262,18 @@ def render_rows(
 ) -> None:
     """Render rows of a table into out [N, 3, S, S]: `share` at a time, from `counter` on, until there are none left.
 
-    Threads with the same counter divide the work among them. cpu.py makes the arguments.
+    Threads with the same counter divide the work among them.
     """
     size = out.shape[2]
     pitch = (size + LANES - 1) // LANES * LANES
     extent = canvases.shape[1]
     blocks = pitch // LANES
+    half, cubic, rotates, fill = settings.half, settings.cubic, settings.rotates, settings.fill
+    slots, reaches = settings.slots, settings.reaches
     crop_step = 0
-    while spec_order[crop_step] != CROP_STEP:
+    while settings.steps[crop_step] != CROP:
         crop_step += 1
+    early_steps, late_steps = settings.steps[:crop_step], settings.steps[crop_step + 1 :]
 
     # The scratch, piece by piece; `cpu.scratch_floats` counts the same.
     at = 0
@@ -307,45 +297,20 @@ def render_rows(
     turned = scratch[at : at + whole] if rotates else scratch[:0]
 
     starts = np.empty((blocks, 3), np.intp)
-    early, late = np.empty(8, np.int64), np.empty(8, np.int64)
-    early_factors, late_factors = np.empty(8, np.float32), np.empty(8, np.float32)
+    early, late = np.empty(MOST, np.int64), np.empty(MOST, np.int64)
+    early_factors, late_factors = np.empty(MOST, np.float32), np.empty(MOST, np.float32)
     rows_a_tile = max(1, TILE // pitch)
     while True:
         start = claim(counter, share)
-        if start >= len(source):
+        if start >= len(rows.source):
             break
-        for n in range(start, min(start + share, len(source))):
-            canvas = canvases[source[n]]
-            height, width = image_size[n, 0], image_size[n, 1]
-            top, left, box_height, box_width = boxes[n, 0], boxes[n, 1], boxes[n, 2], boxes[n, 3]
-            early_ops = _plan(
-                spec_order,
-                0,
-                crop_step,
-                strengths,
-                jitter[n],
-                order[n],
-                factors[n],
-                grey[n],
-                _ZERO,
-                False,
-                early,
-                early_factors,
-            )
-            ops = _plan(
-                spec_order,
-                crop_step + 1,
-                len(spec_order),
-                strengths,
-                jitter[n],
-                order[n],
-                factors[n],
-                grey[n],
-                sigma[n],
-                solarize[n],
-                late,
-                late_factors,
-            )
+        for n in range(start, min(start + share, len(rows.source))):
+            canvas, drawn = canvases[rows.source[n]], rows.drawn[n]
+            height, width = rows.size[n, 0], rows.size[n, 1]
+            box = rows.box[n]
+            top, left, box_height, box_width = box[0], box[1], box[2], box[3]
+            early_ops = plan(early_steps, settings.strengths, drawn, early, early_factors)
+            ops = plan(late_steps, settings.strengths, drawn, late, late_factors)
 
             origin, picture, plane = _BYTES, row, 0
             start_of_crop, row_step = 3 * (top * extent + left), 3 * extent
@@ -356,16 +321,16 @@ def render_rows(
                 origin, picture, plane = _PICTURE, image, height * width
                 start_of_crop, row_step = top * width + left, width
                 if rotates:
-                    rotate(image, height, width, boxes[n], angle[n], fill, turned)
+                    rotate(image, height, width, box, drawn.angle, fill, turned)
                     picture, plane, start_of_crop, row_step = turned, box_height * box_width, 0, box_width
             elif rotates:
-                radians = math.radians(np.float64(angle[n]))
+                radians = math.radians(np.float64(drawn.angle))
                 cos, sin = np.float32(math.cos(radians)), np.float32(math.sin(radians))
-                _bring_near(canvas, height, width, boxes[n])
+                _bring_near(canvas, height, width, box)
                 origin, plane = _TURNED, (box_width + LANES - 1) // LANES * LANES
                 start_of_crop = row_step = 0  # each row in the place of the one before
 
-            make_bands(box_width, size, cubic, hflip[n], line, starts, bands)
+            make_bands(box_width, size, cubic, drawn.hflip, line, starts, bands)
             ready = 0  # rows of the crop that are resized across
             phase, i, reach = _RESIZE, 0, 0
             factor = luma = _ZERO
@@ -382,7 +347,7 @@ def render_rows(
                             origin,
                             height,
                             width,
-                            boxes[n],
+                            box,
                             cos,
                             sin,
                             fill,
@@ -416,11 +381,11 @@ def render_rows(
                     for k in range(i, j):
                         apply(late[k], r, g, b, late_factors[k])
                     if j == ops:
-                        if turns[n] == 0:
-                            _write(x, out[n], size, pitch, first, end, vflip[n], mean, inverse)
+                        if drawn.turns == 0:
+                            _write(x, out[n], size, pitch, first, end, drawn.vflip, settings.mean, settings.inverse)
                         else:
                             _write_turned(
-                                x, out[n], size, pitch, first, end, vflip[n], turns[n], mean, inverse
+                                x, out[n], size, pitch, first, end, drawn.vflip, drawn.turns, settings.mean, settings.inverse
                             )
                     elif late[j] == CONTRAST:
                         total += total_luma(r, g, b)
