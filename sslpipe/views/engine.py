@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from sslpipe.data.batch import Batch
 from sslpipe.data.buffers import Buffers
-from sslpipe.views import geometry
+from sslpipe.views import drawing, geometry
 from sslpipe.views import masks as patch_masks
-from sslpipe.views import drawing
 from sslpipe.views.recipe import Recipe, ViewSpec
 from sslpipe.views.render.choice import choose
 from sslpipe.views.table import Table

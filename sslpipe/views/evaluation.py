@@ -12,6 +12,7 @@ from sslpipe.data.batch import Batch
 from sslpipe.views.operations import ViewSpec
 from sslpipe.views.render import reference
 from sslpipe.views.table import Table
+from sslpipe.views.values import Colour
 
 
 def centre(

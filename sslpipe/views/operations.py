@@ -205,7 +205,9 @@ def _jitter_words(spec: ViewSpec) -> str:
         for name, strength in zip(ADJUSTMENTS, jitter.strengths, strict=True)
         if strength
     ]
-    return f"jitter {_percent(jitter.probability)} ({', '.join(parts)})" if jitter.probability and parts else ""
+    return (
+        f"jitter {_percent(jitter.probability)} ({', '.join(parts)})" if jitter.probability and parts else ""
+    )
 
 
 def _jitter_strength(name: str) -> Strength:
@@ -223,7 +225,9 @@ def _jitter_strength(name: str) -> Strength:
         "a tenth of the colour wheel to either side" if name == "hue" else "factor 0.6 or 1.4",
         drawn=drawn,
         settings=lambda size: {"jitter": alone},
-        used=lambda spec: spec.jitter is not None and spec.jitter.probability * getattr(spec.jitter, name) > 0,
+        used=lambda spec: (
+            spec.jitter is not None and spec.jitter.probability * getattr(spec.jitter, name) > 0
+        ),
     )
 
 

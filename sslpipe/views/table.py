@@ -100,7 +100,9 @@ def _types(columns: Sequence[Column]) -> np.dtype[np.void]:
     shapes: Mapping[str, tuple[str, tuple[int, ...]]] = {
         column.name: (
             column.kind,
-            column.choices.shape[1:] if column.choices is not None else (column.place + 1,) * (column.place > 0),
+            column.choices.shape[1:]
+            if column.choices is not None
+            else (column.place + 1,) * (column.place > 0),
         )
         for column in columns
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from sslpipe.core.numba import exact, pixels, summing
@@ -20,9 +22,7 @@ _RED, _GREEN, _BLUE = np.float32(0.2989), np.float32(0.587), np.float32(0.114)
 
 
 @exact
-def plan(
-    steps: np.ndarray, strengths: np.ndarray, drawn: np.void, ops: np.ndarray, factors: np.ndarray
-) -> int:
+def plan(steps: np.ndarray, strengths: np.ndarray, drawn: Any, ops: np.ndarray, factors: np.ndarray) -> int:
     """The operations that a view goes through in some steps, and the factor of each; returns how many.
 
     Args:

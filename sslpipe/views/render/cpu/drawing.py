@@ -19,13 +19,13 @@ class Samples(NamedTuple):
     """Whose parameters are drawn.
 
     Attributes:
-        index: [N] places of the samples.
+        place: [N] of the samples in the split.
         number: [N] of the views in their recipe.
         seed: of the run.
         epoch: counted from 0.
     """
 
-    index: NDArray[np.int64]
+    place: NDArray[np.int64]
     number: NDArray[np.int64]
     seed: np.uint64
     epoch: int
@@ -34,7 +34,7 @@ class Samples(NamedTuple):
 @exact
 def _block(block: int, samples: Samples, n: int, word: NDArray[np.uint64]) -> None:
     """One block of four random words of sample n: Philox4x32-10, see philox.py."""
-    place = np.uint64(samples.index[n])
+    place = np.uint64(samples.place[n])
     c0, c1 = np.uint64(block | samples.number[n] << 20), place & _LOW
     c2, c3 = place >> _HALF, np.uint64(samples.epoch)
     k0, k1 = samples.seed & _LOW, samples.seed >> _HALF
@@ -57,8 +57,14 @@ def _below(word: np.uint64, bound: int) -> np.int64:
 
 @exact
 def _box(
-    samples: Samples, n: int, height: int, width: int, first: int, limits: NDArray[np.float64],
-    word: NDArray[np.uint64], box: NDArray[np.int32],
+    samples: Samples,
+    n: int,
+    height: int,
+    width: int,
+    first: int,
+    limits: NDArray[np.float64],
+    word: NDArray[np.uint64],
+    box: NDArray[np.int32],
 ) -> None:
     """torchvision's RandomResizedCrop: the first of ten tries that fits, else the centre."""
     scale, ratio, logs = limits[0], limits[1], limits[2]
