@@ -12,8 +12,8 @@ import numpy as np
 
 from sslpipe.report import plots
 from sslpipe.report.parts import NARROW, WIDE, both, method_name, picture, section
-from sslpipe.report.results import NARROW_SPACE, is_number, percent
 from sslpipe.report.run import Run
+from sslpipe.views.operations import in_words
 
 _PICTURES = 4  # of the method's own, so that the page stays small
 
@@ -42,35 +42,8 @@ def views(run: Run) -> str:
 
 def _spec(spec: Mapping[str, Any]) -> str:
     """A ViewSpec in words, only what it does."""
-    words = []
-    scale, jitter, mask = spec.get("scale"), spec.get("jitter"), spec.get("mask")
-    if isinstance(scale, Sequence) and len(scale) == 2:
-        words.append(f"crop of {100 * scale[0]:.0f}\u2013{100 * scale[1]:.0f}{NARROW_SPACE}% of the area")
-    for key, word in (
-        ("hflip", "mirrored"),
-        ("vflip", "upside down"),
-        ("grey", "grey"),
-        ("blur", "blurred"),
-        ("solarize", "solarized"),
-    ):
-        if is_number(spec.get(key)) and spec[key] > 0:
-            words.append(word + ("" if spec[key] >= 1 else f" {percent(spec[key], 0)}"))
-    if spec.get("rotation"):
-        words.append(f"turned \u00b1{spec['rotation']:g}\u00b0")
-    if spec.get("quarter_turns"):
-        words.append("quarter turns")
-    if isinstance(jitter, Mapping) and jitter.get("probability", 1):
-        parts = [
-            f"{key} {jitter[key]:g}"
-            for key in ("brightness", "contrast", "saturation", "hue")
-            if jitter.get(key)
-        ]
-        if parts:
-            words.append(f"jitter {percent(jitter.get('probability', 1), 0)} ({', '.join(parts)})")
-    if isinstance(mask, Mapping):
-        words.append(f"{percent(mask.get('ratio', 0), 0)} of the patches hidden")
     name = f"{spec.get('count', 1)}\u202f\u00d7\u202f{spec.get('name', 'view')}"
-    size, what = str(spec.get("size", "?")), ", ".join(words) or "as it is"
+    size, what = str(spec.get("size", "?")), in_words(spec) or "as it is"
     return f"<b>{escape(name)}</b> {escape(size)}\u202fpx: {escape(what)}"
 
 

@@ -38,7 +38,7 @@ _FLIPS, _COLOUR = 4 * philox.FLIPS, 4 * philox.COLOUR
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table of drawn parameters.
+    """A column of the table of drawn parameters; neighbours of one name are one column of several values side by side.
 
     For each view: if a random number in [0, 1) is below `chance`, the value is uniform between the `limits`, else it is
     `rest`. Columns of whole numbers round down.
@@ -51,7 +51,6 @@ class Column:
         chance: the probability, from the spec.
         limits: between which the value lies, from the spec.
         rest: the value where nothing is done.
-        place: of the value, in a column that has several side by side.
         choices: if set, the whole number that is drawn stands for this row of it.
     """
 
@@ -62,7 +61,6 @@ class Column:
     chance: Callable[[ViewSpec], float]
     limits: Callable[[ViewSpec], Range] = lambda spec: (1.0, 1.0)
     rest: float = 0.0
-    place: int = 0
     choices: NDArray[np.uint8] | None = None
 
 
@@ -186,7 +184,7 @@ def _jitter_columns() -> tuple[Column, ...]:
     factors = [
         Column(
             "factors", "f4", word=_COLOUR + 1 + place, switch=_COLOUR, chance=certain,
-            limits=_factor_limits(name), rest=0.0 if name == "hue" else 1.0, place=place,
+            limits=_factor_limits(name), rest=0.0 if name == "hue" else 1.0,
         )
         for place, name in enumerate(ADJUSTMENTS)
     ]  # fmt: skip

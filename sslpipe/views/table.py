@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -83,33 +84,26 @@ class Table:
 
 def records(values: NDArray[np.float64]) -> NDArray[np.void]:
     """`Table.drawn` [N] from the values of `COLUMNS`, [C, N]."""
-    drawn = np.empty(values.shape[1], dtype=ROW)
-    for column, value in zip(COLUMNS, values, strict=True):
-        field = drawn[column.name]
-        if column.choices is not None:
-            field[:] = column.choices[value.astype(np.intp)]
-        elif field.ndim == 2:
-            field[:, column.place] = value
+    drawn, first = np.empty(values.shape[1], dtype=ROW), 0
+    for name, columns in _FIELDS.items():
+        value = values[first : first + len(columns)]
+        first += len(columns)
+        if columns[0].choices is not None:
+            drawn[name] = columns[0].choices.take(value[0].astype(np.intp), axis=0)
         else:
-            field[:] = value
+            drawn[name] = value[0] if len(columns) == 1 else value.T
     return drawn
 
 
-def _types(columns: Sequence[Column]) -> np.dtype[np.void]:
-    """The type of a row: fields of one value each, or of several side by side."""
-    shapes: Mapping[str, tuple[str, tuple[int, ...]]] = {
-        column.name: (
-            column.kind,
-            column.choices.shape[1:]
-            if column.choices is not None
-            else (column.place + 1,) * (column.place > 0),
-        )
-        for column in columns
-    }
-    return np.dtype([(name, kind, shape) for name, (kind, shape) in shapes.items()], align=True)
+def _type(name: str, columns: Sequence[Column]) -> tuple[str, str, tuple[int, ...]]:
+    """The type of a field: of one value, or of several side by side."""
+    choices = columns[0].choices
+    shape = choices.shape[1:] if choices is not None else (len(columns),) if len(columns) > 1 else ()
+    return name, columns[0].kind, shape
 
 
+_FIELDS = {name: tuple(columns) for name, columns in groupby(COLUMNS, lambda column: column.name)}
 #: The type of a row of `Table.drawn`.
-ROW = _types(COLUMNS)
+ROW = np.dtype([_type(name, columns) for name, columns in _FIELDS.items()], align=True)
 #: A row where nothing is done, [1].
 REST = records(np.array([[column.rest] for column in COLUMNS]))

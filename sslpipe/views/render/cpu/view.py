@@ -121,7 +121,7 @@ def _crop(
 ) -> Crop:
     """What a view is resized from, after the first `count` of the operations that come before the crop."""
     extent, plane = canvas.shape[1], height * width
-    top, left, box_height, box_width = np.int64(box[0]), np.int64(box[1]), np.int64(box[2]), np.int64(box[3])
+    top, left, box_height, box_width = box.astype(np.int64)
     if count > 0 or (settings.rotates and min(height, width) < 2):
         load_image(canvas, height, width, scratch.image)
         colour_whole(scratch.image, plane, ops, factors, count)
