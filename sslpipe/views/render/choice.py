@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 
 from sslpipe.console.errors import UserError
-from sslpipe.views.recipe import ViewSpec
+from sslpipe.views.operations import ViewSpec
 from sslpipe.views.render import reference
 from sslpipe.views.table import Table
 
