@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import shutil
 from pathlib import Path
 
 from sslpipe.compare import logged
 from sslpipe.console.errors import UserError
+from sslpipe.console.spelling import nearest
 from sslpipe.core import scratch
 from sslpipe.settings import load
 
@@ -97,8 +97,8 @@ def _copy(repo: object, name: str, revision: str, folder: Path) -> None:
 
 def _unknown(name: str, repo: object) -> str:
     known = _experiments(repo)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"experiments: {', '.join(known) or 'none'}"
+    near = nearest(name, known, cutoff=0.5)
+    hint = f"did you mean {near}?" if near else f"experiments: {', '.join(known) or 'none'}"
     return f"there is no experiment, revision or folder `{name}`; {hint}"
 
 

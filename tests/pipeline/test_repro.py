@@ -19,7 +19,7 @@ VALIDATION = {"sslpipe/settings.py", "sslpipe/core/yaml.py"}
 # Dependencies that a run imports only where the chosen backbone or the device needs them.
 ON_DEMAND = {
     "sslpipe/core/numba.py",
-    "sslpipe/shards/scaling_loops.py",
+    "sslpipe/shards/scaling/loops.py",
     "sslpipe/methods/base/pictures.py",
     "sslpipe/networks/from_timm.py",
     "sslpipe/networks/from_torchvision.py",
