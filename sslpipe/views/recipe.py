@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
 from sslpipe.console.errors import UserError
+from sslpipe.console.spelling import nearest
 from sslpipe.core.config import Config
 from sslpipe.views.masks import PatchMask
 from sslpipe.views.operations import IMAGENET_MEAN, IMAGENET_STD, OPERATIONS, Jitter, ViewSpec
@@ -175,8 +175,8 @@ def _check_keys(
     known = [key for key in model.model_fields if model is not ViewSpec or key not in FIXED] + names
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            near = nearest(str(key), known)
+            hint = f"did you mean {near}?" if near else f"known are {', '.join(known)}"
             raise UserError(f"{where}: unknown key {key}; {hint}")
 
 

@@ -9,12 +9,12 @@ from support import ToyReader
 from sslpipe import networks
 from sslpipe.console.errors import UserError
 from sslpipe.console.progress import progress
+from sslpipe.data.subset import Subset
 from sslpipe.evals.base.views import mild_recipe as recipe
 from sslpipe.evals.finetune import evaluate as finetune
 from sslpipe.evals.finetune.evaluate import Classifier, Config, evaluate
 from sslpipe.evals.finetune.mixing import Config as Mixed
 from sslpipe.evals.linear import evaluate as linear
-from sslpipe.measures.subsets import Subset
 
 PREPROCESS: dict[str, Any] = {
     "size": 16, "crop": 1.0, "interpolation": "bilinear", "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25),
