@@ -22,7 +22,7 @@ from sslpipe import evals
 from sslpipe.console.errors import UserError, explain_os_error
 from sslpipe.core.config import flatten, merge
 from sslpipe.core.yaml import read
-from sslpipe.settings import OWNERS, Settings, SettingsError, load, unknown_value
+from sslpipe.settings import OWNERS, SECTIONS, SettingsError, load, unknown_value
 
 FOLDER = Path("presets")
 LAYOUT = "mnist5k"
@@ -177,7 +177,7 @@ def _sections(layout: str) -> Iterator[tuple[str | None, list[str]]]:
     lines = layout.splitlines()[len(_header(layout)) :]
     while lines:
         found = LINE.fullmatch(lines[0])
-        key = found["key"] if found and (not found["off"] or found["key"] in evals.names()) else None
+        key = found["key"] if found and (not found["off"] or found["key"] in SECTIONS) else None
         end = 1
         while key and end < len(lines) and lines[end].startswith("  "):
             end += 1
@@ -230,7 +230,8 @@ def _lines(key: str, entry: Entry, indent: int = 0) -> list[str]:
     """A key with its value and comment; below it the keys of a mapping that is not in braces."""
     block = isinstance(entry.value, dict) and entry.value and not entry.flow
     line = f"{' ' * indent}{key}:" if block else f"{' ' * indent}{key}: {_inline(entry)}"
-    lines = [f"{line:<{COLUMN - 1}} # {entry.comment}" if entry.comment else line]
+    pad = " " * (COLUMN - len(line)) if len(line) < COLUMN - 1 else "   "
+    lines = [f"{line}{pad}# {entry.comment}" if entry.comment else line]
     if isinstance(entry.value, dict) and block:
         for inner, below in entry.value.items():
             lines += _lines(inner, below, indent + 2)
