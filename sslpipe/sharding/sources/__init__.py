@@ -1,8 +1,8 @@
 """Where images come from. One file a source, found by its file name.
 
-A file NAME.py has `SOURCE`, which declares the source, and two functions. `digest(config)` says quickly, without opening
-an image, what changes when the images may have. `open_source(config, seed)` gives the images. The stage `source` imports
-these files at every `dvc repro`, so they import torch, numpy and the like only where images are read.
+A file NAME.py has `SOURCE`, which declares the source, and two functions. `digest(config)` says quickly, without
+opening an image, what changes when the images may have. `open_source(config, seed)` gives the images. The stage
+`source` imports these files at every `dvc repro`, so they import numpy and the like only where images are read.
 """
 
 from __future__ import annotations
