@@ -29,7 +29,7 @@ def main():
 whole = pieces.make
 
 def make(piece, *args, **options):
-    """Every process of this script imports it: all stop for good within any piece but the first ones of train."""
+    # In every process, since each runs this script: all stop for good within any piece but the first ones of train.
     if piece.split == "test" or piece.number >= int(sys.argv[2]):
         options["tick"] = signal.pause
     return whole(piece, *args, **options)

@@ -15,7 +15,7 @@ from sslpipe.sharding.sources import Config
     [
         (
             {"source": "mnist"},
-            r"no source 'mnist', did you mean 'mnist5k'\? \(known: elpv, folder, mnist5k, shards, torchvision:<name>\)",
+            r"no source 'mnist', did you mean 'mnist5k'\? \(known: .*folder, .*torchvision:<name>.*\)",
         ),
         ({"source": "torchvision:CIFAR11"}, "did you mean 'torchvision:CIFAR10'.*torchvision:EuroSAT"),
         ({"source": "Folders"}, "did you mean 'folder'"),
@@ -23,11 +23,11 @@ from sslpipe.sharding.sources import Config
         ({"source": "folder"}, "set root to where your images are"),
         (
             {"root": "~/photos"},
-            r"root is set, but source is mnist5k.*\(folder, shards, torchvision:<name>\)",
+            r"root is set, but source is mnist5k.*\(.*folder, .*torchvision:<name>\)",
         ),
         (
             {"source": "torchvision"},
-            r"there is no source 'torchvision'.*known: elpv, .*, torchvision:<name>\)",
+            r"there is no source 'torchvision'.*known: .*torchvision:<name>\)",
         ),
         ({"source": "mnist5k:x"}, r"there is no source 'mnist5k:x', did you mean 'mnist5k'"),
         ({"source": "__init__"}, r"there is no source '__init__' \(known"),
@@ -42,7 +42,7 @@ def test_settings_that_cannot_be(settings: dict[str, object], message: str) -> N
 
 
 def test_every_source_is_found_and_described() -> None:
-    assert sources.names() == ("elpv", "folder", "mnist5k", "shards", "torchvision")
+    assert {"elpv", "folder", "mnist5k", "shards", "torchvision"} <= set(sources.names())
     description = Config.model_fields["source"].description or ""
     assert "mnist5k (bundled digits)" in description
     assert "torchvision:<name> (downloaded sets)" in description
