@@ -27,7 +27,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@{ test -x $(VENV)/bin/uv && $(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python -c constraints.txt -e '.[pipeline,dev]'; } \
 	  || $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,dev]'
 	@$(VENV)/bin/python -m sslpipe.views.render.cpu
-	@$(VENV)/bin/python -m sslpipe.shards.scaling_loops
+	@$(VENV)/bin/python -m sslpipe.shards.scaling.loops
 	@touch $@
 
 repro: setup

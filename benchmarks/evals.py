@@ -36,7 +36,7 @@ from torch.nn.functional import cross_entropy, normalize
 from sslpipe.evals.knn import evaluate as neighbours
 from sslpipe.evals.linear import evaluate as linear
 from sslpipe.measures.subsets import folds
-from sslpipe.sharding.bundled import open_mnist5k
+from sslpipe.sharding import sources
 
 K, TEMPERATURE = 20, 0.07
 Contender = Callable[[], float]  # does it all; the accuracy on the test features
@@ -149,7 +149,7 @@ def _sklearn(bank: tuple[Tensor, Tensor], queries: tuple[Tensor, Tensor]) -> flo
 
 def digits() -> tuple[tuple[Tensor, Tensor], ...]:
     """Pixels [N, 784] in [0, 1] and labels [N] of the bundled digits, for training and for testing."""
-    splits = open_mnist5k(0.2, 0).splits
+    splits = sources.open_source(sources.Config(), 0).splits
     return tuple(
         (
             torch.tensor(

@@ -34,13 +34,14 @@ from sslpipe.core.checkpoint import Checkpoints
 from sslpipe.core.device import describe, make_deterministic, resolve
 from sslpipe.core.yaml import read
 from sslpipe.data.loader import Loader, Reader, open_split
+from sslpipe.data.subset import Subset, labelled
 from sslpipe.evals.base.embed import embed, random_twin
 from sslpipe.evals.base.features import Features
 from sslpipe.evals.base.views import mild_recipe
 from sslpipe.evals.finetune import evaluate as finetune
 from sslpipe.evals.knn import evaluate as neighbours
 from sslpipe.evals.linear import evaluate as linear
-from sslpipe.measures.subsets import Subset, draw, labelled
+from sslpipe.measures.subsets import draw
 from sslpipe.methods.base.method import Method, Preparation
 from sslpipe.networks.lab import Lightness
 from sslpipe.networks.protocol import Backbone

@@ -41,7 +41,7 @@ from sslpipe.data.batch import Batch
 from sslpipe.data.loader import Loader
 from sslpipe.methods.base.config import OptimizerConfig
 from sslpipe.methods.base.method import Method
-from sslpipe.sharding.bundled import open_mnist5k
+from sslpipe.sharding import sources
 from sslpipe.training.core import accumulation
 from sslpipe.training.core.build import memory_format
 from sslpipe.training.core.compiling import compiled
@@ -120,7 +120,7 @@ class Turns:
 
 def digits(device: torch.device) -> Canvases:
     """The bundled training digits."""
-    items = open_mnist5k(0.2, 0).splits["train"]
+    items = sources.open_source(sources.Config(), 0).splits["train"]
     pixels = np.stack([item.pixels for item in items])  # type: ignore[union-attr]
     return Canvases(np.repeat(pixels[..., None], 3, axis=3), device)
 

@@ -90,9 +90,9 @@ def profile(options: Options) -> int:
 
 def table(options: Options) -> int:
     """Print the results."""
-    from sslpipe.report import summary_table
+    from sslpipe.report.table import summary_table
 
-    print(summary_table("metrics"))
+    print(summary_table("."))
     print("MLflow  make ui, or: sslpipe ui")
     return 0
 
@@ -121,12 +121,11 @@ def sync(options: Options) -> int:
     if not found.tracking.enabled:
         print("tracking.enabled is false in params.yaml: nothing to bring up to date")
         return 0
-    key: str | None = None
-    resolved: dict[str, Any] | None = None
     try:
-        key, resolved = key_of(found), resolve_all(found)
-    except (OSError, ValueError):
-        key = None  # nothing has run here yet
+        resolved = resolve_all(found)
+        key = key_of(resolved)
+    except UserError:  # such as images that are not there any more
+        key = resolved = None
     summary = sync(found.tracking, key=key, params=found.flat(), resolved=resolved, force=not options.lenient)
     print(summary, file=sys.stderr if summary.error else sys.stdout)
     return 1 if summary.error and not options.lenient else 0

@@ -16,7 +16,7 @@ OUT = Path("data/shards")
 
 
 def _fingerprint(settings: Settings) -> str:
-    return scratch.digest(pipeline.resolved("shard"))
+    return scratch.digest(pipeline.resolved().get("shard"))
 
 
 def make(settings: Settings, record: Record) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,10 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from sslpipe import methods, networks
-from sslpipe.core import distributed
+from sslpipe.core import distributed, scratch
 from sslpipe.data import Batch
+from sslpipe.evals.base.inputs import Inputs
 from sslpipe.methods.base.method import Clock, Method
+from sslpipe.networks.protocol import Backbone
+from sslpipe.settings import Settings
+from sslpipe.shards.manifest import Duplicates, Manifest, Origin, Rejects, Splits, Statistics, shards_digest
 from sslpipe.views import View, ViewEngine
+from sslpipe.views.preprocess import Preprocess
 from sslpipe.views.recipe import IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -146,3 +151,67 @@ def descend(parameters: Iterable[nn.Parameter], rate: float = 0.05) -> None:
             if p.grad is not None:
                 p -= rate * distributed.mean(p.grad)
                 p.grad = None
+
+
+def preprocess(size: int = SIZE, **changes: Any) -> Preprocess:
+    return Preprocess(**{"size": size, "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25), **changes})
+
+
+def encoder(name: str = "small_resnet", image_size: int = SIZE, **options: Any) -> Backbone:
+    """A small backbone with random weights that depend on nothing, in eval mode, as `load_encoder` gives one."""
+    torch.manual_seed(0)
+    small: dict[str, Any] = {"width": 8} if name == "small_resnet" else {"width": 16, "depth": 1, "heads": 2}
+    network = networks.backbone(name, image_size=image_size, **{**small, **options}).eval()
+    network.preprocess = preprocess(image_size)
+    return network
+
+
+def inputs(
+    *, sections: Mapping[str, Any] | None = None, made: Mapping[str, Any] | None = None, **known: Any
+) -> Inputs:
+    """What evaluations read, of what a test has.
+
+    Args:
+        sections: of the settings; the others are the defaults.
+        made: what `Inputs.once` gives, by name, such as scenes.
+        known: by the names of properties of `Inputs`, such as encoder, train, test, features, changes.
+    """
+    settings, given = Settings({}), dict(sections or {})
+    found = Inputs(section=lambda name: given[name] if name in given else getattr(settings, name))
+    found.__dict__.update(known)
+    for name, value in (made or {}).items():
+        found.once(name, lambda value=value: value)
+    return found
+
+
+def manifest(
+    *repeats: tuple[str, int], train: int = 9, test: int = 6, classes: tuple[str, ...] | None = None
+) -> Manifest:
+    """Of shards that do not exist; those pairs of a split and a place repeat a training image."""
+    split = {"labelled": False, "class_counts": None, "index": scratch.digest("index")}
+    shard = {"sha256": scratch.digest("shard"), "bytes": 10240}
+    splits = Splits.parse(
+        {
+            name: {
+                **split,
+                "count": count,
+                "shards": [{**shard, "path": f"{name}/{name}-000000.tar", "count": count}],
+            }
+            for name, count in (("train", train), ("test", test))
+        }
+    )
+    found = {"key": "a", "of": 0, "of_key": "b", "difference": 0.0, "exact": True}
+    listed = [{"split": name, "place": place, **found} for name, place in repeats]
+    counts = {f"{name}_{kind}": 0 for name in ("train", "test") for kind in ("exact", "near")}
+    return Manifest(
+        source=Origin(name="folder", digest=scratch.digest("source")),
+        resolution=28,
+        seed=0,
+        classes=classes,
+        splits=splits,
+        statistics=Statistics(mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2)),
+        recipe={},
+        rejects=Rejects(count=0, by_reason={}, listed=()),
+        duplicates=Duplicates.parse({**counts, "unseen": 0, "listed": listed}) if repeats else None,
+        digest=shards_digest(splits),
+    )

@@ -15,7 +15,8 @@ from safetensors.numpy import load_file, save_file
 from sslpipe.console.errors import UserError
 from sslpipe.data.loader import open_split
 from sslpipe.report import Config
-from sslpipe.report.page import build
+from sslpipe.report.page import build, found_sections
+from sslpipe.report.rendering import environment
 from sslpipe.report.words import duration
 
 ALL = [
@@ -323,3 +324,12 @@ def test_a_page_that_cannot_be_written_is_one_clear_sentence(finished: Path) -> 
 )
 def test_durations(seconds: float, words: str) -> None:
     assert duration(seconds).replace("\u202f", " ") == words
+
+
+def test_each_section_has_a_place_of_its_own_and_a_template() -> None:
+    sections = found_sections()
+    orders = [module.ORDER for _, module in sections]
+    assert orders == sorted(set(orders))
+    templates = environment()
+    for name, _ in sections:
+        assert templates.get_template(f"{name}.html").blocks.keys() >= {"title", "note", "body"}

@@ -13,16 +13,15 @@ RESOLVED = {
 
 
 def test_key_is_of_data_settings_and_code():
-    key = experiments.experiment_key("data", RESOLVED)
-    assert key == experiments.experiment_key("data", dict(reversed(RESOLVED.items())))
+    key = experiments.experiment_key(RESOLVED)
+    assert key == experiments.experiment_key(dict(reversed(RESOLVED.items())))
     assert len(key) == 16
     other_settings = {**RESOLVED["linear"], "settings": {"linear": {"rates": [0.1]}}}
     other_code = {**RESOLVED["linear"], "code": {"sslpipe/evals/linear": "3"}}
     keys = [
         key,
-        experiments.experiment_key("other", RESOLVED),
-        experiments.experiment_key("data", {**RESOLVED, "linear": other_settings}),
-        experiments.experiment_key("data", {**RESOLVED, "linear": other_code}),
+        experiments.experiment_key({**RESOLVED, "linear": other_settings}),
+        experiments.experiment_key({**RESOLVED, "linear": other_code}),
     ]
     assert len(set(keys)) == len(keys)
 

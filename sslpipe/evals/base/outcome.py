@@ -48,7 +48,7 @@ def headline(metrics: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, An
     """
     picked: dict[str, Any] = {}
     for name, value in numbers(metrics).items():
-        if any(_fits(name, pattern) for pattern in names):
+        if any(fits(name, pattern) for pattern in names):
             *path, last = name.split(".")
             inner = picked
             for part in path:
@@ -57,6 +57,7 @@ def headline(metrics: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, An
     return picked
 
 
-def _fits(name: str, pattern: str) -> bool:
+def fits(name: str, pattern: str) -> bool:
+    """Whether a dotted name is one of those that a pattern of `Evaluation.headline` stands for."""
     parts, wanted = name.split("."), pattern.split(".")
     return len(parts) == len(wanted) and all(w in ("*", part) for part, w in zip(parts, wanted, strict=True))

@@ -18,6 +18,7 @@ from sslpipe.console.errors import UserError
 from sslpipe.console.progress import Progress, progress
 from sslpipe.core.device import autocast, resolve
 from sslpipe.data.loader import Loader, Reader
+from sslpipe.data.subset import Subset
 from sslpipe.evals.base import tables
 from sslpipe.evals.base.embed import central, random_twin
 from sslpipe.evals.base.inputs import Inputs
@@ -28,7 +29,7 @@ from sslpipe.evals.finetune.mixing import Mixing
 from sslpipe.measures import probe as probes
 from sslpipe.measures.config import ProbeConfig
 from sslpipe.measures.probe import Probe
-from sslpipe.measures.subsets import Subset, count_of, draw
+from sslpipe.measures.subsets import count_of, draw
 from sslpipe.methods.base.config import OptimizerConfig
 from sslpipe.networks.protocol import Backbone
 from sslpipe.training.core.schedules import rate_factor

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ from markupsafe import Markup
 
 from sslpipe.report import plots
 from sslpipe.report.config import Config
-from sslpipe.report.run import Run
+from sslpipe.report.run import Run, table
 from sslpipe.report.words import natural
 
 ORDER = 50
@@ -19,13 +21,14 @@ _DRAWN = 24  # classes up to which a matrix can be read
 
 def context(run: Run, config: Config) -> dict[str, Any] | None:
     """What the template shows; None where no predictions are kept."""
-    if not run.confusion:
+    confusion: Counter[tuple[str, str]] = run.load("plots/knn/confusion.csv", _pairs, Counter())
+    if not confusion:
         return None
-    seen = {name for pair in run.confusion for name in pair}
+    seen = {name for pair in confusion for name in pair}
     names = [name for name in run.classes if name in seen] + sorted(seen - set(run.classes), key=natural)
     place = {name: n for n, name in enumerate(names)}
     matrix = np.zeros((len(names), len(names)), dtype=np.int64)
-    for (actual, predicted), number in run.confusion.items():
+    for (actual, predicted), number in confusion.items():
         matrix[place[actual], place[predicted]] += number
 
     def draw(width: int) -> Markup:
@@ -38,6 +41,11 @@ def context(run: Run, config: Config) -> dict[str, Any] | None:
         "worst": _worst_pairs(matrix, names),
         "matrix": plots.figure(draw) if len(names) <= _DRAWN else None,
     }
+
+
+def _pairs(path: Path) -> Counter[tuple[str, str]]:
+    """How many images there are of each true class and the class it was taken for."""
+    return Counter((row["actual"], row["predicted"]) for row in table(path))
 
 
 def _worst_pairs(matrix: np.ndarray, names: Sequence[str], limit: int = 6) -> list[tuple[str, str, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from sslpipe.report import charts, plots
 from sslpipe.report.config import Config
 from sslpipe.report.plots import Axis, Figure, Line
-from sslpipe.report.run import Run
+from sslpipe.report.run import Run, table
 from sslpipe.report.series import MARKS, PREFIX, SERIES
 from sslpipe.report.words import integer, is_number, percent
 
@@ -39,7 +40,8 @@ def context(run: Run, config: Config) -> dict[str, Any] | None:
     columns = [series for series in SERIES if any(is_number(values[series]) for *_, values, _ in rows)]
     if not columns:
         return None
-    spectra = {name: run.spectra[name] for name in SERIES if len(run.spectra.get(name, ())) > 1}
+    read: dict[str, np.ndarray] = run.load("plots/diagnostics/eigenspectrum.csv", _spectra, {})
+    spectra = {series: read[series] for series in SERIES if len(read.get(series, ())) > 1}
     return {
         "columns": columns,
         "rows": [
@@ -50,6 +52,12 @@ def context(run: Run, config: Config) -> dict[str, Any] | None:
         "spectra": list(spectra),
         "chart": _spectrum(spectra),
     }
+
+
+def _spectra(path: Path) -> dict[str, np.ndarray]:
+    """By series the shares of the variance, the largest first."""
+    rows = [(row["series"], float(row["share"])) for row in table(path)]
+    return {series: np.array([share for name, share in rows if name == series]) for series in SERIES}
 
 
 def _said(name: str, value: Any) -> str:

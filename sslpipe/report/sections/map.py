@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from sslpipe.report import plots
 from sslpipe.report.config import Config
 from sslpipe.report.embedding import align, layouts
 from sslpipe.report.pictures import data_uri, sprite
 from sslpipe.report.run import Run
-from sslpipe.report.series import SERIES
+from sslpipe.report.series import PREFIX, SERIES
 
 ORDER = 30
 # Ten colours told apart on white and on black.
@@ -23,13 +26,20 @@ _PALETTE = (
 
 def context(run: Run, config: Config) -> dict[str, Any] | None:
     """What the template shows; None where no features are kept or no map is wanted."""
-    if not config.map_points or not run.features:
+    tensors: dict[str, np.ndarray] = run.load("data/features/test.safetensors", _tensors, {})
+    features = {
+        series: tensors[f"{prefix}features"]
+        for series, prefix in PREFIX.items()
+        if f"{prefix}features" in tensors
+    }
+    if not config.map_points or not features:
         return None
-    count = len(next(iter(run.features.values())))
+    count = len(next(iter(features.values())))
     seed = int(run.params.get("seed") or 0)
     chosen = np.sort(np.random.default_rng(seed).permutation(count)[: config.map_points])
-    labels = run.labels[chosen] if run.labels is not None else np.full(len(chosen), -1)
-    placed = layouts({series: x[chosen] for series, x in run.features.items() if len(x) == count}, seed=seed)
+    labels = tensors["label"][chosen] if "label" in tensors else np.full(len(chosen), -1)
+    places = tensors["index"][chosen] if "index" in tensors else chosen
+    placed = layouts({series: x[chosen] for series, x in features.items() if len(x) == count}, seed=seed)
     first = placed.get("encoder")
     if first is None:
         return {"maps": None} if "encoder" in placed and count >= 5 else None
@@ -46,8 +56,15 @@ def context(run: Run, config: Config) -> dict[str, Any] | None:
         "names": names,
         "listed": bool(names) and not brief and len(names) <= 40,
         "colours": _colours(names),
-        "images": _images(run, chosen, labels),
+        "images": _images(run, places, labels),
     }
+
+
+def _tensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
 
 
 def _map(series: str, place: np.ndarray, labels: np.ndarray, names: dict[int, str], brief: bool) -> Any:
@@ -63,10 +80,9 @@ def _map(series: str, place: np.ndarray, labels: np.ndarray, names: dict[int, st
     )
 
 
-def _images(run: Run, chosen: np.ndarray, labels: np.ndarray) -> dict[str, Any] | None:
+def _images(run: Run, places: np.ndarray, labels: np.ndarray) -> dict[str, Any] | None:
     """The images behind the map's points on one sheet, for the script."""
-    places = run.index[chosen] if run.index is not None else chosen
-    images = run.images("test", places.tolist(), 40 if len(chosen) <= 1500 else 28)
+    images = run.images("test", places.tolist(), 40 if len(places) <= 1500 else 28)
     if images is None:
         return None
     side = max(max(image.size) for image in images[0])

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from sslpipe.report.config import Config
 from sslpipe.report.pictures import data_uri
-from sslpipe.report.run import Neighbours, Run
+from sslpipe.report.run import Run
 from sslpipe.report.series import PREFIX
 from sslpipe.report.words import is_number
 
 ORDER = 40
+_Entry = tuple[
+    int, list[tuple[int, float]]
+]  # a test image, the training images nearest to it with their similarity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +44,8 @@ class Found:
 
 def context(run: Run, config: Config) -> dict[str, Any] | None:
     """What the template shows; None where no neighbours are kept or wanted, or their images cannot be read."""
-    examples = _found(run, run.neighbours[: config.queries], config.neighbours)
-    worst = _found(run, run.worst, config.neighbours)
+    examples = _found(run, "plots/knn/neighbours.json", config.queries, config.neighbours)
+    worst = _found(run, "plots/retrieval/worst.json", None, config.neighbours)
     if not examples:
         return None
     verdicts = [thumb.agrees for found in examples for thumb in found.neighbours if thumb.agrees is not None]
@@ -68,17 +73,18 @@ def _retrieval(found: Mapping[str, Any], protocol: Any) -> dict[str, Any]:
     return {"columns": columns, "rows": whole if columns and isinstance(protocol, Mapping) else {}}
 
 
-def _found(run: Run, shown: Sequence[Neighbours], most: int) -> list[Found]:
-    """Queries and what they found, as pictures; empty where these cannot be read."""
-    queries = run.images("test", [entry.query for entry in shown], 96)
-    wanted = sorted({place for entry in shown for place in entry.neighbours[:most]})
+def _found(run: Run, path: str, queries: int | None, most: int) -> list[Found]:
+    """The first queries of a file and what they found, as pictures; empty where these cannot be read."""
+    entries: list[_Entry] = run.load(path, lambda file: _entries(file, most), [])
+    shown = entries[:queries]
+    images = run.images("test", [query for query, _ in shown], 96)
+    wanted = sorted({place for _, nearest in shown for place, _ in nearest})
     stored = run.images("train", wanted, 96)
-    if queries is None or stored is None:
+    if images is None or stored is None:
         return []
     at = {place: (image, label) for place, image, label in zip(wanted, *stored, strict=True)}
     found = []
-    for entry, image, label in zip(shown, *queries, strict=True):
-        nearest = list(zip(entry.neighbours, entry.similarity, strict=False))[:most]
+    for (_, nearest), image, label in zip(shown, *images, strict=True):
         neighbours = [
             _thumb(
                 run,
@@ -90,6 +96,19 @@ def _found(run: Run, shown: Sequence[Neighbours], most: int) -> list[Found]:
         ]
         found.append(Found(query=_thumb(run, image, label, "test"), neighbours=neighbours))
     return found
+
+
+def _entries(path: Path, most: int) -> list[_Entry]:
+    return [
+        (
+            int(entry["query"]),
+            [
+                (int(place), float(similarity))
+                for place, similarity in zip(entry["neighbours"], entry["similarity"], strict=True)
+            ][:most],
+        )
+        for entry in json.loads(path.read_text())
+    ]
 
 
 def _thumb(run: Run, image: Image.Image, label: int, below: str, *, agrees: bool | None = None) -> Thumb:

@@ -14,13 +14,12 @@ ORDER = 140
 
 def context(run: Run, config: Config) -> dict[str, Any] | None:
     """What the template shows; None where there are no strips of patches."""
-    path = run.directory / "plots" / "embed" / "strips.json"
-    try:
-        strips = json.loads(path.read_text()) if path.is_file() else []
-        named = [(str(strip["file"]), str(strip["title"])) for strip in strips]
-    except (OSError, ValueError, KeyError, TypeError):
-        run.problems.append("plots/embed/strips.json could not be read")
-        return None
+    named: list[tuple[str, str]] = run.load("plots/embed/strips.json", _named, [])
     found = [run.picture(f"plots/embed/{Path(file).name}", title) for file, title in named]
     shown = [picture for picture in found if picture is not None]
     return {"strips": shown} if shown else None
+
+
+def _named(path: Path) -> list[tuple[str, str]]:
+    """Files and titles."""
+    return [(str(strip["file"]), str(strip["title"])) for strip in json.loads(path.read_text())]

@@ -4,43 +4,64 @@ from typing import Any
 
 import pytest
 import torch
-from support import ToyReader
+from planted import ColourReader
+from support import ToyReader, inputs, preprocess
+from support import encoder as small
 
 from sslpipe import networks
 from sslpipe.console.errors import UserError
 from sslpipe.console.progress import progress
+from sslpipe.data.subset import Subset
 from sslpipe.evals.base.views import mild_recipe as recipe
 from sslpipe.evals.finetune import evaluate as finetune
-from sslpipe.evals.finetune.evaluate import Classifier, Config, evaluate
+from sslpipe.evals.finetune.evaluate import Classifier, Config, evaluate, plots
 from sslpipe.evals.finetune.mixing import Config as Mixed
-from sslpipe.evals.linear import evaluate as linear
-from sslpipe.measures.subsets import Subset
+from sslpipe.measures.config import ProbeConfig
+from sslpipe.measures.probe import fit as fit_probe
 
-PREPROCESS: dict[str, Any] = {
-    "size": 16, "crop": 1.0, "interpolation": "bilinear", "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25),
-}  # fmt: skip
-QUICK = Config(labels=16, draws=2, epochs=6, batch_size=8, rate=3e-3)
+QUICK = Config(labels=16, draws=2, epochs=6, batch_size=8, rate=3e-3, device="cpu")
 
 
 def encoder() -> Any:
-    torch.manual_seed(0)
-    return networks.backbone("small_resnet", image_size=16, width=8, stages=3).eval()
+    return small(stages=3)
 
 
-def test_it_learns_from_few_labels_and_leaves_the_encoder_as_it_was() -> None:
+def given(train: ToyReader, test: ToyReader, network: Any = None) -> Any:
+    return inputs(encoder=network or encoder(), train=train, test=test, changes={})
+
+
+@pytest.mark.parametrize("head", ["zero", "linear"])
+def test_what_the_encoder_sees_is_told_and_random_weights_that_see_nothing_are_at_chance(
+    head: str, colours: Any
+) -> None:
+    settings = QUICK.model_copy(update={"head": head, "epochs": 20})
+    found = evaluate(given(ColourReader(64), ColourReader(32), colours), settings, seed=0)
+    scores = [{"draw": number, "encoder": 1.0, "random_init": 0.25} for number in range(2)]
+    assert found.metrics == {
+        "top1": 1.0, "top1_std": 0.0, "random_init_top1": 0.25, "random_init_top1_std": 0.0,
+        "labels": 16, "draws": scores,
+    }  # fmt: skip
+    assert found.protocol["head"] == head
+    assert plots(inputs(), settings, found)["draws.csv"].splitlines() == [
+        "draw,series,top1",
+        *(f"{number},encoder,1.0000" for number in range(2)),
+        *(f"{number},random_init,0.2500" for number in range(2)),
+    ]
+
+
+def test_the_encoder_is_left_as_it_was() -> None:
     network = encoder()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    metrics = evaluate(network, PREPROCESS, ToyReader(64), ToyReader(32), {}, QUICK, seed=0)
-    assert metrics["top1"] > 0.5  # chance is .25
-    assert metrics["labels"] == 16
-    assert set(metrics) >= {"top1", "random_init_top1", "top1_std", "protocol"}
+    found = evaluate(
+        given(ToyReader(64), ToyReader(32), network), QUICK.model_copy(update={"epochs": 1}), seed=0
+    )
+    assert found.metrics["labels"] == 16
+    assert set(found.metrics) >= {"top1", "random_init_top1", "top1_std"}
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
 
 def test_the_same_seed_gives_the_same_numbers() -> None:
-    first, second = (
-        evaluate(encoder(), PREPROCESS, ToyReader(32), ToyReader(16), {}, QUICK, seed=3) for _ in range(2)
-    )
+    first, second = (evaluate(given(ToyReader(32), ToyReader(16)), QUICK, seed=3) for _ in range(2))
     assert first == second
 
 
@@ -49,16 +70,16 @@ def test_images_without_labels_are_left_out() -> None:
     some.labels = torch.where(torch.arange(64) < 40, some.labels, -1)
     test.labels = torch.where(torch.arange(32) < 20, test.labels, -1)
     settings = QUICK.model_copy(update={"labels": "all", "epochs": 1})
-    metrics = evaluate(encoder(), PREPROCESS, some, test, {}, settings, seed=0)
-    assert metrics["labels"] == 40
-    assert metrics["top1"] * 20 == pytest.approx(round(metrics["top1"] * 20))
-    assert metrics["protocol"]["test_images"] == 20
+    found = evaluate(given(some, test), settings, seed=0)
+    assert found.metrics["labels"] == 40
+    assert found.metrics["top1"] * 20 == pytest.approx(round(found.metrics["top1"] * 20))
+    assert found.protocol["test_images"] == 20
 
 
 def test_all_labels_are_one_draw() -> None:
     settings = QUICK.model_copy(update={"labels": "all", "epochs": 1})
-    metrics = evaluate(encoder(), PREPROCESS, ToyReader(32), ToyReader(16), {}, settings, seed=0)
-    assert (metrics["labels"], metrics["protocol"]["draws"]) == (32, 1)
+    found = evaluate(given(ToyReader(32), ToyReader(16)), settings, seed=0)
+    assert (found.metrics["labels"], found.protocol["draws"]) == (32, 1)
 
 
 @pytest.mark.parametrize("name", ["small_resnet", "small_vit"])
@@ -86,7 +107,7 @@ def test_layer_decay_grows_from_stem_to_head_and_spares_positions(name: str) -> 
 
 def test_flips_and_turns_of_the_recipe_hold_but_not_its_crop() -> None:
     dataset = {"hflip": 0.0, "rotation": 15.0, "scale": [0.3, 1.0], "jitter": {"probability": 0.8}}
-    (spec,) = recipe(16, "bilinear", QUICK.crop_scale, dataset, PREPROCESS).views
+    (spec,) = recipe(preprocess(), QUICK.crop_scale, dataset).views
     assert (spec.hflip, spec.rotation, spec.scale, spec.jitter) == (0.0, 15.0, (0.5, 1.0), None)
     assert spec.mean == (0.5, 0.5, 0.5)
 
@@ -94,17 +115,32 @@ def test_flips_and_turns_of_the_recipe_hold_but_not_its_crop() -> None:
 def test_a_head_from_the_probe_gives_the_probes_logits() -> None:
     network = encoder()
     x, y = torch.randn(40, network.dim) * 3 + 1, torch.arange(40) % 4
-    probe = linear.fit(x, y, 4, linear.Config(epochs=5), seed=0)
+    probe = fit_probe(x, y, 4, ProbeConfig(epochs=5), seed=0)
     model = Classifier(network, 4)
     model.start_from(probe)
     torch.testing.assert_close(model.head(x), probe(x), rtol=1e-4, atol=1e-4)
 
 
-def test_fine_tuning_may_start_from_the_probe_and_from_the_new_layer_alone() -> None:
-    settings = QUICK.model_copy(update={"head": "linear", "epochs": 2, "draws": 1})
-    metrics = evaluate(encoder(), PREPROCESS, ToyReader(64), ToyReader(32), {}, settings, seed=0)
-    assert metrics["top1"] > 0.5
-    assert metrics["protocol"]["head"] == "linear"
+def test_fine_tuning_may_start_from_the_probe_of_each_networks_own_features(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first logits of training are those of the probe, of the encoder's weights and of random ones."""
+    started: list[bool] = []
+    original = Classifier.start_from
+
+    def watched(self: Classifier, probe: Any) -> None:
+        original(self, probe)
+        reader = Subset(ToyReader(64), torch.arange(10))
+        features = finetune.central(self.backbone, reader)
+        with torch.inference_mode():
+            torch.testing.assert_close(self.head(features), probe(features), rtol=1e-3, atol=1e-3)
+        started.append(True)
+
+    monkeypatch.setattr(Classifier, "start_from", watched)
+    settings = QUICK.model_copy(update={"head": "linear", "epochs": 1, "draws": 1})
+    found = evaluate(given(ToyReader(64), ToyReader(32)), settings, seed=0)
+    assert len(started) == 2
+    assert found.protocol["head"] == "linear"
 
 
 def test_while_frozen_only_the_new_layer_learns() -> None:
@@ -112,7 +148,7 @@ def test_while_frozen_only_the_new_layer_learns() -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     settings = QUICK.model_copy(update={"epochs": 2, "freeze_epochs": 2})
     reader = ToyReader(16)
-    views = recipe(16, "bilinear", settings.crop_scale, {}, PREPROCESS)
+    views = recipe(preprocess(), settings.crop_scale, {})
     for epochs, changed in ((2, {"head.weight", "head.bias"}), (3, set(before))):
         with progress("test", 8, "steps") as bar:
             finetune.fit(
@@ -139,16 +175,18 @@ def test_mixing_trains_on_soft_targets(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(finetune, "cross_entropy", watched)
     settings = QUICK.model_copy(update={"mixing": Mixed(mixup=0.8, cutmix=1.0), "draws": 1, "epochs": 1})
-    evaluate(encoder(), PREPROCESS, ToyReader(64), ToyReader(32), {}, settings, seed=0)
+    evaluate(given(ToyReader(64), ToyReader(32)), settings, seed=0)
     assert all(target.shape == (8, 4) for target in seen)
     assert any((target > 0.2).sum(1).max() > 1 for target in seen)
 
 
 def test_blocks_are_skipped_where_a_backbone_can_and_else_it_is_said() -> None:
     vit = networks.backbone("timm:vit_tiny_patch16_224", image_size=32)
+    vit.preprocess = preprocess(32)
     assert finetune.dropping(vit, 0.0) is vit
     dropped = finetune.dropping(vit, 0.2)
     assert dropped.options == {**vit.options, "drop_path": 0.2}
+    assert dropped.preprocess == vit.preprocess
     dropped.load_state_dict(vit.state_dict())
     with pytest.raises(UserError, match="small_resnet has no blocks that can be skipped"):
         finetune.dropping(encoder(), 0.2)

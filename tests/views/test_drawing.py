@@ -3,14 +3,18 @@ from __future__ import annotations
 import math
 from dataclasses import fields
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
+from view_oracle import CHANCES
+from view_oracle import drawn as plainly_drawn
 
-from sslpipe.views import Jitter, ViewSpec, philox
-from sslpipe.views.table import Table, _draw_compiled, draw, draw_plainly
+from sslpipe.views import Jitter, ViewSpec, drawing, philox
+from sslpipe.views.drawing import draw
+from sslpipe.views.table import Table
 
 SEED = 11
 
@@ -26,9 +30,7 @@ def same(a: Table, b: Table) -> bool:
     )
 
 
-FULL = ViewSpec(
-    size=32, vflip=0.5, rotation=10, quarter_turns=True, jitter=Jitter(), grey=0.2, blur=0.5, solarize=0.2
-)
+FULL = ViewSpec(size=32, vflip=0.5, rotation=10, quarter_turns=True, jitter=Jitter(), **CHANCES)
 
 
 def test_a_row_does_not_depend_on_its_batch() -> None:
@@ -215,24 +217,38 @@ def test_what_is_off_stays_off() -> None:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_the_compiled_loop_draws_the_very_numbers_of_the_plain_one(seed: int) -> None:
+def test_every_number_is_the_one_that_is_meant(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(seed)
     low, narrow = rng.uniform(0.01, 0.9), rng.uniform(0.01, 2)
     jitter = Jitter(probability=0.7, brightness=1.4, contrast=0.4, saturation=0.2, hue=0.3)
     spec = ViewSpec(
         size=32, scale=(low, 1.0), ratio=(narrow, narrow * rng.uniform(1, 4)), hflip=0.5, vflip=0.3,
         rotation=rng.uniform(0, 180), quarter_turns=bool(seed % 2), jitter=jitter if seed % 3 else None,
-        grey=0.2, blur=0.5, solarize=0.2,
+        **CHANCES,
     )  # fmt: skip
-    named = {
+    named: dict[str, Any] = {
         "seed": int(rng.integers(0, 2**63)),
         "epoch": int(rng.integers(0, 1000)),
         "index": rng.integers(0, 2**40, 500),
         "view": rng.integers(0, 4000, 500) if seed % 4 else 7,
         "size": rng.integers(1, 5000, (500, 2)).astype(np.int32),
     }
-    compiled, plain = _draw_compiled(spec, **named), draw_plainly(spec, **named)
-    for name, expected in vars(plain).items():
-        actual = getattr(compiled, name)
-        assert actual.dtype == expected.dtype, name
-        assert (actual == expected).all(), name
+    expected = plainly_drawn(spec, **named)
+    compiled = draw(spec, **named)
+    monkeypatch.setattr(drawing, "_compiles", lambda: False)
+    plain = draw(spec, **named)
+    assert set(expected) == {"box", *(compiled.drawn.dtype.names or ())}
+    for name, values in expected.items():
+        for table in (compiled, plain):
+            assert getattr(table, name).dtype == values.dtype, name
+            assert np.array_equal(getattr(table, name), values), name
+
+
+def test_columns_are_attributes_and_others_are_not() -> None:
+    plain = table(FULL, 5)
+    changed = plain.change(grey=True, source=np.zeros(5, dtype=np.int64))
+    assert changed.grey.all()
+    assert not changed.source.any()
+    assert same(changed.change(grey=plain.grey), plain)  # which did not change with it
+    with pytest.raises(AttributeError, match="no column gray"):
+        _ = plain.gray

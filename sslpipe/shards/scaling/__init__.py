@@ -47,7 +47,7 @@ def as_image(picture: Image.Image | NDArray[np.uint8]) -> Image.Image:
 @cache
 def _loops() -> ModuleType | None:
     try:
-        from sslpipe.shards import scaling_loops
+        from sslpipe.shards.scaling import loops  # numba takes a second to load
     except ImportError:  # numba is not installed
         return None
-    return scaling_loops
+    return loops

@@ -3,7 +3,7 @@
 Pillow scales each row and then each column, 8 bits in between, by whole numbers: a tap's weight times 2²². Here the
 same sums are taken of 64 rows side by side, for which they are turned so that a column's bytes are neighbours.
 
-`python -m sslpipe.shards.scaling_loops` compiles the loops, or finds them compiled.
+`python -m sslpipe.shards.scaling.loops` compiles the loops, or finds them compiled.
 """
 
 from __future__ import annotations

@@ -1,29 +1,29 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from support import ToyReader
+from support import ToyReader, inputs
+from support import encoder as small
 
-from sslpipe import methods, networks
+from sslpipe import methods
 from sslpipe.console.errors import UserError
 from sslpipe.evals.base import tables
-from sslpipe.evals.base.embed import Config as EmbedConfig
+from sslpipe.evals.base.config import EmbedConfig
 from sslpipe.evals.base.embed import embed, random_twin
 from sslpipe.evals.base.features import Features
+from sslpipe.evals.base.outcome import Outcome
 from sslpipe.evals.diagnostics import evaluate as diagnostics
 from sslpipe.evals.diagnostics.evaluate import Config, evaluate
 from sslpipe.measures import geometry as measures
 from sslpipe.measures.rank import effective_rank
 from sslpipe.views import ViewEngine
+from sslpipe.views.preprocess import Preprocess
 from sslpipe.views.recipe import Jitter, PatchMask, Recipe, ViewSpec
 
-PREPROCESS: dict[str, Any] = {
-    "size": 16, "crop": 1.0, "interpolation": "bilinear", "mean": (0.5, 0.4, 0.3), "std": (0.25, 0.2, 0.3),
-}  # fmt: skip
+PREPROCESS = Preprocess(size=16, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3))
 RECIPE = Recipe(
     views=(ViewSpec(name="first", size=12, scale=(0.5, 1.0), mask=PatchMask(patch_size=4), jitter=Jitter()),)
 )
@@ -31,26 +31,32 @@ FEW = Config(images=10, views=3, k=4, device="cpu")
 
 
 def encoder() -> Any:
-    torch.manual_seed(0)
-    return networks.backbone("small_resnet", image_size=16, width=8, stages=3).eval()
+    found = small(stages=3)
+    found.preprocess = PREPROCESS
+    return found
 
 
 def embedded(reader: ToyReader) -> Features:
-    return embed(encoder(), reader, PREPROCESS, EmbedConfig(device="cpu"), seed=1)
+    return embed(encoder(), reader, EmbedConfig(device="cpu"), seed=1)
 
 
 def measured(
-    train: Features, test: Features, batch_size: int = 64, **changes: Any
-) -> tuple[dict[str, Any], Any]:
-    return evaluate(
-        encoder(), PREPROCESS, ToyReader(32), RECIPE, train, test, FEW.model_copy(update=changes),
-        last_blocks=1, batch_size=batch_size, seed=1,
-    )  # fmt: skip
+    train: Features, test: Features, batch_size: int = 64, recipe: Recipe = RECIPE, **changes: Any
+) -> Outcome:
+    given = inputs(
+        encoder=encoder(),
+        train=ToyReader(32),
+        recipe=recipe,
+        features=(train, test),
+        sections={"embed": EmbedConfig(batch_size=batch_size)},
+    )
+    return evaluate(given, FEW.model_copy(update=changes), seed=1)
 
 
 def test_each_number_is_that_of_its_formula() -> None:
     train, test = embedded(ToyReader(32)), embedded(ToyReader(12))
-    metrics, spectra = measured(train, test)
+    found = measured(train, test)
+    metrics, spectra = found.metrics, found.details
     for prefix, kind in (
         ("", "features"),
         ("random_init_", "random_init_features"),
@@ -65,14 +71,14 @@ def test_each_number_is_that_of_its_formula() -> None:
         )
     torch.testing.assert_close(spectra["encoder"], measures.eigenspectrum(train.features))
     assert set(spectra) == {"encoder", "random_init", "raw_pixel"}
-    assert metrics["protocol"]["images"] == 10
-    json.dumps(metrics, allow_nan=False)
+    assert found.protocol["images"] == 10
+    json.dumps({**metrics, "protocol": found.protocol}, allow_nan=False)
 
 
 def test_views_are_of_the_first_spec_at_the_encoders_size() -> None:
     reader, places = ToyReader(32), diagnostics.sample(32, 10, 1)
     spec = RECIPE.views[0].model_copy(
-        update={"size": 16, "count": 3, "mask": None, "mean": PREPROCESS["mean"], "std": PREPROCESS["std"]}
+        update={"size": 16, "count": 3, "mask": None, "mean": PREPROCESS.mean, "std": PREPROCESS.std}
     )
     views = ViewEngine(Recipe(views=(spec,)), seed=1)(reader.gather(places), 0)
     network = encoder()
@@ -81,7 +87,7 @@ def test_views_are_of_the_first_spec_at_the_encoders_size() -> None:
             prefix: torch.stack([net(view.pixels) for view in views], dim=1)  # [10, 3, D]
             for prefix, net in (("", network), ("random_init_", random_twin(network, 1)))
         }
-    metrics, _ = measured(embedded(reader), embedded(ToyReader(12)), batch_size=7)
+    metrics = measured(embedded(reader), embedded(ToyReader(12)), batch_size=7).metrics
     for prefix, x in expected.items():
         assert metrics[f"{prefix}lidar"] == pytest.approx(measures.lidar(x), rel=1e-3)
         assert metrics[f"{prefix}alignment"] == pytest.approx(measures.alignment(x[:, 0], x[:, 1]), rel=1e-3)
@@ -90,10 +96,11 @@ def test_views_are_of_the_first_spec_at_the_encoders_size() -> None:
 @pytest.mark.parametrize("name", methods.names())
 def test_views_of_every_method_can_be_drawn(name: str) -> None:
     settings = FEW.model_copy(update={"images": 4, "views": 2})
+    recipe = methods.recipe(name, 16, patch_size=4)
+    nets = {"": encoder()}
     found = diagnostics.embedded_views(
-        {"": encoder()}, PREPROCESS, ToyReader(8), methods.recipe(name, 16, patch_size=4), settings,
-        last_blocks=1, batch_size=8, seed=0,
-    )  # fmt: skip
+        nets, ToyReader(8), recipe, settings, EmbedConfig(batch_size=8), seed=0
+    )
     assert found[""].shape == (4, 2, encoder().dim)
     # The official crop of jigsaw, 255 of 256 pixels, is at 16 pixels the whole image.
     assert diagnostics._vary(found[""]) == (name != "jigsaw")
@@ -102,18 +109,16 @@ def test_views_of_every_method_can_be_drawn(name: str) -> None:
 def test_views_that_are_all_the_same_say_nothing() -> None:
     still = Recipe(views=(ViewSpec(size=16, scale=(1.0, 1.0), ratio=(1.0, 1.0), hflip=0.0),))
     train = embedded(ToyReader(32))
-    metrics, _ = evaluate(
-        encoder(), PREPROCESS, ToyReader(32), still, train, train, FEW, last_blocks=1, batch_size=64, seed=1
-    )
-    assert not [name for name in metrics if "lidar" in name or "alignment" in name]
-    assert metrics["protocol"]["view"].startswith("left out")
-    assert "rankme" in metrics
+    found = measured(train, train, recipe=still)
+    assert not [name for name in found.metrics if "lidar" in name or "alignment" in name]
+    assert found.protocol["view"].startswith("left out")
+    assert "rankme" in found.metrics
 
 
 def test_without_labels_only_purity_is_left_out() -> None:
     reader = ToyReader(32)
     reader.labels = torch.full((32,), -1)
-    metrics, _ = measured(embedded(reader), embedded(reader))
+    metrics = measured(embedded(reader), embedded(reader)).metrics
     assert not [name for name in metrics if "purity" in name]
     assert {"rankme", "lidar", "alignment", "uniformity", "feature_std", "dead_dimensions"} <= set(metrics)
 
@@ -121,14 +126,14 @@ def test_without_labels_only_purity_is_left_out() -> None:
 def test_without_test_images_only_purity_is_left_out() -> None:
     train = embedded(ToyReader(32))
     none = Features(**{name: tensor[:0] for name, tensor in vars(train).items()})
-    metrics, _ = measured(train, none)
+    metrics = measured(train, none).metrics
     assert not [name for name in metrics if "purity" in name]
     assert "rankme" in metrics
 
 
 def test_more_neighbours_than_images_are_all_of_them() -> None:
     train, test = embedded(ToyReader(8)), embedded(ToyReader(12))
-    assert measured(train, test, k=100)[0]["nn_purity"] == pytest.approx(0.25)  # four classes, evenly
+    assert measured(train, test, k=100).metrics["nn_purity"] == pytest.approx(0.25)  # four classes, evenly
 
 
 def test_collapsed_features_have_numbers_that_say_so() -> None:
@@ -151,11 +156,10 @@ def test_one_image_is_too_few() -> None:
         measured(one, one)
 
 
-def test_the_spectrum_as_a_table(tmp_path: Path) -> None:
-    tables.write_spectrum(
-        tmp_path / "s.csv", {"encoder": torch.tensor([0.75, 0.25]), "random_init": torch.ones(1001)}
-    )
-    lines = (tmp_path / "s.csv").read_text().splitlines()
+def test_the_spectrum_as_a_table() -> None:
+    lines = tables.spectrum(
+        {"encoder": torch.tensor([0.75, 0.25]), "random_init": torch.ones(1001)}
+    ).splitlines()
     assert lines[:3] == ["rank,series,share", "1,encoder,7.5000e-01", "2,encoder,2.5000e-01"]
     assert len(lines) == 1 + 2 + 1000
 
@@ -163,8 +167,7 @@ def test_the_spectrum_as_a_table(tmp_path: Path) -> None:
 @pytest.mark.gpu
 def test_a_gpu_gives_the_same_numbers() -> None:
     train = embedded(ToyReader(32))
-    (on_cpu, _), (on_gpu, _) = (measured(train, train, device=device) for device in ("cpu", "cuda"))
+    on_cpu, on_gpu = (measured(train, train, device=device).metrics for device in ("cpu", "cuda"))
     assert set(on_cpu) == set(on_gpu)
     for name, value in on_cpu.items():
-        if name != "protocol":
-            assert on_gpu[name] == pytest.approx(value, rel=1e-2, abs=1e-3), name
+        assert on_gpu[name] == pytest.approx(value, rel=1e-2, abs=1e-3), name

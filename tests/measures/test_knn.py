@@ -1,18 +1,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-import sslpipe.evals
 from sslpipe.console.errors import UserError
-from sslpipe.evals.base.features import Features
-from sslpipe.evals.knn import evaluate as neighbours
-from sslpipe.evals.knn.evaluate import Config, evaluate, neighbour_sheet
-from sslpipe.measures.knn import knn, leave_one_out
+from sslpipe.measures import knn as neighbours
+from sslpipe.measures.knn import choose, knn, leave_one_out
 from sslpipe.measures.subsets import folds
 
 
@@ -21,10 +17,6 @@ def blobs(count: int, seed: int, spread: float = 1.5) -> tuple[torch.Tensor, tor
     centres = torch.randn(5, 16, generator=torch.Generator().manual_seed(99))
     labels = torch.randint(5, (count,), generator=generator)
     return centres[labels] + spread * torch.randn(count, 16, generator=generator), labels
-
-
-def test_the_public_name_is_the_function() -> None:
-    assert sslpipe.evals.knn is knn
 
 
 def test_accuracy_agrees_with_scikit_learns_weighted_neighbours() -> None:
@@ -90,25 +82,6 @@ def test_an_unlabelled_or_empty_bank_is_refused() -> None:
         )
 
 
-def features(count: int, seed: int) -> Features:
-    x, y = blobs(count, seed, spread=0.5)
-    noise = torch.randn(count, 16, generator=torch.Generator().manual_seed(seed + 50))
-    return Features(x, noise, x[:, :4], y, torch.arange(count))
-
-
-def test_evaluate_sets_the_encoder_beside_random_weights_and_raw_pixels() -> None:
-    train, test = features(200, 0), features(60, 1)
-    metrics, predicted = evaluate(train, test, Config(k=5))
-    assert metrics["top1"] > 0.9
-    assert metrics["random_init_top1"] < 0.5
-    raw = knn(
-        train.raw_pixel_features, train.label, test.raw_pixel_features, test.label, k=5, temperature=0.07
-    )
-    assert metrics["raw_pixel_top1"] == raw["top1"]
-    assert (predicted[""] == test.label).double().mean().item() == metrics["top1"]
-    assert metrics["protocol"]["train_images"] == 200
-
-
 def test_leaving_one_out_is_asking_all_others() -> None:
     x, y = blobs(40, 0)
     x = torch.cat([x, x[:3]])  # copies are others
@@ -131,55 +104,17 @@ def test_leaving_one_out_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
         leave_one_out(x[:1], y[:1], k=1, temperature=0.1)
 
 
-def test_k_and_temperature_are_chosen_within_train_as_by_trying_each() -> None:
-    train, test = features(200, 0), features(60, 1)
-    noisy = blobs(200, 0, spread=3.0)
-    train = replace(train, features=noisy[0], label=noisy[1])
-    settings = Config(k=(1, 5, 40), temperature=(0.05, 1.0))
-    held = folds(train.label, 5, seed=0) == 0
-    scores = {
-        (k, t): knn(
-            train.features[~held],
-            train.label[~held],
-            train.features[held],
-            train.label[held],
-            k=k,
-            temperature=t,
-        )["top1"]
-        for k in (1, 5, 40)
-        for t in (0.05, 1.0)
-    }
+def test_k_and_temperature_are_chosen_as_by_trying_each() -> None:
+    x, y = blobs(200, 0, spread=3.0)
+    held = folds(y, 5, seed=0) == 0
+    grid = [(k, t) for k in (1, 5, 40) for t in (0.05, 1.0)]
+    scores = {(k, t): knn(x[~held], y[~held], x[held], y[held], k=k, temperature=t)["top1"] for k, t in grid}
     best = max(scores, key=lambda pair: scores[pair])  # the first of equals
-    assert neighbours.choose(train.features, train.label, settings.grid()) == best
+    assert choose(x, y, grid) == best
     assert scores[best] > min(scores.values())
-    metrics, _ = evaluate(train, test, settings)
-    assert metrics["protocol"]["features"] == {"k": best[0], "temperature": best[1]}
-    assert "held back" in metrics["protocol"]["chosen_on"]
-    k, t = best
-    expected = knn(train.features, train.label, test.features, test.label, k=k, temperature=t)
-    assert metrics["top1"] == expected["top1"]
 
 
-def test_the_test_split_chooses_nothing() -> None:
-    train, test = features(200, 0), features(60, 1)
-    settings = Config(k=(1, 5, 40), temperature=(0.05, 1.0))
-    used = [
-        evaluate(train, each, settings)[0]["protocol"]
-        for each in (test, replace(test, features=-test.features, label=test.label.roll(1)))
-    ]
-    assert used[0] == used[1]
-
-
-def test_the_neighbour_sheet_names_places_in_the_splits() -> None:
-    train, test = features(50, 0), features(20, 1)
-    train, test = (
-        replace(train, index=train.index + 7),
-        replace(test, index=test.index + 3),
-    )  # the first have no label
-    sheet = neighbour_sheet(train, test, queries=4, shown=3)
-    assert [row["query"] for row in sheet] == [3, 9, 15, 22]
-    for row in sheet:
-        found = train.features[torch.tensor(row["neighbours"]) - 7]
-        similarity = torch.cosine_similarity(test.features[row["query"] - 3], found)
-        torch.testing.assert_close(similarity, torch.tensor(row["similarity"]), atol=1e-4, rtol=0)
-        assert row["similarity"] == sorted(row["similarity"], reverse=True)
+def test_one_pair_or_one_image_leaves_nothing_to_choose() -> None:
+    x, y = blobs(9, 0)
+    assert choose(x, y, [(3, 0.1)]) == (3, 0.1)
+    assert choose(x[:1], y[:1], [(3, 0.1), (1, 0.1)]) == (3, 0.1)

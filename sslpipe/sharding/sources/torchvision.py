@@ -1,24 +1,23 @@
-"""`torchvision:<name>`: data sets that torchvision downloads and reads, as two splits of images with labels.
+"""The source `torchvision:<name>`: data sets that torchvision downloads and reads.
 
 Each set lies in a folder of its own, by default below data/raw/torchvision. Only the splits and how they are asked for
-are written here; everything else is torchvision's. Its import costs seconds, so nothing is imported at the top.
+are written here; everything else is torchvision's. Its import takes seconds: it waits until a set is opened.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sslpipe.console.errors import UserError, explain_os_error
 from sslpipe.core import scratch
-from sslpipe.sharding.folder import Found, Scan
+from sslpipe.sharding.scan import Found, Scan
+from sslpipe.sharding.settings import Declaration, Settings
+from sslpipe.sharding.source import Array, Item, Source, drawn, split
 
-if TYPE_CHECKING:
-    import numpy as np
-
-PREFIX = "torchvision:"
 ROOT = "data/raw/torchvision"
 _COMPLETE = ".complete"  # written when torchvision has opened all of a set
 
@@ -63,6 +62,9 @@ SETS: dict[str, tuple[Splits, Splits | None]] = {
 UPRIGHT = frozenset({"MNIST", "FashionMNIST", "KMNIST", "USPS", "SVHN", "GTSRB"})
 
 
+SOURCE = Declaration(about="downloaded sets", reads=("root",), names=tuple(SETS))
+
+
 @dataclass(frozen=True, slots=True)
 class Image:
     """One image of a data set; read when it is asked for."""
@@ -72,9 +74,9 @@ class Image:
     dataset: Any
     place: int
 
-    def read(self, limit: int) -> bytes | np.ndarray:
+    def read(self, limit: int) -> bytes | Array:
         """The file as it is where the data set has files, else its pixels."""
-        import numpy
+        import numpy  # here, as in `source.Array`
 
         image = self.dataset[self.place][0]
         if isinstance(image, bytes):
@@ -82,26 +84,22 @@ class Image:
         return numpy.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
 
 
-def digest(name: str, root: str | None) -> dict[str, Any]:
+def digest(config: Settings) -> dict[str, Any]:
     """Digest, number and bytes of a set's files, by their paths, sizes and times; downloads what is not there.
 
     Raises:
         UserError: torchvision cannot get or read it.
     """
-    folder = _folder(name, root)
+    name, folder = _place(config)
     if not (folder / _COMPLETE).exists():
-        for _ in datasets(name, root):
+        for _ in _datasets(name, folder):
             pass
     try:
         files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _COMPLETE)
         found = tuple(_found(path, folder) for path in files)
     except OSError as error:
         raise explain_os_error(error, f"data.root: listing {folder}") from error
-    return {
-        "digest": Scan(found, (), {}).digest(),
-        "count": len(found),
-        "bytes": sum(file.size for file in found),
-    }
+    return Scan(found, (), {}).summary()
 
 
 def _found(path: Path, folder: Path) -> Found:
@@ -109,15 +107,37 @@ def _found(path: Path, folder: Path) -> Found:
     return Found(str(path.relative_to(folder)), status.st_size, status.st_mtime_ns)
 
 
-def images(name: str, root: str | None) -> tuple[dict[str, list[Image]], tuple[str, ...]]:
+def open_source(config: Settings, seed: int) -> Source:
+    """The set's images in its own splits, or in two drawn by seed.
+
+    Raises:
+        UserError: torchvision cannot get or read it.
+    """
+    name, folder = _place(config)
+    images, classes = _images(name, folder)
+    splits: dict[str, list[Item]]
+    if "test" in images:
+        splits = {"train": drawn(images["train"], seed), "test": list(images["test"])}
+    else:
+        splits = split(images["train"], config.test_fraction, seed)
+    return Source(name=name, classes=classes, splits=splits, recipe={"hflip": 0.0} if name in UPRIGHT else {})
+
+
+def _place(config: Settings) -> tuple[str, Path]:
+    """The set's name, and the folder that it is kept in."""
+    name = config.source.partition(":")[2]
+    return name, scratch.root() / Path(config.root or ROOT).expanduser() / name
+
+
+def _images(name: str, folder: Path) -> tuple[dict[str, list[Image]], tuple[str, ...]]:
     """The images of each split, and the names of the classes; the split `test` is missing where the set has none."""
     found: dict[str, list[Image]] = {}
     classes: Sequence[str] = ()
-    for split, part, dataset in datasets(name, root):
+    for split_name, part, dataset in _datasets(name, folder):
         labels = _labels(dataset)
-        prefix = "/".join([name, split, part] if part else [name, split])
+        prefix = "/".join([name, split_name, part] if part else [name, split_name])
         places = enumerate(labels)
-        found.setdefault(split, []).extend(
+        found.setdefault(split_name, []).extend(
             Image(f"{prefix}/{place:07d}", label, dataset, place) for place, label in places
         )
         classes = getattr(dataset, "classes", None) or classes
@@ -125,24 +145,21 @@ def images(name: str, root: str | None) -> tuple[dict[str, list[Image]], tuple[s
     return found, tuple(map(_name, classes)) if len(classes) >= count else tuple(map(str, range(count)))
 
 
-def datasets(name: str, root: str | None) -> Iterator[tuple[str, str, Any]]:
+def _datasets(name: str, folder: Path) -> Iterator[tuple[str, str, Any]]:
     """Each part of each split, opened, downloaded first where it is not there: ("train", "unlabeled", data set).
 
     Raises:
         UserError: torchvision is not installed, cannot get the files, or finds them damaged.
     """
-    folder = _folder(name, root)
-    for split, parts in zip(("train", "test"), SETS[name], strict=True):
+    for split_name, parts in zip(("train", "test"), SETS[name], strict=True):
         for number, asked in enumerate(parts or ()):
             part = str(asked.get("split", number)) if len(parts or ()) > 1 else ""
-            yield split, part, _open(name, folder, asked)
+            yield split_name, part, _open(name, folder, asked)
     (folder / _COMPLETE).touch()
 
 
 def _open(name: str, folder: Path, asked: dict[str, Any]) -> Any:
     try:
-        import inspect
-
         from torchvision import datasets as sets
 
         kind = getattr(sets, name)
@@ -156,26 +173,22 @@ def _open(name: str, folder: Path, asked: dict[str, Any]) -> Any:
         return kind(str(folder), **given)
     except ImportError as error:
         raise UserError(
-            f"data.source {PREFIX}{name}: {error}: install it, or choose another source"
+            f"data.source torchvision:{name}: {error}: install it, or choose another source"
         ) from error
     except OSError as error:  # a download that failed is one, too
-        what = f"data.source {PREFIX}{name}, getting it into {folder}"
+        what = f"data.source torchvision:{name}, getting it into {folder}"
         if error.errno is not None:
             raise explain_os_error(error, what) from error
         raise UserError(f"{what}: {error}; try again, or put its files there by hand") from error
     except (RuntimeError, ValueError) as error:  # damaged or missing files
         raise UserError(
-            f"data.source {PREFIX}{name}: {error}; remove what is damaged from {folder} and try again, or put its "
+            f"data.source torchvision:{name}: {error}; remove what is damaged from {folder} and try again, or put its "
             "files there by hand"
         ) from error
 
 
 def _content(path: str | Path) -> bytes:
     return Path(path).read_bytes()
-
-
-def _folder(name: str, root: str | None) -> Path:
-    return scratch.root() / Path(root or ROOT).expanduser() / name
 
 
 def _labels(dataset: Any) -> list[int]:

@@ -13,24 +13,28 @@ from sslpipe.console.errors import UserError
 from sslpipe.console.progress import progress
 from sslpipe.core import scratch
 from sslpipe.sharding import remote, tars
+from sslpipe.sharding.settings import Declaration, Settings
 from sslpipe.sharding.source import Item, Source, drawn, split
 
+SOURCE = Declaration(about="tars of images", needs=("root",), reads=("test_root", "schemes"))
+
 _CLASSES = 1_000_000  # more are a mistake
-Label = int | str | None
+Label = int | str | None  # as it stands in a tar: a class's number, its name, or nothing
 
 
-def digest(found: dict[str, list[str]]) -> dict[str, Any]:
+def digest(config: Settings) -> dict[str, Any]:
     """Digest, number and bytes of the tars of each split, by names, sizes and times; none is opened.
 
     Raises:
         UserError: one is missing or cannot be reached.
     """
+    found = _find(config.root or "", config.test_root, config.schemes)
     states = {part: [(name, *remote.status(name)) for name in names] for part, names in found.items()}
     every = [state for part in states.values() for state in part]
     return {"digest": scratch.digest(states), "count": len(every), "bytes": sum(size for _, size, _ in every)}
 
 
-def find(root: str, test_root: str | None, schemes: Iterable[str]) -> dict[str, list[str]]:
+def _find(root: str, test_root: str | None, schemes: Iterable[str]) -> dict[str, list[str]]:
     """The tars of each split, as paths or addresses; `test` is missing where the data has no such split.
 
     Raises:
@@ -56,13 +60,13 @@ def find(root: str, test_root: str | None, schemes: Iterable[str]) -> dict[str, 
     return found
 
 
-def open_source(found: dict[str, list[str]], test_fraction: float, seed: int) -> Source:
+def open_source(config: Settings, seed: int) -> Source:
     """The images of both splits; addresses are fetched first, and every tar's headers are read.
 
     Raises:
         UserError: a tar cannot be fetched or is damaged; labels are of two kinds; there are too few images.
     """
-    members, ignored = _scan(found)
+    members, ignored = _scan(_find(config.root or "", config.test_root, config.schemes))
     labels, classes = _numbered({member.label for part in members.values() for member in part})
     items: dict[str, list[Item]] = {
         part: [Labelled(member, labels[member.label]) for member in some] for part, some in members.items()
@@ -73,7 +77,7 @@ def open_source(found: dict[str, list[str]], test_fraction: float, seed: int) ->
     if "test" in items:
         splits = {"train": drawn(items["train"], seed), "test": items["test"]}
     else:
-        splits = split(items["train"], test_fraction, seed)
+        splits = split(items["train"], config.test_fraction, seed)
     return Source(name="shards", classes=classes, splits=splits, ignored=dict(ignored))
 
 

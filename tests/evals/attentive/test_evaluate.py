@@ -5,25 +5,16 @@ from typing import Any
 
 import pytest
 import torch
-from support import ToyReader
+from planted import ColourReader
+from support import ToyReader, encoder, inputs
 
 from sslpipe.console.errors import UserError
 from sslpipe.console.progress import progress
 from sslpipe.evals.attentive import evaluate as attentive
 from sslpipe.evals.attentive.evaluate import Config, Pooling, evaluate, patches
 from sslpipe.measures.subsets import folds
-from sslpipe.networks import backbone
 
-PREPROCESS = {"size": 16, "crop": 1.0, "interpolation": "bilinear", "mean": (0.5,) * 3, "std": (0.25,) * 3}
 QUICK = Config(epochs=4, batch_size=16, rates=(0.003, 0.01), heads=2, device="cpu")
-
-
-def network(name: str) -> Any:
-    options: dict[str, Any] = (
-        {"width": 8} if name == "small_resnet" else {"width": 16, "depth": 1, "heads": 2}
-    )
-    torch.manual_seed(0)
-    return backbone(name, image_size=16, **options).eval()
 
 
 @torch.no_grad()
@@ -49,47 +40,57 @@ def test_pooling_is_the_formula_in_plain_loops() -> None:
         torch.testing.assert_close(model(x)[n], expected)
 
 
+def test_what_the_encoder_sees_is_told_and_random_weights_that_see_nothing_are_at_chance(
+    colours: Any,
+) -> None:
+    given = inputs(encoder=colours, train=ColourReader(80), test=ColourReader(32))
+    found = evaluate(given, QUICK.model_copy(update={"epochs": 20}), seed=0)
+    assert found.metrics == {"top1": 1.0, "random_init_top1": 0.25}
+    assert torch.equal(found.details[""], given.test.labels)
+    assert len(found.details["random_init_"].unique()) == 1
+
+
 @pytest.mark.parametrize("name", ["small_resnet", "small_vit"])
 def test_evaluate_sets_the_encoder_beside_random_weights(name: str) -> None:
-    settings = QUICK.model_copy(update={"epochs": 20})
-    train, test = ToyReader(96), ToyReader(32)
-    metrics, predicted = evaluate(network(name), PREPROCESS, train, test, settings, seed=0)
-    assert metrics["top1"] > 0.5  # chance is .25
-    assert metrics["top1"] == (predicted[""] == test.labels).double().mean().item()
-    assert 0 < metrics["random_init_top1"] <= 1
-    assert "held back" in metrics["protocol"]["chosen_on"]
+    test = ToyReader(32)
+    found = evaluate(inputs(encoder=encoder(name), train=ToyReader(48), test=test), QUICK, seed=0)
+    for prefix in ("", "random_init_"):
+        expected = (found.details[prefix] == test.labels).double().mean().item()
+        assert found.metrics[f"{prefix}top1"] == expected
+    assert set(found.protocol["rate_used"]) == {"encoder", "random_init_"}
+    assert "held back" in found.protocol["chosen_on"]
 
 
 def test_patches_are_the_encoders_tokens_in_order() -> None:
-    encoder, reader = network("small_vit"), ToyReader(20)
-    found = patches(encoder, reader, PREPROCESS, torch.device("cpu"))
+    network, reader = encoder("small_vit"), ToyReader(20)
+    found = patches(network, reader, torch.device("cpu"))
     x = (reader.pixels.permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
     with torch.no_grad():
-        torch.testing.assert_close(found, encoder.tokens(x), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found, network.tokens(x), rtol=1e-4, atol=1e-4)
 
 
 def test_what_a_patch_alone_shows_is_found() -> None:
-    """The class is in one patch of sixteen, at a random place; the average drowns it."""
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(256) % 4
-    x = torch.randn(256, 16, 8, generator=generator)
-    place = torch.randint(16, (256,), generator=generator)
-    x[torch.arange(256), place, :] = 0
-    x[torch.arange(256), place, labels] = 6
-    settings = QUICK.model_copy(update={"epochs": 30})
-    with progress("test", 30, "epochs") as bar:
+    """The class is in one patch of sixteen, at a random place; the others take it out of the average again."""
+    labels = torch.arange(64) % 4
+    place = torch.randint(16, (64,), generator=torch.Generator().manual_seed(0))
+    x = torch.zeros(64, 16, 8)
+    x[torch.arange(64), :, labels] = -6 / 15
+    x[torch.arange(64), place, labels] = 6
+    torch.testing.assert_close(x.mean(1), torch.zeros(64, 8), atol=1e-6, rtol=0)
+    settings = QUICK.model_copy(update={"epochs": 60})
+    with progress("test", 60, "epochs") as bar:
         (model,) = attentive.fit(x, labels, 4, (0.01,), settings, 0, bar)
-    assert (attentive.predict(model, x) == labels).double().mean() > 0.95
+    assert torch.equal(attentive.predict(model, x), labels)
 
 
 def test_the_rate_is_chosen_on_images_held_back_as_by_training_each_alone() -> None:
-    generator = torch.Generator().manual_seed(0)
     labels = torch.arange(80) % 4
-    x = torch.randn(80, 3, 8, generator=generator) + 2 * torch.nn.functional.one_hot(labels, 8)[:, None]
+    x = torch.nn.functional.one_hot(labels, 8).float()[:, None].repeat(1, 3, 1)
     rates = (1e-7, 0.01)
-    with progress("test", 9, "epochs") as bar:
-        settings = QUICK.model_copy(update={"rates": rates})
-        assert attentive.choose(x, labels, 4, settings, 0, bar) == 0.01
+    with progress("test", 80, "epochs") as bar:
+        for order in (rates, rates[::-1]):
+            settings = QUICK.model_copy(update={"rates": order, "epochs": 20})
+            assert attentive.choose(x, labels, 4, settings, 0, bar) == 0.01
         held = folds(labels, attentive.HELD_BACK, 0) == 0
         both = attentive.fit(x, labels, 4, rates, settings, 0, bar, (~held).nonzero()[:, 0])
         (alone,) = attentive.fit(x[~held], labels[~held], 4, rates[1:], settings, 0, bar)
@@ -97,18 +98,11 @@ def test_the_rate_is_chosen_on_images_held_back_as_by_training_each_alone() -> N
 
 
 def test_too_many_patches_and_odd_heads_are_refused() -> None:
-    little = QUICK.model_copy(update={"memory": 1e-9})
+    given = inputs(encoder=encoder("small_vit"), train=ToyReader(8), test=ToyReader(8))
     with pytest.raises(UserError, match=r"of 16 images take 0.0 GB; raise attentive.memory"):
-        evaluate(network("small_vit"), PREPROCESS, ToyReader(8), ToyReader(8), little, 0)
+        evaluate(given, QUICK.model_copy(update={"memory": 1e-9}), 0)
     with pytest.raises(UserError, match="does not divide"):
-        evaluate(
-            network("small_vit"),
-            PREPROCESS,
-            ToyReader(8),
-            ToyReader(8),
-            QUICK.model_copy(update={"heads": 3}),
-            0,
-        )
+        evaluate(given, QUICK.model_copy(update={"heads": 3}), 0)
 
 
 def test_a_last_batch_of_one_image_of_one_patch_is_left_out() -> None:
