@@ -13,6 +13,7 @@ from typing import Any
 
 from sslpipe import __version__
 from sslpipe.console.errors import UserError
+from sslpipe.settings import Settings
 
 # Each command imports what it needs itself: torch alone takes seconds, and `sslpipe --help` is to answer at once.
 
@@ -111,7 +112,6 @@ def compare(options: Options) -> int:
 
 def sync(options: Options) -> int:
     """Bring MLflow up to date."""
-    from sslpipe.resolve import key_of, resolve_all
     from sslpipe.settings import load
     from sslpipe.tracking.sync import sync
 
@@ -121,14 +121,21 @@ def sync(options: Options) -> int:
     if not found.tracking.enabled:
         print("tracking.enabled is false in params.yaml: nothing to bring up to date")
         return 0
-    try:
-        resolved = resolve_all(found)
-        key = key_of(resolved)
-    except UserError:  # such as images that are not there any more
-        key = resolved = None
+    key, resolved = _current(found)
     summary = sync(found.tracking, key=key, params=found.flat(), resolved=resolved, force=not options.lenient)
     print(summary, file=sys.stderr if summary.error else sys.stdout)
     return 1 if summary.error and not options.lenient else 0
+
+
+def _current(settings: Settings) -> tuple[str, dict[str, Any]] | tuple[None, None]:
+    """The key of the workspace's experiment, and what its stages rest on; nothing where that cannot be told."""
+    from sslpipe.resolve import key_of, resolve_all
+
+    try:
+        resolved = resolve_all(settings)
+    except UserError:  # such as images that are not there any more
+        return None, None
+    return key_of(resolved), resolved
 
 
 def _follow() -> int:
