@@ -75,7 +75,7 @@ def describe_settings(settings: Settings, sections: Iterable[str] = (), width: i
     for section in sections:
         if section not in known and section.removeprefix("methods.") not in methods.names():
             raise UserError(unknown_value("settings", section, known))
-    found = {section: list(_section(settings, section)) for section in sections or known}
+    found = {section: _section(settings, section) for section in sections or known}
     every: list[Row] = [HEAD, *(row for _, own in found.values() for row in own)]
     widths = [min(most, max(len(row[n]) for row in every)) for n, most in enumerate(WIDEST)]
     widths.append(max(24, width - sum(widths) - 2 - 2 * len(widths)))
