@@ -12,15 +12,17 @@ import math
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+
+from sslpipe import methods, networks
 from sslpipe.console.errors import UserError
 from sslpipe.core.config import merge
-
-if TYPE_CHECKING:
-    from sslpipe.methods.base.config import MethodConfig, OptimizerConfig
-    from sslpipe.methods.base.method import Method
-    from sslpipe.methods.base.scale import Scale
+from sslpipe.methods.base.config import MethodConfig, OptimizerConfig
+from sslpipe.methods.base.method import Method
+from sslpipe.methods.base.scale import Scale
+from sslpipe.training.core.schedules import longest_warmup
 
 WIDTH = 100  # columns of a line of comment
 SIZE = 224  # pixels a side of the images that the method is built for, on no device
@@ -80,8 +82,6 @@ def advise(name: str, here: Scale, backbone: str = "auto") -> Advice:
     Raises:
         UserError: no such method or backbone, or a scale at which nothing can be trained.
     """
-    from sslpipe import methods
-
     cls = methods.find(name)
     _check(here)
     kind = _kind(cls, backbone)
@@ -111,6 +111,7 @@ def render(advice: Advice) -> str:
         ),
         "pretrain:",
         f"  method: {advice.method}",
+        "  defaults: paper",
         *([] if advice.backbone == "auto" else [f"  backbone: {json.dumps(advice.backbone)}"]),
         f"  epochs: {here.epochs:g}",
         f"  batch_size: {here.batch}",
@@ -135,10 +136,6 @@ def _check(here: Scale) -> None:
 
 
 def _kind(cls: type[Method], backbone: str) -> str:
-    import torch
-
-    from sslpipe import networks
-
     with torch.device("meta"):
         return networks.backbone(_backbone(cls, backbone), image_size=SIZE).kind
 
@@ -149,10 +146,6 @@ def _backbone(cls: type[Method], backbone: str) -> str:
 
 def _build(name: str, backbone: str, config: MethodConfig) -> Method:
     """The method without memory for its weights: what its optimiser is may depend on its backbone."""
-    import torch
-
-    from sslpipe import methods, networks
-
     with torch.device("meta"):
         network = networks.backbone(_backbone(methods.find(name), backbone), image_size=SIZE)
         return methods.build(name, network, config)
@@ -204,8 +197,6 @@ def _optimizer(cls: type[Method], optimizer: OptimizerConfig, paper: Scale, here
 
 def warmup_epochs(epochs: float, paper: Scale, here: Scale) -> float:
     """The warm-up at the same share of a shorter run, and a fifth at most, to which training would cut it."""
-    from sslpipe.training.core.schedules import longest_warmup
-
     if here.epochs >= paper.epochs:
         return epochs
     return float(f"{min(epochs * here.epochs / paper.epochs, longest_warmup(here.epochs)):.3g}")
@@ -291,12 +282,10 @@ def _of_length(paper: Scale, here: Scale) -> Iterator[str]:
 def _of_optimizer(
     optimizer: OptimizerConfig, papers: MethodConfig, paper: Scale, here: Scale
 ) -> Iterator[str]:
-    from sslpipe.training.core.schedules import longest_warmup
-
     if optimizer.name == "lars" and here.batch < SMALL_FOR_LARS:
         yield (
             f"LARS is made for batches of thousands, this one is {_n(here.batch)}: {{name: adamw, rate: 0.002, rule: "
-            "absolute, weight_decay: 0.05}, as in params.yaml, is easier to begin with"
+            "absolute, weight_decay: 0.05}, as most methods have by pretrain.defaults: small, is easier to begin with"
         )
     given = papers.optimizer.warmup_epochs if papers.optimizer is not None else optimizer.warmup_epochs
     if given > longest_warmup(here.epochs):

@@ -16,7 +16,8 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.nodes import MappingNode
 
 from sslpipe import evals
 from sslpipe.console.errors import UserError, explain_os_error
@@ -143,17 +144,17 @@ def _header(text: str) -> list[str]:
 
 def _entries(text: str) -> Entries:
     """A preset as written."""
-    node = yaml.compose(text, Loader=yaml.SafeLoader)
-    return _mapping(node, text, text.splitlines()) if isinstance(node, yaml.MappingNode) else {}
+    node = YAML(typ="safe", pure=True).compose(text)
+    return _mapping(node, text, text.splitlines()) if isinstance(node, MappingNode) else {}
 
 
-def _mapping(node: yaml.MappingNode, text: str, lines: list[str]) -> Entries:
+def _mapping(node: MappingNode, text: str, lines: list[str]) -> Entries:
     found: Entries = {}
     for key, value in node.value:
-        block = isinstance(value, yaml.MappingNode) and not value.flow_style
+        block = isinstance(value, MappingNode) and not value.flow_style
         end = key.end_mark if block else value.end_mark
         comment = lines[end.line][end.column :].partition("# ")[2] if not node.flow_style else ""
-        if isinstance(value, yaml.MappingNode):
+        if isinstance(value, MappingNode):
             found[key.value] = Entry(_mapping(value, text, lines), comment, flow=not block)
         else:
             found[key.value] = Entry(text[value.start_mark.index : value.end_mark.index], comment)

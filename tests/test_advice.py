@@ -84,6 +84,7 @@ def test_what_is_printed_is_valid_at_any_scale(name: str, here: Scale) -> None:
     advice = advise(name, here)
     found = settings(render(advice))
     assert (found.pretrain.method, found.pretrain.batch_size) == (name, here.batch)
+    assert found.pretrain.defaults == "paper"  # whose values are translated
     assert found.method == methods.configure(name, advice.values())
     for _, why in advice.settings.values():
         assert why

@@ -12,8 +12,8 @@ from dvc_project import ROOT
 #: From the ground up: a room imports from itself and from rooms before it.
 ROOMS = (
     "console", "core", "shards", "sharding", "data", "views", "recipes", "networks", "losses", "measures", "methods",
-    "export", "training", "scenes", "evals", "tracking", "report", "settings", "resolve", "compare", "presets", "check",
-    "advice", "cli", "stages",
+    "export", "training", "scenes", "evals", "tracking", "report", "settings", "resolve", "compare", "presets",
+    "describe", "check", "advice", "cli", "stages",
 )  # fmt: skip
 #: What an import of the package itself stands for: its lazily imported names.
 PACKAGE = {"load_encoder": "export", "__version__": "console"}

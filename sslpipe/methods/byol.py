@@ -44,9 +44,9 @@ class BYOL(Method):
         """BYOL's settings."""
 
         momentum: float = Field(0.99, ge=0, le=1, description="τ_base; rises to 1 along a cosine")
-        projector_hidden: int = Field(4096, ge=1)
-        projector_out: int = Field(256, ge=1)
-        predictor_hidden: int = Field(4096, ge=1)
+        projector_hidden: int = Field(4096, ge=1, description="width of the projector's hidden layers")
+        projector_out: int = Field(256, ge=1, description="width of the projections")
+        predictor_hidden: int = Field(4096, ge=1, description="width of the predictor's hidden layer")
         projector_norm: Literal["plain"] | None = Field(
             None, description="plain: end in batch norm without affine"
         )

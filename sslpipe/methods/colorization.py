@@ -68,7 +68,7 @@ class Colorization(Method):
         resolution: int | None = Field(
             None, ge=1, description="side of the predicted colours; null: a quarter of the image's"
         )
-        decoder_width: int = Field(256, ge=1)
+        decoder_width: int = Field(256, ge=1, description="width of the decoder")
         optimizer: OptimizerConfig = OptimizerConfig(
             name="adamw",
             rate=3e-5,

@@ -55,9 +55,9 @@ class MoCoV3(Method):
         temperature: float | None = Field(None, gt=0, description="τ; null: 1, ViT .2")
         momentum: float = Field(0.99, ge=0, le=1, description="m; rises to 1 along a cosine")
         projector_layers: int | None = Field(None, ge=1, description="null: 2, ViT 3")
-        projector_hidden: int = Field(4096, ge=1)
-        projector_out: int = Field(256, ge=1)
-        predictor_hidden: int = Field(4096, ge=1)
+        projector_hidden: int = Field(4096, ge=1, description="width of the projector's hidden layers")
+        projector_out: int = Field(256, ge=1, description="width of the projections")
+        predictor_hidden: int = Field(4096, ge=1, description="width of the predictor's hidden layer")
         freeze_patch_embedding: bool = Field(True, description="a ViT's stays as it starts")
         optimizer: OptimizerConfig | None = Field(  # type: ignore[assignment]
             None, description="null: LARS, ViT AdamW; what is given in part lies on top of these"

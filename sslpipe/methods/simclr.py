@@ -37,8 +37,8 @@ class SimCLR(Method):
         """SimCLR's settings."""
 
         temperature: float = Field(0.1, gt=0, description="τ")
-        projector_hidden: int = Field(2048, ge=1)
-        projector_out: int = Field(128, ge=1)
+        projector_hidden: int = Field(2048, ge=1, description="width of the projector's hidden layers")
+        projector_out: int = Field(128, ge=1, description="width of the projections")
         projector_norm: Literal["scale"] | None = Field(
             "scale",
             description="scale: end in batch norm without shift, as the official code; null: the paper's text",

@@ -39,7 +39,7 @@ class SimSiam(Method):
     class Config(MethodConfig):
         """SimSiam's settings."""
 
-        projector_hidden: int = Field(2048, ge=1)
+        projector_hidden: int = Field(2048, ge=1, description="width of the projector's hidden layers")
         projector_out: int = Field(2048, ge=1, description="d")
         predictor_hidden: int = Field(512, ge=1, description="a bottleneck, a quarter of d in the paper")
         optimizer: OptimizerConfig = OptimizerConfig(

@@ -16,18 +16,22 @@ class OptimizerConfig(Config):
     `absolute` is rate itself.
     """
 
-    name: Literal["adamw", "sgd", "lars"] = "adamw"
-    rate: float = Field(1e-3, gt=0)
-    rule: Literal["linear", "sqrt", "absolute"] = "linear"
-    weight_decay: float = Field(0.05, ge=0)
+    name: Literal["adamw", "sgd", "lars"] = Field("adamw", description="adamw, sgd or lars")
+    rate: float = Field(1e-3, gt=0, description="learning rate, which `rule` scales")
+    rule: Literal["linear", "sqrt", "absolute"] = Field(
+        "linear", description="peak rate: linear, rate · batch / 256; sqrt, rate · √batch; absolute, rate"
+    )
+    weight_decay: float = Field(0.05, ge=0, description="of weights, not of biases and norms")
     weight_decay_end: float | None = Field(None, ge=0, description="cosine from weight_decay to this (DINO)")
-    momentum: float = Field(0.9, ge=0, lt=1)
-    betas: tuple[float, float] = (0.9, 0.999)
-    schedule: Literal["cosine", "steps", "constant"] = "cosine"
+    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd and lars")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="of adamw")
+    schedule: Literal["cosine", "steps", "constant"] = Field(
+        "cosine", description="the rate after the warm-up"
+    )
     milestones: tuple[float, ...] = Field(
         (0.6, 0.8), description="`steps`: shares of training at which rate · 0.1"
     )
-    warmup_epochs: float = Field(10.0, ge=0)
+    warmup_epochs: float = Field(10.0, ge=0, description="epochs in which the rate rises to its peak")
     final_rate: float = Field(0.0, ge=0, description="where the cosine ends, as a share of the peak")
     clip: float | None = Field(None, gt=0, description="largest norm of all gradients together")
 
@@ -48,7 +52,7 @@ class OptimizerConfig(Config):
 class MethodConfig(Config):
     """Settings every method has. A subclass gives its paper's defaults."""
 
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimizer: OptimizerConfig = Field(OptimizerConfig(), description="how parameters are optimised")
     views: dict[str, Any] = Field(
         {}, description="changes of this method's views, written as views.recipe, which comes on top"
     )
