@@ -70,6 +70,16 @@ def test_what_only_some_seeds_have_is_averaged_over_those() -> None:
     assert merge([{"a": 1.0, "b": 2.0}, {"a": 3.0}])["b"] == 2.0
 
 
+def test_a_deviation_that_goes_with_no_value_is_a_value() -> None:
+    found = merge(
+        [
+            {"feature_std": 1.0, "top1": 0.5, "top1_std": 0.1},
+            {"feature_std": 3.0, "top1": 0.5, "top1_std": 0.1},
+        ]
+    )
+    assert found == {"feature_std": 2.0, "feature_std_std": 1.0, "top1": 0.5, "top1_std": pytest.approx(0.1)}
+
+
 def test_seeds_of_a_linear_probe_draw_other_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     train, test = planted_features(80), planted_features(6)
     given = inputs(features=(train, test), manifest=manifest(("test", 5)))
