@@ -20,7 +20,7 @@ from sslpipe.evals.knn import evaluate as neighbours
 from sslpipe.evals.linear import evaluate as linear
 from sslpipe.evals.transfer import evaluate as transfer
 from sslpipe.evals.transfer.evaluate import Config
-from sslpipe.measures.subsets import labelled
+from sslpipe.data.subset import labelled
 from sslpipe.sharding.config import Config as ShardConfig
 
 FORM = ShardConfig(resolution=8, duplicates=False, workers=1)
