@@ -32,6 +32,8 @@ from sslpipe.sharding.sources import open_source
 from sslpipe.training.core.config import Config
 from sslpipe.training.core.loop import train
 
+pytestmark = pytest.mark.slow
+
 CLOCK = Clock(0, 0, 0.0, torch.Generator())
 TRIALS = int(os.environ.get("SSLPIPE_CRASHES", "150"))
 METHODS = ("moco", "byol", "swav", "mae")  # a queue, a momentum network, prototypes, masks

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from dvc_project import Project
 
-pytestmark = pytest.mark.pipeline
+pytestmark = [pytest.mark.slow, pytest.mark.pipeline]
 
 
 def refused(project: Project, *command: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from dvc_project import Project, ran
 
-pytestmark = pytest.mark.pipeline
+pytestmark = [pytest.mark.slow, pytest.mark.pipeline]
 
 
 def table(project: Project) -> list[dict[str, str]]:

@@ -17,6 +17,8 @@ from sslpipe.shards import manifest as manifests
 from sslpipe.training.core.build import build_recipe
 from sslpipe.training.core.run import RECIPE, SHARDS, fingerprint_parts, run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("name", methods.names())
 def test_every_method_gives_an_encoder(

@@ -26,6 +26,8 @@ from safetensors.torch import load_file
 from sslpipe.settings import load
 from sslpipe.training.core.build import build_recipe
 
+pytestmark = pytest.mark.slow
+
 #: Rates at which rounding does not grow to something else within a few steps.
 STEADY = {"name": "sgd", "rate": 0.003, "rule": "absolute", "momentum": 0.0, "warmup_epochs": 0, "clip": 1.0}
 EPOCHS = {"moco": 8}

@@ -21,6 +21,7 @@ JOINTS = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_first_run_leaves_what_the_house_says(everything: Project) -> None:
     finished, left = everything, files(everything)
     expected = {
@@ -50,6 +51,7 @@ def test_the_first_run_leaves_what_the_house_says(everything: Project) -> None:
     )  # checkpoints are gone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "source"])
 def test_a_stage_imports_nothing_outside_the_rooms_it_names(everything: Project, stage: str) -> None:
     named = pipeline.stages(everything.folder / "dvc.yaml")[stage].code
@@ -66,6 +68,7 @@ def test_a_stage_imports_nothing_outside_the_rooms_it_names(everything: Project,
     assert used == rooms, "named, and nothing of it imported"
 
 
+@pytest.mark.slow
 def test_the_resolved_file_of_a_stage_has_its_settings_and_code(everything: Project) -> None:
     found = everything.json("data/resolved/knn.json")
     assert found["settings"]["knn"]["k"] == 5

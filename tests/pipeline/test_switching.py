@@ -12,7 +12,7 @@ AFTER_METHOD = STAGES[2:]
 #: What is switched to: one that first trains something else, one with a momentum encoder, and one that shows pictures.
 #: All of them would take minutes; tests/methods has what each one must do.
 SWITCHED = ("beit", "byol", "mae")
-pytestmark = pytest.mark.pipeline
+pytestmark = [pytest.mark.slow, pytest.mark.pipeline]
 
 
 def test_switching_methods_runs_what_must_and_switching_back_restores(

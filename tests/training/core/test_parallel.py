@@ -34,6 +34,8 @@ from sslpipe.training.core.ledger import Ledger
 from sslpipe.training.core.loop import train
 from sslpipe.training.core.step import seeded_clock
 
+pytestmark = pytest.mark.slow
+
 BATCH = 16
 SGD = OptimizerConfig(name="sgd", rate=0.01, rule="absolute", warmup_epochs=0, weight_decay=0.01)
 ADAMW = OptimizerConfig(name="adamw", rate=1e-4, rule="absolute", warmup_epochs=0, clip=1.0)

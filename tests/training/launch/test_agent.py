@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 #: What each process does at its n-th start: the n-th word of `todo<rank>`, of which the last one holds.
 STAND_IN = """
 import os, signal, sys, time

@@ -17,6 +17,8 @@ from sslpipe.console.errors import UserError
 from sslpipe.training.core.config import Config
 from sslpipe.training.launch import slurm
 
+pytestmark = pytest.mark.slow
+
 submitit: Any = pytest.importorskip(
     "submitit", reason="jobs of Slurm need submitit: pip install 'sslpipe[slurm]'"
 )

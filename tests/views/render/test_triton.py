@@ -18,6 +18,8 @@ from sslpipe.views.drawing import draw
 from sslpipe.views.render import reference
 from sslpipe.views.table import Table
 
+pytestmark = pytest.mark.slow
+
 FOUND = importlib.util.find_spec("triton")
 if FOUND is None:
     pytest.skip("triton is not installed", allow_module_level=True)
