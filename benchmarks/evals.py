@@ -33,8 +33,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from sslpipe.evals.knn import evaluate as neighbours
-from sslpipe.evals.linear import evaluate as linear
+from sslpipe.measures.config import ProbeConfig
+from sslpipe.measures.knn import knn
+from sslpipe.measures.probe import fit
 from sslpipe.measures.subsets import folds
 from sslpipe.sharding import sources
 
@@ -109,7 +110,7 @@ def knn_contenders(bank: tuple[Tensor, Tensor], queries: tuple[Tensor, Tensor]) 
     """The same vote of the same neighbours."""
 
     def ours() -> float:
-        return neighbours.knn(*bank, *queries, k=K, temperature=TEMPERATURE)["top1"]
+        return knn(*bank, *queries, k=K, temperature=TEMPERATURE)["top1"]
 
     contenders: dict[str, Contender] = {"ours": ours}
     if importlib.util.find_spec("faiss"):
@@ -165,10 +166,10 @@ def probe_contenders(
     train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], epochs: int
 ) -> dict[str, Contender]:
     """A setting chosen by five folds, a classifier with it on all labels, tested once."""
-    settings = linear.Config(epochs=epochs)
+    settings = ProbeConfig(epochs=epochs)
 
     def ours() -> float:
-        probe = linear.fit(*train, 10, settings, seed=0)
+        probe = fit(*train, 10, settings, seed=0)
         return float((probe(test[0]).argmax(1) == test[1]).double().mean())
 
     return {
@@ -178,9 +179,7 @@ def probe_contenders(
     }
 
 
-def _one_at_a_time(
-    train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], settings: linear.Config
-) -> float:
+def _one_at_a_time(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], settings: ProbeConfig) -> float:
     mean, std = train[0].mean(0), train[0].std(0, correction=0).clamp_min(1e-6)
     x, y = (train[0] - mean) / std, train[1]
     fold = folds(y, settings.folds, 0)
@@ -194,7 +193,7 @@ def _one_at_a_time(
         return float((head((test[0] - mean) / std).argmax(1) == test[1]).double().mean())
 
 
-def _trained(x: Tensor, y: Tensor, rate: float, settings: linear.Config) -> nn.Linear:
+def _trained(x: Tensor, y: Tensor, rate: float, settings: ProbeConfig) -> nn.Linear:
     head = nn.Linear(x.shape[1], 10)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
@@ -211,7 +210,7 @@ def _trained(x: Tensor, y: Tensor, rate: float, settings: linear.Config) -> nn.L
     return head
 
 
-def _logistic(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], settings: linear.Config) -> float:
+def _logistic(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], settings: ProbeConfig) -> float:
     from sklearn.linear_model import LogisticRegressionCV
     from sklearn.preprocessing import StandardScaler
 

@@ -52,6 +52,7 @@ from sslpipe.shards.manifest import Manifest
 from sslpipe.training.core.build import backbone_name, build_backbone, build_method, build_recipe, check_batch
 from sslpipe.training.core.loop import train
 from sslpipe.views.engine import ViewEngine
+from sslpipe.views.preprocess import Preprocess
 from sslpipe.views.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -199,7 +200,7 @@ def speeds(options: argparse.Namespace, arms: list[Arm]) -> str:
             with tempfile.TemporaryDirectory() as folder:
                 source = open_source(settings.data, settings.seed)
                 manifest = shard(settings.shard, source, Path(folder, "shards"), settings.seed)
-                _, _, seconds = pretrain(settings, manifest, Path(folder), arm.peer)
+                _, seconds = pretrain(settings, manifest, Path(folder), arm.peer)
             images = 2 * manifest.splits.train.count
             if number:  # the first round compiles and warms up
                 rates.setdefault(arm.title(""), []).append(images / seconds)
@@ -219,34 +220,30 @@ def run(settings: Settings, arm: Arm) -> Numbers:
         if arm.kind == "supervised":
             return supervised(settings, manifest, *splits)
         if arm.kind == "random":
-            preprocess = _preprocess(settings, _recipe(settings, manifest))
-            encoder, numbers = untrained(settings, preprocess), {}
+            encoder, numbers = untrained(settings, _recipe(settings, manifest)), {}
         else:
-            encoder, preprocess, seconds = pretrain(settings, manifest, Path(folder), arm.peer)
+            encoder, seconds = pretrain(settings, manifest, Path(folder), arm.peer)
             images = settings.pretrain.epochs * len(splits[0])
             numbers = {"seconds": seconds, "images_per_second": images / seconds}
         return (
             numbers
-            | _frozen(encoder, preprocess, settings, *splits)
+            | _frozen(encoder, settings, *splits)
             | {
                 f"finetune_{labels}": tuned(
-                    settings, manifest, encoder, preprocess, *splits, labels, arm.kind == "random"
+                    settings, manifest, encoder, *splits, labels, arm.kind == "random"
                 )
                 for labels in (100, len(splits[0]) // 10)
             }
         )
 
 
-def _frozen(
-    encoder: Backbone, preprocess: Mapping[str, Any], settings: Settings, train: Reader, test: Reader
-) -> Numbers:
+def _frozen(encoder: Backbone, settings: Settings, train: Reader, test: Reader) -> Numbers:
     """k-NN and linear probes on features."""
     bank, queries = (
-        _alone(embed(encoder, reader, preprocess, settings.embed, settings.seed).labelled())
-        for reader in (train, test)
+        _alone(embed(encoder, reader, settings.embed, settings.seed).labelled()) for reader in (train, test)
     )
-    knn, _ = neighbours.evaluate(bank, queries, settings.knn)
-    probe, _ = linear.evaluate(bank, queries, settings.linear, settings.seed)
+    knn = neighbours.scores(bank, queries, settings.knn).metrics
+    probe = linear.scores(bank, queries, settings.linear, settings.seed).metrics
     few = {f"linear_{count}": values["top1"] for count, values in probe["few_labels"].items()}
     return {"knn": knn["top1"], "linear": probe["top1"], **few}
 
@@ -259,8 +256,8 @@ def _alone(features: Features) -> Features:
 
 def pretrain(
     settings: Settings, manifest: Manifest, folder: Path, peer: bool = False
-) -> tuple[Backbone, dict[str, Any], float]:
-    """The trained encoder, its preprocessing, and the seconds it took."""
+) -> tuple[Backbone, float]:
+    """The trained encoder, and the seconds it took."""
     config, views, seed = settings.pretrain, settings.views, settings.seed
     device = resolve(config.device)
     make_deterministic(config.deterministic)
@@ -280,7 +277,8 @@ def pretrain(
         seed=seed,
         checkpoints=Checkpoints(folder / "checkpoints"),
     )
-    return method.encoder.eval(), _preprocess(settings, recipe), history.seconds
+    method.encoder.preprocess = _preprocess(settings, recipe)
+    return method.encoder.eval(), history.seconds
 
 
 def _build_peer(config: Any, method_config: Any, size: int, seed: int) -> Method:
@@ -294,17 +292,24 @@ def _recipe(settings: Settings, manifest: Manifest) -> Recipe:
     return build_recipe(settings.pretrain, settings.method, settings.views, manifest.recipe, **statistics)
 
 
-def _preprocess(settings: Settings, recipe: Recipe) -> dict[str, Any]:
-    spec = recipe.views[0]
-    view = {"size": settings.views.size, "crop": settings.views.centre_crop}
-    return {**view, "interpolation": spec.interpolation, "mean": spec.mean, "std": spec.std}
+def _preprocess(settings: Settings, recipe: Recipe) -> Preprocess:
+    spec, views = recipe.views[0], settings.views
+    return Preprocess(
+        size=views.size,
+        crop=views.centre_crop,
+        interpolation=spec.interpolation,
+        mean=spec.mean,
+        std=spec.std,
+    )
 
 
-def untrained(settings: Settings, preprocess: Mapping[str, Any]) -> Backbone:
+def untrained(settings: Settings, recipe: Recipe) -> Backbone:
     """The method's encoder with random weights, as pretraining begins with it."""
+    preprocess = _preprocess(settings, recipe)
     backbone = build_backbone(settings.pretrain, settings.views.size, settings.seed)
     if settings.pretrain.method == "colorization":
-        backbone = Lightness(backbone, preprocess["mean"], preprocess["std"])
+        backbone = Lightness(backbone, preprocess.mean, preprocess.std)
+    backbone.preprocess = preprocess
     return backbone.eval()
 
 
@@ -312,7 +317,6 @@ def tuned(
     settings: Settings,
     manifest: Manifest,
     encoder: Backbone,
-    preprocess: Mapping[str, Any],
     train: Reader,
     test: Reader,
     labels: int,
@@ -326,36 +330,34 @@ def tuned(
     train, test = labelled(train), labelled(test)
     subset = Subset(train, draw(train.labels, labels, seed=seed))
     decay = 1.0 if scratch else config.layer_decay
-    return _trained(network, subset, test, preprocess, manifest, config, decay, seed)
+    return _trained(network, subset, test, manifest, config, decay, seed)
 
 
 def supervised(settings: Settings, manifest: Manifest, train: Reader, test: Reader) -> Numbers:
     """The backbone trained from scratch on all labels, for as many epochs and at the batch of pretraining."""
-    config, preprocess = settings.finetune, _preprocess(settings, _recipe(settings, manifest))
     train, test = labelled(train), labelled(test)
     changes = {"epochs": settings.pretrain.epochs, "batch_size": settings.pretrain.batch_size}
-    config = config.model_copy(update=changes)
-    network, everything = untrained(settings, preprocess), Subset(train, torch.arange(len(train)))
-    score = _trained(network, everything, test, preprocess, manifest, config, 1.0, settings.seed)
-    return {"supervised": score}
+    config = settings.finetune.model_copy(update=changes)
+    network = untrained(settings, _recipe(settings, manifest))
+    everything = Subset(train, torch.arange(len(train)))
+    return {"supervised": _trained(network, everything, test, manifest, config, 1.0, settings.seed)}
 
 
 def _trained(
     network: Backbone,
     subset: Subset,
     test: Reader,
-    preprocess: Mapping[str, Any],
     manifest: Manifest,
     config: finetune.Config,
     layer_decay: float,
     seed: int,
 ) -> float:
-    views = mild_recipe(preprocess["size"], preprocess["interpolation"], config, manifest.recipe, preprocess)
+    views = mild_recipe(network.preprocess, config.crop_scale, manifest.recipe)
     model = finetune.Classifier(network, int(test.labels.max()) + 1).to(resolve(config.device))
     steps = config.epochs * -(-len(subset) // config.batch_size)
     with progress("train", steps, "steps") as bar:
         finetune.fit(model, subset, views, config, layer_decay, seed, bar)
-    return finetune.accuracy(model, test, preprocess)
+    return finetune.accuracy(model, test)
 
 
 def table(rows: Mapping[str, list[Numbers]]) -> str:

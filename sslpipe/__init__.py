@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,4 +18,6 @@ def __getattr__(name: str) -> Any:
         from sslpipe.export import load_encoder
 
         return load_encoder
+    if name == "evals":
+        return importlib.import_module("sslpipe.evals")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

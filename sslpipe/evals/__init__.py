@@ -18,6 +18,13 @@ from sslpipe.evals.base.declaration import Evaluation
 from sslpipe.evals.base.outcome import fits
 
 
+def __getattr__(name: str) -> Any:
+    """The package of an evaluation, imported when it is first asked for: `sslpipe.evals.knn`."""
+    if name in names():
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 @cache
 def names() -> tuple[str, ...]:
     """The names of all evaluations, in alphabetical order; imports none of them."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import BACKBONES, SIZE, SMALL, ToyReader, small_engine, small_method
+from support import BACKBONES, SIZE, SMALL, ToyReader, preprocess, small_engine, small_method
 from torch import Tensor, nn
 
 from sslpipe import methods, networks
@@ -83,6 +83,7 @@ def test_it_learns_a_toy_set_in_our_loop(name: str, toy_reader: ToyReader, tmp_p
     assert losses[-1] < losses[0] - 0.05 * losses[0].abs()
     encoder = peer.encoder.eval()
     assert any(not torch.equal(start[key], value) for key, value in encoder.state_dict().items())
+    encoder.preprocess = preprocess()
     features = encoder(torch.randn(2, 3, SIZE, SIZE))
     assert features.shape == random_twin(encoder, 0)(torch.zeros(2, 3, SIZE, SIZE)).shape == (2, encoder.dim)
 

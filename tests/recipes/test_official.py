@@ -19,6 +19,7 @@ from sslpipe.console.errors import UserError
 from sslpipe.core.yaml import read
 from sslpipe.data.batch import Batch
 from sslpipe.methods.base.method import Method
+from sslpipe.recipes import official as module
 from sslpipe.recipes.official import names, official, variants
 from sslpipe.views import Jitter, PatchMask, Recipe, ViewEngine, ViewSpec, masks, resolve
 from sslpipe.views.render import reference
@@ -375,8 +376,6 @@ def test_the_first_variant_holds_where_none_is_named() -> None:
 
 
 def test_a_file_with_a_mistake_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sslpipe.recipes import official as module
-
     good = (FOLDER / "rotation.yaml").read_text()
     monkeypatch.setattr(module, "_FOLDER", tmp_path)
     for text, message in (

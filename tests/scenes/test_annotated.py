@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support import encoder, inputs
 
 from sslpipe.console.errors import UserError
+from sslpipe.evals.base.scenes import labelled_scenes
 from sslpipe.evals.detect import evaluate as detect
 from sslpipe.evals.segment import evaluate as segment
-from sslpipe.networks import backbone
 from sslpipe.scenes import annotated, layouts
 from sslpipe.scenes.annotated import Need
 from sslpipe.scenes.composed import IGNORED, Config, Scenes
@@ -244,21 +245,29 @@ def test_what_is_neither_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["small_resnet", "small_vit"])
 def test_both_evaluations_take_them(name: str, tmp_path: Path) -> None:
-    encoder = backbone(
-        name, image_size=SIDE, **({"width": 8} if name == "small_resnet" else {"depth": 1})
-    ).eval()
-    preprocess = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
+    network = encoder(name, SIDE)
     train, test, names = opened(voc(tmp_path), "masks")
     quick = segment.Config(epochs=1, rates=(0.01,), k=3, device="cpu")
     many = Scenes(
         train.pixels.repeat(4, 1, 1, 1), train.masks.repeat(4, 1, 1), 4 * train.boxes, 4 * train.labels
     )
-    metrics, masks = segment.evaluate(encoder, preprocess, many, test, len(names), quick, 0)
-    assert 0 <= metrics["miou"] <= 1
-    assert masks.shape == test.masks.shape
-    train, test, names = opened(tmp_path, "boxes")
-    found, _ = detect.evaluate(encoder, preprocess, train, test, 2, detect.Config(epochs=1, device="cpu"), 0)
-    assert 0 <= found["ap50"] <= 1
+    given = inputs(encoder=network, made={"masks": (many, test, names), "boxes": opened(tmp_path, "boxes")})
+    found = segment.evaluate(given, quick, 0)
+    assert 0 <= found.metrics["miou"] <= 1
+    assert found.details[1].shape == test.masks.shape
+    assert found.protocol["class_names"] == NAMES
+    found = detect.evaluate(given, detect.Config(epochs=1, device="cpu"), 0)
+    assert 0 <= found.metrics["ap50"] <= 1
+
+
+def test_scenes_are_opened_once_and_by_the_runs_seed(tmp_path: Path) -> None:
+    voc(tmp_path)
+    given = inputs(encoder=encoder("small_resnet", SIDE), sections={"seed": 0})
+    config = Config(root=str(tmp_path), size=2)
+    first = labelled_scenes(given, "boxes", config)
+    for one, other in zip(first[:2], opened(tmp_path, "boxes")[:2], strict=True):
+        assert torch.equal(one.pixels, other.pixels)
+    assert labelled_scenes(given, "boxes", config) is first
 
 
 def test_crowds_need_not_be_found() -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import numpy as np
@@ -21,7 +20,7 @@ def _pillow(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
 @given(sides, sides, st.data(), st.booleans(), st.booleans())
 def test_the_loops_give_pillows_pixels(
     rows: int, columns: int, data: st.DataObject, grey: bool, stark: bool
@@ -87,12 +86,3 @@ def test_without_numba_pillow_does_all(monkeypatch: pytest.MonkeyPatch) -> None:
         assert scaling.scale(Image.new("RGB", (9, 9), "red"), 3, 3).getpixel((1, 1)) == (255, 0, 0)
     finally:
         scaling._loops.cache_clear()
-
-
-def test_the_loops_do_not_load_torch() -> None:
-    """It would cost a process that makes shards more time than they save."""
-    code = (
-        "import sys; from sslpipe.sharding import pieces; from sslpipe.shards.scaling import loops; "
-        "raise SystemExit('torch' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0

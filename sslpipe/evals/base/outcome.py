@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,12 +31,11 @@ class Outcome:
 
 
 def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers among nested metrics by dotted name; words, lists and truth values are left out."""
-    flat = flatten(metrics)
+    """The finite numbers among nested metrics by dotted name; words, lists and truth values are left out."""
     return {
         name: value
-        for name, value in flat.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
+        for name, value in flatten(metrics).items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     }
 
 

@@ -47,7 +47,7 @@ def merge(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for name in runs[0]:
         values = [run[name] for run in runs if name in run]
         first = values[0]
-        if name.endswith("_std") and isinstance(first, float):
+        if name.endswith("_std") and isinstance(first, float) and name.removesuffix("_std") in runs[0]:
             continue  # goes with the value it belongs to
         if isinstance(first, Mapping):
             merged[name] = merge(values)

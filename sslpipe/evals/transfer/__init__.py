@@ -39,12 +39,12 @@ class Config(Base):
 
 
 def _elsewhere(config: Config) -> dict[str, Any] | None:
-    return sources.source_digest(config.data)
+    return sources.source_digest(config.data) if config.source else None
 
 
 EVALUATION = Evaluation(
     title="Another set",
-    about="k-NN and linear probe on a labelled set that the encoder was not trained on.",
+    about="A linear probe and k-NN on a labelled set that the encoder was not trained on.",
     order=110,
     headline=("linear_top1", "random_init_linear_top1", "knn_top1", "random_init_knn_top1"),
     scores=(

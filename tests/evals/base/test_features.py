@@ -1,31 +1,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from support import ToyReader
+from support import encoder as small
 
-from sslpipe import networks
 from sslpipe.console.errors import UserError
-from sslpipe.evals.base.embed import Config, embed
+from sslpipe.evals.base.config import EmbedConfig as Config
+from sslpipe.evals.base.embed import embed, random_twin
 from sslpipe.evals.base.features import Features
-from sslpipe.views import centre
+from sslpipe.networks.protocol import Backbone
+from sslpipe.views.preprocess import Preprocess
 
-PREPROCESS: dict[str, Any] = {
-    "size": 16, "crop": 1.0, "interpolation": "bilinear", "mean": (0.5, 0.4, 0.3), "std": (0.25, 0.2, 0.3),
-}  # fmt: skip
+
+def encoder(name: str = "small_resnet", image_size: int = 16, **options: int) -> Backbone:
+    found = small(name, image_size, **options)
+    found.preprocess = Preprocess(size=image_size, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3))
+    return found
 
 
 def test_features_are_the_encoders_in_order_and_raw_pixels_are_pixels() -> None:
     reader = ToyReader(10)
-    torch.manual_seed(0)
-    network = networks.backbone("small_resnet", image_size=16, width=8, stages=3).eval()
-    features = embed(network, reader, PREPROCESS, Config(batch_size=4), seed=1)
+    network = encoder(stages=3)
+    features = embed(network, reader, Config(batch_size=4), seed=1)
     batch = reader.gather(range(10))
     with torch.inference_mode():
-        torch.testing.assert_close(features.features, network(centre(batch, **PREPROCESS)))
+        torch.testing.assert_close(features.features, network(network.preprocess.view(batch)))
     expected = batch.pixels.permute(0, 3, 1, 2).flatten(1) / 255
     torch.testing.assert_close(features.raw_pixel_features, expected, atol=1e-5, rtol=0)
     assert features.index.tolist() == list(range(10))
@@ -34,9 +36,14 @@ def test_features_are_the_encoders_in_order_and_raw_pixels_are_pixels() -> None:
 
 
 def test_features_of_several_blocks_stand_side_by_side() -> None:
-    network = networks.backbone("small_vit", image_size=16, width=16, depth=3, heads=2).eval()
-    features = embed(network, ToyReader(6), PREPROCESS, Config(last_blocks=2), seed=1)
+    network = encoder("small_vit", depth=3)
+    features = embed(network, ToyReader(6), Config(last_blocks=2), seed=1)
     assert features.features.shape == features.random_init_features.shape == (6, 32)
+
+
+def test_random_weights_see_the_same_view() -> None:
+    network = encoder()
+    assert random_twin(network, 0).preprocess == network.preprocess
 
 
 def test_rows_without_a_label_are_left_out() -> None:
@@ -50,15 +57,15 @@ def test_rows_without_a_label_are_left_out() -> None:
 
 
 def test_frozen_means_frozen_batch_norm_statistics_do_not_move() -> None:
-    network = networks.backbone("small_resnet", image_size=16, width=8, stages=3).train()
+    network = encoder(stages=3).train()
     before = {name: value.clone() for name, value in network.named_buffers()}
-    embed(network, ToyReader(8), PREPROCESS, Config(), seed=1)
+    embed(network, ToyReader(8), Config(), seed=1)
     assert all(torch.equal(before[name], value) for name, value in network.named_buffers())
 
 
 def test_large_images_are_compared_as_small_raw_pixels() -> None:
-    network = networks.backbone("small_resnet", image_size=48, width=8)
-    features = embed(network, ToyReader(4, resolution=48), {**PREPROCESS, "size": 48}, Config(), seed=1)
+    network = encoder(image_size=48)
+    features = embed(network, ToyReader(4, resolution=48), Config(), seed=1)
     assert features.raw_pixel_features.shape == (4, 3 * 32 * 32)
 
 

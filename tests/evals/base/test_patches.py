@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.decomposition import PCA
-from support import ToyReader
+from support import ToyReader, preprocess
 
 from sslpipe.evals.base import patches
 from sslpipe.evals.base.patches import components
@@ -45,14 +45,14 @@ def test_features_without_components_are_grey(maps: torch.Tensor) -> None:
 @pytest.mark.parametrize(("name", "strips"), [("small_vit", 3 + 1 + 4), ("small_resnet", 3)])
 def test_strips_of_a_transformer_and_of_a_cnn(name: str, strips: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    preprocess = {"size": 16, "crop": 1.0, "interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.25] * 3}
-    encoder = backbone(name, image_size=16).eval()
-    patches.show(tmp_path, encoder, ToyReader(), preprocess, 5, 0)
+    network = backbone(name, image_size=16).eval()
+    network.preprocess = preprocess()
+    patches.show(tmp_path, network, ToyReader(), 5, 0)
     listed = json.loads((tmp_path / "strips.json").read_text())
     assert len(listed) == strips
     for strip in listed:
         with Image.open(tmp_path / strip["file"]) as image:
             assert image.width == 5 * 128 + 4 * 6
             assert len(image.getcolors(1 << 20)) > 4
-    patches.show(tmp_path, encoder, ToyReader(), preprocess, 0, 0)
+    patches.show(tmp_path, network, ToyReader(), 0, 0)
     assert json.loads((tmp_path / "strips.json").read_text()) == []

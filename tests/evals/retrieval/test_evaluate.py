@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
+from planted import planted_features
+from support import inputs
 
 from sslpipe.console.errors import UserError
-from sslpipe.evals.base.features import Features
+from sslpipe.evals.base.features import KINDS, Features
+from sslpipe.evals.base.outcome import Outcome
 from sslpipe.evals.retrieval import evaluate as retrieval
-from sslpipe.evals.retrieval.evaluate import Config, evaluate, scores
+from sslpipe.evals.retrieval.evaluate import Config, evaluate, plots, scores
 
 
 def some(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -59,25 +63,39 @@ def features(count: int, seed: int) -> Features:
     return Features(x, noise, x[:, :3], y, torch.arange(count))
 
 
-def test_evaluate_sets_the_encoder_beside_random_weights_and_shows_the_worst() -> None:
+def found(train: Features, test: Features, config: Config) -> Outcome:
+    return evaluate(inputs(features=(train, test)), config, seed=0)
+
+
+def test_each_kind_of_features_has_its_scores_and_the_worst_are_shown() -> None:
     train, test = features(200, 0), features(60, 1)
     test = replace(test, index=test.index + 40)
-    metrics, worst = evaluate(train, test, Config(ks=(1, 5), shown=3))
-    assert metrics["top1"] == metrics["recall_1"] < metrics["recall_5"]
-    assert metrics["map"] > metrics["raw_pixel_map"] > metrics["random_init_map"]
-    assert metrics["protocol"]["queries"] == 60
+    outcome = found(train, test, Config(ks=(1, 5), shown=3))
+    metrics, worst = outcome.metrics, outcome.details
+    for prefix, kind in KINDS:
+        own = scores(getattr(train, kind), train.label, getattr(test, kind), test.label, (1, 5))
+        assert metrics[f"{prefix}top1"] == metrics[f"{prefix}recall_1"] == own["recall_1"].mean().item()
+        assert metrics[f"{prefix}recall_5"] == own["recall_5"].mean().item()
+        assert metrics[f"{prefix}map"] == own["average_precision"].mean().item()
+        assert metrics[f"{prefix}r_precision"] == own["r_precision"].mean().item()
+    assert outcome.protocol["queries"] == 60
     own = scores(train.features, train.label, test.features, test.label, (1,))["average_precision"]
     assert [row["query"] - 40 for row in worst] == own.argsort(stable=True)[:3].tolist()
     assert worst[0]["average_precision"] == pytest.approx(float(own.min()), abs=1e-4)
+    assert json.loads(plots(inputs(), Config(), outcome)["worst.json"]) == worst
+
+
+def test_what_features_tell_is_found_in_full() -> None:
+    metrics = found(planted_features(40), planted_features(16), Config()).metrics
+    assert metrics["top1"] == metrics["map"] == metrics["r_precision"] == 1.0
+    assert metrics["raw_pixel_map"] < 1
+    assert metrics["random_init_map"] < 1
 
 
 def test_queries_are_limited_and_classes_that_train_lacks_do_not_ask() -> None:
     train, test = features(200, 0), features(60, 1)
-    only = train.label != 2
-    train = Features(**{name: value[only] for name, value in vars(train).items()})
-    metrics, _ = evaluate(train, test, Config(queries=10))
-    assert metrics["protocol"]["queries"] == 10
-    metrics, _ = evaluate(train, test, Config())
-    assert metrics["protocol"]["queries"] == int((test.label != 2).sum())
+    train = train.at(train.label != 2)
+    assert found(train, test, Config(queries=10)).protocol["queries"] == 10
+    assert found(train, test, Config()).protocol["queries"] == int((test.label != 2).sum())
     with pytest.raises(UserError, match="no test image has a class"):
-        evaluate(train, replace(test, label=torch.full_like(test.label, 2)), Config())
+        found(train, replace(test, label=torch.full_like(test.label, 2)), Config())

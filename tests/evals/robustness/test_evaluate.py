@@ -1,32 +1,28 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from support import ToyReader
+from support import ToyReader, inputs
+from support import encoder as small
 from torch import Tensor
 
-from sslpipe import networks
 from sslpipe.console.errors import UserError
-from sslpipe.evals.base import tables
-from sslpipe.evals.base.embed import Config as EmbedConfig
+from sslpipe.evals.base.config import EmbedConfig
 from sslpipe.evals.base.embed import embed
 from sslpipe.evals.base.features import Features
+from sslpipe.evals.base.outcome import Outcome
 from sslpipe.evals.robustness import corruptions
 from sslpipe.evals.robustness import evaluate as robustness
-from sslpipe.evals.robustness.evaluate import Config, evaluate
+from sslpipe.evals.robustness.evaluate import Config, evaluate, plots
 from sslpipe.evals.robustness.invariance import STRENGTHS
 from sslpipe.measures.knn import knn
-from sslpipe.settings import OFF, OWNERS, Settings
-from sslpipe.views import centre
+from sslpipe.views.preprocess import Preprocess
 from sslpipe.views.recipe import Recipe, ViewSpec
 
-PREPROCESS: dict[str, Any] = {
-    "size": 16, "crop": 1.0, "interpolation": "bilinear", "mean": (0.5, 0.4, 0.3), "std": (0.25, 0.2, 0.3),
-}  # fmt: skip
+PREPROCESS = Preprocess(size=16, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3))
 RECIPE = Recipe(views=(ViewSpec(size=16, scale=(0.5, 1.0), grey=0.2),))
 FEW = Config(enabled=True, images=20, severities=(1, 5), k=3)
 
@@ -53,16 +49,28 @@ def measured(function: Any, reader: Any = None) -> dict[str, Any]:
 
 
 def encoder() -> Any:
-    torch.manual_seed(0)
-    return networks.backbone("small_resnet", image_size=16, width=8, stages=3).eval()
+    found = small(stages=3)
+    found.preprocess = PREPROCESS
+    return found
+
+
+def embedded(reader: Any) -> Features:
+    return embed(encoder(), reader, EmbedConfig(device="cpu"), seed=1)
+
+
+def evaluated(train: Features, test: Any, device: str = "cpu", seed: int = 1) -> Outcome:
+    given = inputs(encoder=encoder(), features=(train, train.at(train.index < 0)), test=test, recipe=RECIPE)
+    return evaluate(given, FEW.model_copy(update={"device": device}), seed)
 
 
 @pytest.fixture(scope="module")
-def result() -> dict[str, Any]:
-    network, reader = encoder(), ToyReader(40)
-    train = embed(network, reader, PREPROCESS, EmbedConfig(device="cpu"), seed=1)
-    settings = FEW.model_copy(update={"device": "cpu"})
-    return evaluate(network, PREPROCESS, train, ToyReader(24), RECIPE, settings, last_blocks=1, seed=1)
+def outcome() -> Outcome:
+    return evaluated(embedded(ToyReader(40)), ToyReader(24))
+
+
+@pytest.fixture(scope="module")
+def result(outcome: Outcome) -> Any:
+    return outcome.metrics
 
 
 def test_a_feature_that_ignores_flips_has_invariance_1_to_them_alone() -> None:
@@ -76,8 +84,7 @@ def test_a_feature_that_ignores_flips_has_invariance_1_to_them_alone() -> None:
 
 def test_a_feature_of_places_alone_ignores_colour() -> None:
     def luma(x: Tensor) -> Tensor:
-        std, mean = (torch.tensor(PREPROCESS[key]).view(3, 1, 1) for key in ("std", "mean"))
-        x = x * std + mean
+        x = PREPROCESS.plain(x)
         return (0.2989 * x[:, 0] + 0.587 * x[:, 1] + 0.114 * x[:, 2]).flatten(1)
 
     found = measured(luma)["invariance"]
@@ -100,10 +107,7 @@ def test_what_changes_nothing_is_left_out() -> None:
 
 
 def test_clean_accuracy_is_that_of_the_k_nn_on_the_same_images(result: dict[str, Any]) -> None:
-    network = encoder()
-    train, test = (
-        embed(network, ToyReader(n), PREPROCESS, EmbedConfig(device="cpu"), seed=1) for n in (40, 24)
-    )
+    train, test = embedded(ToyReader(40)), embedded(ToyReader(24))
     rows = robustness.sample(24, 20, 1)
     for prefix, kind in (("", "features"), ("random_init_", "random_init_features")):
         score = knn(
@@ -118,19 +122,19 @@ def test_clean_accuracy_is_that_of_the_k_nn_on_the_same_images(result: dict[str,
 
 
 def test_a_corrupted_accuracy_is_that_of_the_corrupted_images(result: dict[str, Any]) -> None:
-    network, reader = encoder(), ToyReader(24)
-    train = embed(network, ToyReader(40), PREPROCESS, EmbedConfig(device="cpu"), seed=1)
+    network, reader, train = encoder(), ToyReader(24), embedded(ToyReader(40))
     batch = reader.gather(robustness.sample(24, 20, 1))
-    pixels = centre(batch, **{**PREPROCESS, "mean": (0.0,) * 3, "std": (1.0,) * 3})
+    pixels = PREPROCESS.model_copy(update={"mean": (0.0,) * 3, "std": (1.0,) * 3}).view(batch)
     pixels = corruptions.corrupt(pixels, "contrast", 5, torch.Generator())  # nothing is drawn
-    mean, std = (torch.tensor(PREPROCESS[key]).view(3, 1, 1) for key in ("mean", "std"))
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (PREPROCESS.mean, PREPROCESS.std))
     with torch.inference_mode():
         features = network((pixels - mean) / std)
     score = knn(train.features, train.label, features, batch.label, k=3, temperature=0.07)
     assert result["corruptions"]["contrast"]["5"] == pytest.approx(score["top1"])
 
 
-def test_what_is_reported(result: dict[str, Any]) -> None:
+def test_what_is_reported(outcome: Outcome) -> None:
+    result = outcome.metrics
     assert set(result["invariance"]) == set(result["random_init_invariance"]) == set(STRENGTHS)
     assert result["in_recipe"] == ["crop", "hflip", "grey"]
     for prefix in ("", "random_init_"):
@@ -138,37 +142,30 @@ def test_what_is_reported(result: dict[str, Any]) -> None:
         values = [v for row in result[f"{prefix}corruptions"].values() for v in row.values()]
         assert len(values) == 2 * len(corruptions.NAMES)
         assert result[f"{prefix}mean_corrupted_top1"] == pytest.approx(sum(values) / len(values))
-    assert result["protocol"]["corruption_constants"] == "those of CIFAR-10-C"
-    assert result["protocol"]["chosen_on"].startswith("nothing")
+    assert outcome.protocol["corruption_constants"] == "those of CIFAR-10-C"
+    assert outcome.protocol["chosen_on"].startswith("nothing")
 
 
-def test_the_same_seed_gives_the_same_numbers(result: dict[str, Any]) -> None:
-    network, reader = encoder(), ToyReader(40)
-    train = embed(network, reader, PREPROCESS, EmbedConfig(device="cpu"), seed=1)
-    settings = FEW.model_copy(update={"device": "cpu"})
-    assert (
-        evaluate(network, PREPROCESS, train, ToyReader(24), RECIPE, settings, last_blocks=1, seed=1) == result
-    )
+def test_the_same_seed_gives_the_same_numbers(outcome: Outcome) -> None:
+    assert evaluated(embedded(ToyReader(40)), ToyReader(24)) == outcome
 
 
-def test_without_labels_there_are_invariances_alone(tmp_path: Path) -> None:
-    network, reader = encoder(), ToyReader(12)
+def test_without_labels_there_are_invariances_alone() -> None:
+    reader = ToyReader(12)
     reader.labels = torch.full((12,), -1)
-    train = embed(network, reader, PREPROCESS, EmbedConfig(device="cpu"), seed=1)
-    found = evaluate(network, PREPROCESS, train, reader, RECIPE, FEW, last_blocks=1, seed=1)
-    assert found["corruptions_skipped"] == "there are no labels"
-    assert "top1" not in found
-    tables.write_robustness(tmp_path, found)
-    assert [path.name for path in tmp_path.iterdir()] == ["invariance.csv"]
+    found = evaluated(embedded(reader), reader)
+    assert found.metrics["corruptions_skipped"] == "there are no labels"
+    assert "top1" not in found.metrics
+    assert set(plots(inputs(), FEW, found)) == {"invariance.csv"}
 
 
-def test_tables_hold_every_number(tmp_path: Path, result: dict[str, Any]) -> None:
-    tables.write_robustness(tmp_path, result)
-    rows = [line.split(",") for line in (tmp_path / "corruptions.csv").read_text().splitlines()[1:]]
+def test_tables_hold_every_number(outcome: Outcome) -> None:
+    result, files = outcome.metrics, plots(inputs(), FEW, outcome)
+    rows = [line.split(",") for line in files["corruptions.csv"].splitlines()[1:]]
     assert len(rows) == 2 * len(corruptions.NAMES) * 3
     assert ["jpeg", "0", "encoder", f"{result['top1']:.4f}"] in rows
     assert ["jpeg", "5", "random_init", f"{result['random_init_corruptions']['jpeg']['5']:.4f}"] in rows
-    rows = [line.split(",") for line in (tmp_path / "invariance.csv").read_text().splitlines()[1:]]
+    rows = [line.split(",") for line in files["invariance.csv"].splitlines()[1:]]
     assert len(rows) == 2 * len(STRENGTHS)
     first = rows[0]
     assert first[:2] == ["crop", "encoder"]
@@ -177,10 +174,9 @@ def test_tables_hold_every_number(tmp_path: Path, result: dict[str, Any]) -> Non
 
 
 def test_one_image_is_too_few() -> None:
-    network, reader = encoder(), ToyReader(1)
     empty = Features(*(torch.zeros(0, 3) for _ in range(3)), torch.zeros(0).long(), torch.zeros(0).long())
     with pytest.raises(UserError, match=r"robustness\.enabled to false"):
-        evaluate(network, PREPROCESS, empty, reader, RECIPE, FEW, last_blocks=1, seed=0)
+        evaluated(empty, ToyReader(1))
 
 
 @pytest.mark.parametrize("severities", [(), (0,), (6,), (3, 1), (1, 1)])
@@ -189,19 +185,8 @@ def test_severities_are_from_1_to_5(severities: tuple[int, ...]) -> None:
         Config(severities=severities)
 
 
-def test_a_stage_left_out_of_the_settings_is_as_its_config_says() -> None:
-    settings = Settings({})
-    for section in OWNERS:
-        default = getattr(getattr(settings, section, None), "enabled", None)
-        if isinstance(default, bool) and section != "tracking":
-            assert settings.enabled(section) is default is (section not in OFF)
-
-
 @pytest.mark.gpu
 def test_a_gpu_gives_the_same_numbers(result: dict[str, Any]) -> None:
-    network = encoder()
-    train = embed(network, ToyReader(40), PREPROCESS, EmbedConfig(device="cpu"), seed=1)
-    settings = FEW.model_copy(update={"device": "cuda"})
-    found = evaluate(network, PREPROCESS, train, ToyReader(24), RECIPE, settings, last_blocks=1, seed=1)
+    found = evaluated(embedded(ToyReader(40)), ToyReader(24), device="cuda").metrics
     assert found["invariance"] == pytest.approx(result["invariance"], abs=1e-3)
     assert found["top1"] == pytest.approx(result["top1"])

@@ -14,24 +14,24 @@ from torch import Tensor
 
 from sslpipe.evals.robustness import invariance
 from sslpipe.evals.robustness.invariance import STRENGTHS, changed
-from sslpipe.views import centre
 from sslpipe.views.operations import ADJUSTMENTS
+from sslpipe.views.preprocess import Preprocess
 from sslpipe.views.recipe import Jitter, Recipe, ViewSpec
 
-PREPROCESS: dict[str, Any] = {
-    "size": 16, "crop": 1.0, "interpolation": "bilinear", "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0),
-}  # fmt: skip
+PREPROCESS = Preprocess(size=16, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 LOW, HIGH = np.full((4, 2), 0.25), np.full((4, 2), 0.75)
 
 
 def view(operation: str | None, u: np.ndarray = LOW, **preprocess: Any) -> Tensor:
-    return changed(ToyReader(4).gather(range(4)), PREPROCESS | preprocess, operation, u, fill=0.0)
+    return changed(
+        ToyReader(4).gather(range(4)), PREPROCESS.model_copy(update=preprocess), operation, u, fill=0.0
+    )
 
 
 def test_no_operation_is_the_view_that_evaluation_sees() -> None:
-    preprocess = PREPROCESS | {"crop": 0.8, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.2)}
+    preprocess = Preprocess(size=16, crop=0.8, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.2))
     batch = ToyReader(4).gather(range(4))
-    assert torch.equal(changed(batch, preprocess, None, LOW, 0.0), centre(batch, **preprocess))
+    assert torch.equal(changed(batch, preprocess, None, LOW, 0.0), preprocess.view(batch))
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_what_is_drawn_turns_factors_round() -> None:
 def test_a_crop_is_half_of_what_evaluation_sees() -> None:
     batch = ToyReader(4).gather(range(4))
     u = np.array([[0.0, 0.0], [0.999, 0.999], [0.0, 0.999], [0.5, 0.5]])
-    found = changed(batch, PREPROCESS | {"size": 11}, "crop", u, 0.0)
+    found = changed(batch, PREPROCESS.model_copy(update={"size": 11}), "crop", u, 0.0)
     pixels = batch.pixels.permute(0, 3, 1, 2).float() / 255
     for n, (top, left) in enumerate([(0, 0), (5, 5), (0, 5), (3, 3)]):  # 11 of 16 pixels a side
         torch.testing.assert_close(

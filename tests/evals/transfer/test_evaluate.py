@@ -9,17 +9,21 @@ import pytest
 import torch
 from PIL import Image
 from pydantic import ValidationError
+from support import encoder, inputs, manifest
 
 from sslpipe.console.errors import UserError
 from sslpipe.data.loader import open_split
+from sslpipe.evals.base.config import EmbedConfig
+from sslpipe.evals.base.embed import embed
 from sslpipe.evals.base.features import Features
 from sslpipe.evals.knn import evaluate as neighbours
 from sslpipe.evals.linear import evaluate as linear
 from sslpipe.evals.transfer import evaluate as transfer
 from sslpipe.evals.transfer.evaluate import Config
-from sslpipe.sharding import shard as sharding
+from sslpipe.measures.subsets import labelled
+from sslpipe.sharding.config import Config as ShardConfig
 
-FORM = sharding.Config(resolution=8, duplicates=False, workers=1)
+FORM = ShardConfig(resolution=8, duplicates=False, workers=1)
 
 
 @pytest.fixture
@@ -42,14 +46,47 @@ def test_numbers_are_those_of_the_protocols_themselves() -> None:
     split = Features(features, features.flip(0), features[:, :2], label, torch.arange(60))
     probe = linear.Config(epochs=2, min_steps=10, rates=(0.1,), few_labels=(9,), draws=2, folds=2)
     knn = neighbours.Config(k=5)
-    metrics, predicted = transfer.evaluate(split, split, knn, probe, 1)
-    by_probe, expected = linear.evaluate(split, split, probe, 1)
-    by_votes, _ = neighbours.evaluate(split, split, knn)
+    listed = manifest(classes=("a", "b", "c"))
+    given = inputs(sections={"knn": knn, "linear": probe}, made={"transfer": (split, split, listed)})
+    found = transfer.evaluate(given, Config(), 1)
+    by_probe, by_votes = linear.scores(split, split, probe, 1), neighbours.scores(split, split, knn)
     for prefix in ("", "random_init_", "raw_pixel_"):
-        assert metrics[f"{prefix}linear_top1"] == by_probe[f"{prefix}top1"]
-        assert metrics[f"{prefix}knn_top1"] == by_votes[f"{prefix}top1"]
-    assert metrics["few_labels"] == by_probe["few_labels"]
-    assert torch.equal(predicted[""], expected[""])
+        assert found.metrics[f"{prefix}linear_top1"] == by_probe.metrics[f"{prefix}top1"]
+        assert found.metrics[f"{prefix}knn_top1"] == by_votes.metrics[f"{prefix}top1"]
+    assert found.metrics["few_labels"] == by_probe.metrics["few_labels"]
+    assert found.protocol["linear"] == by_probe.protocol
+    assert found.protocol["knn"] == by_votes.protocol
+    assert (found.protocol["source"], found.protocol["classes"]) == ("folder", 3)
+    labels, predicted, names = found.details
+    assert torch.equal(labels, label)
+    assert torch.equal(predicted, by_probe.details[""])
+    assert names == ("a", "b", "c")
+    assert transfer.plots(given, Config(), found)["confusion.csv"].startswith("actual,predicted\na,")
+
+
+def test_the_other_set_is_embedded_once_for_all_seeds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config(enabled=True, source="folder", root=str(folder), test_fraction=0.5)
+    probe = linear.Config(epochs=2, min_steps=10, rates=(0.1,), few_labels=(), folds=2)
+    network, embedding = encoder(image_size=8), EmbedConfig(device="cpu")
+    given = inputs(
+        encoder=network,
+        sections={
+            "shard": FORM,
+            "embed": embedding,
+            "linear": probe,
+            "knn": neighbours.Config(k=3),
+            "seed": 0,
+        },
+    )
+    first = transfer.evaluate(given, config, 0)
+    monkeypatch.setattr(transfer, "embed", None)
+    transfer.evaluate(given, config, 1)
+    with transfer.shards(config, FORM, 0) as place:
+        train, test = (
+            embed(network, labelled(open_split(place, split)), embedding, 0) for split in ("train", "test")
+        )
+    assert first.metrics["knn_top1"] == neighbours.scores(train, test, neighbours.Config(k=3)).metrics["top1"]
+    assert (first.protocol["train_images"], first.protocol["test_images"]) == (10, 10)
 
 
 def test_the_set_is_stored_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +95,7 @@ def test_the_set_is_stored_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -
         train, test = (open_split(place, split) for split in ("train", "test"))
         assert (len(train), len(test)) == (10, 10)
         assert sorted(train.labels.tolist()) == [0] * 5 + [1] * 5
-    monkeypatch.setattr(sharding, "shard", None)
+    monkeypatch.setattr(transfer, "shard", None)
     with transfer.shards(config, FORM, 0) as again:
         assert again == place
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import struct
 from collections import Counter
 from pathlib import Path
@@ -14,8 +15,8 @@ import torchvision
 from PIL import Image as PILImage
 
 from sslpipe.console.errors import UserError
-from sslpipe.sharding import torchvision_sets
 from sslpipe.sharding.sources import Config, open_source, source_digest
+from sslpipe.sharding.sources import torchvision as sets
 
 
 def write_idx(path: Path, values: np.ndarray) -> None:
@@ -54,7 +55,7 @@ def test_the_digest_is_that_of_the_files_and_needs_no_torchvision_again(
 ) -> None:
     first = source_digest(Config(source="torchvision:MNIST"))
     assert (first["source"], first["count"]) == ("torchvision:MNIST", 4)
-    monkeypatch.setattr(torchvision_sets, "_open", None)
+    monkeypatch.setattr(sets, "_open", None)
     assert source_digest(Config(source="torchvision:MNIST")) == first
     write_idx(project / "data/raw/torchvision/MNIST/MNIST/raw/t10k-labels-idx1-ubyte", np.zeros(4, np.uint8))
     assert source_digest(Config(source="torchvision:MNIST"))["digest"] != first["digest"]
@@ -143,10 +144,8 @@ def test_what_goes_wrong_is_said_with_what_to_do(
     assert not (project / "data/raw/torchvision/SVHN/.complete").exists()
 
 
-@pytest.mark.parametrize("name", torchvision_sets.SETS)
+@pytest.mark.parametrize("name", sets.SETS)
 def test_every_set_is_torchvisions_and_takes_what_it_is_asked(name: str) -> None:
-    import inspect
-
     known = inspect.signature(getattr(torchvision.datasets, name).__init__).parameters
-    for parts in torchvision_sets.SETS[name]:
+    for parts in sets.SETS[name]:
         assert all(set(part) <= set(known) for part in parts or ())

@@ -1,0 +1,204 @@
+"""What every evaluation has to keep to, found by its folder: a new one is tried here without a word."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from functools import cache
+from typing import Any
+
+import pytest
+from support import ToyReader, encoder, inputs, manifest
+
+from sslpipe import evals
+from sslpipe.core.config import Config
+from sslpipe.evals.base.config import EmbedConfig
+from sslpipe.evals.base.embed import embed
+from sslpipe.evals.base.inputs import Inputs
+from sslpipe.evals.base.outcome import Outcome, headline
+from sslpipe.evals.base.repeats import repeated
+from sslpipe.scenes.composed import compose
+from sslpipe.scenes.config import Config as ScenesConfig
+from sslpipe.settings import Settings
+from sslpipe.views.recipe import Recipe, ViewSpec
+
+NAMES = evals.names()
+CLASSES = ("red", "green", "blue", "white")
+SPLITS = {name: {"count": 8, "labelled": True} for name in ("train", "test")}
+#: Settings that make an evaluation quick; one that is not here is tried with its defaults.
+QUICK: dict[str, dict[str, Any]] = {
+    "attentive": {"epochs": 1, "rates": (0.01,), "heads": 2},
+    "detect": {"epochs": 1},
+    "diagnostics": {"images": 8, "views": 2, "k": 3},
+    "finetune": {"labels": 8, "draws": 2, "epochs": 1, "batch_size": 8},
+    "linear": {"epochs": 1, "min_steps": 5, "folds": 2, "rates": (0.1,), "few_labels": (8,), "draws": 2},
+    "online": {"epochs": 1, "folds": 2, "rates": (0.1,)},
+    "robustness": {"images": 6, "severities": (3,), "k": 3},
+    "segment": {"epochs": 1, "rates": (0.01,), "k": 3, "freeze": False},
+}
+
+every = pytest.mark.parametrize("name", NAMES)
+
+
+def config_of(name: str, **changes: Any) -> Any:
+    fields = evals.config_of(name).model_fields
+    device = {"device": "cpu"} if "device" in fields else {}
+    return evals.config_of(name)(**{**device, **QUICK.get(name, {}), **changes})
+
+
+@cache
+def everything() -> Inputs:
+    """All that an evaluation may ask for, tiny."""
+    network, train, test = encoder(), ToyReader(24), ToyReader(12)
+    embedding = EmbedConfig(device="cpu")
+    features = tuple(embed(network, reader, embedding, seed=1) for reader in (train, test))
+    scenes = tuple(
+        compose(reader, split, count, 16, ScenesConfig(), seed=0)
+        for reader, split, count in ((train, "train", 8), (test, "test", 4))
+    )
+    listed = manifest(("test", 0), train=24, test=12, classes=CLASSES)
+    sections = {name: config_of(name) for name in NAMES}
+    return inputs(
+        encoder=network,
+        train=train,
+        test=test,
+        features=features,
+        manifest=listed,
+        changes={},
+        recipe=Recipe(views=(ViewSpec(size=16, scale=(0.5, 1.0)),)),
+        sections={**sections, "embed": embedding, "seed": 0},
+        made={
+            "masks": (*scenes, list(CLASSES)),
+            "boxes": (*scenes, list(CLASSES)),
+            "transfer": (*features, listed),
+        },
+    )
+
+
+def module(name: str) -> Any:
+    return importlib.import_module(f"sslpipe.evals.{name}.evaluate")
+
+
+@cache
+def outcome(name: str) -> Outcome:
+    found: Outcome = module(name).evaluate(everything(), config_of(name), 3)
+    return found
+
+
+def test_there_are_evaluations_and_none_is_called_like_what_they_share() -> None:
+    assert len(NAMES) > 5
+    assert list(NAMES) == sorted(NAMES)
+    assert "base" not in NAMES
+    assert set(evals.declarations()) == set(NAMES)
+    for name in NAMES:
+        assert getattr(evals, name).EVALUATION is evals.declaration(name)
+    with pytest.raises(AttributeError, match="no attribute 'guess'"):
+        evals.guess  # noqa: B018
+
+
+@every
+def test_it_says_what_it_is(name: str) -> None:
+    declared, config = evals.declaration(name), evals.config_of(name)
+    assert declared.title
+    assert declared.title == declared.title.strip()
+    assert declared.about[0].isupper()
+    assert declared.about.endswith(".")
+    assert declared.headline
+    assert set(declared.splits) <= {"train", "test"}
+    assert (declared.subject is None) == (declared.rank is None)
+    assert issubclass(config, Config)
+    assert isinstance(config().enabled, bool)
+    assert declared.elsewhere(config()) is None
+    assert getattr(Settings({}), name) == config()  # what is left out of params.yaml
+
+
+def test_titles_orders_and_ranks_are_each_ones_own() -> None:
+    declared = evals.declarations()
+    for found in (
+        [each.title for each in declared.values()],
+        [each.order for each in declared.values()],
+        [each.rank for each in declared.values() if each.rank is not None],
+    ):
+        assert len(set(found)) == len(found)
+    assert [each.order for each in declared.values()] == sorted(each.order for each in declared.values())
+
+
+def test_declarations_import_no_torch() -> None:
+    program = "import sys\nfrom sslpipe import evals\nevals.declarations()\nassert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@every
+def test_its_numbers_are_finite_and_can_be_written(name: str) -> None:
+    found = outcome(name)
+    assert isinstance(found, Outcome)
+    assert found.numbers()
+    json.dumps(found.metrics, allow_nan=False)
+    json.dumps(found.protocol, allow_nan=False)
+    assert isinstance(found.protocol["chosen_on"], str)
+    assert "protocol" not in found.metrics
+
+
+@every
+def test_each_headline_number_is_there_and_beside_it_the_same_of_random_weights(name: str) -> None:
+    declared, found = evals.declaration(name), outcome(name)
+    for pattern in declared.headline:
+        shown = Outcome(metrics=headline(found.metrics, (pattern,)), protocol={}).numbers()
+        assert shown, pattern
+        for key in shown:
+            path, dot, last = key.rpartition(".")
+            plain = last.removeprefix("random_init_").removeprefix("raw_pixel_")
+            assert f"{path}{dot}random_init_{plain}" in found.numbers()
+
+
+@every
+def test_the_same_seed_gives_the_same_numbers(name: str) -> None:
+    again = module(name).evaluate(everything(), config_of(name), 3)
+    assert again.metrics == outcome(name).metrics
+    assert again.protocol == outcome(name).protocol
+
+
+@every
+def test_what_it_draws_is_bytes_or_text_of_several_seeds_too(name: str) -> None:
+    merged = repeated(lambda seed: outcome(name), 2, 0)
+    numbers, once = merged.numbers(), outcome(name).numbers()
+    assert {key: numbers[key] for key in once} == pytest.approx(once)
+    json.dumps({**merged.metrics, **merged.protocol}, allow_nan=False)
+    plots = getattr(module(name), "plots", None)
+    for found in (outcome(name), merged):
+        files = plots(everything(), config_of(name), found) if plots else {}
+        for file, content in files.items():
+            assert content
+            assert isinstance(content, bytes if file.endswith(".png") else str)
+
+
+@every
+def test_the_reason_to_skip_it(name: str) -> None:
+    declared = evals.declaration(name)
+
+    def reason(**changes: dict[str, Any]) -> str | None:
+        # Made without a check: some cannot be enabled without more settings.
+        config = evals.config_of(name).model_construct(**{**dict(evals.config_of(name)()), "enabled": True})
+        return evals.reason_to_skip(name, config, {**SPLITS, **changes})
+
+    off = evals.config_of(name)(enabled=False)
+    assert evals.reason_to_skip(name, off, SPLITS) == f"{name}.enabled is false in params.yaml"
+    assert evals.reason_to_skip(name, off, {}) == f"{name}.enabled is false in params.yaml"
+    assert reason() is None
+    for split in ("train", "test"):
+        none = reason(**{split: {"count": 0, "labelled": False}})
+        bare = reason(**{split: {"count": 8, "labelled": False}})
+        wanted = split in declared.splits
+        assert none == (f"there are no {split} images" if wanted else None)
+        assert bare == (f"the {split} images have no labels" if wanted and declared.labels else None)
+
+
+@every
+def test_images_of_its_own_are_reason_enough_to_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = evals.declaration(name)
+    elsewhere = type(own)(**{**vars(own), "elsewhere": lambda config: {"digest": "d"}})
+    monkeypatch.setattr(evals, "declaration", lambda name: elsewhere)
+    config = evals.config_of(name).model_construct(**{**dict(evals.config_of(name)()), "enabled": True})
+    assert evals.reason_to_skip(name, config, {}) is None
