@@ -39,7 +39,7 @@ def set_params(changes: dict[str, object]) -> None:
     params = copy.deepcopy(TINY)
     for dotted, value in changes.items():
         section, key = dotted.split("__")
-        params[section][key] = value
+        params.setdefault(section, {})[key] = value
     Path("params.yaml").write_text(yaml.safe_dump(params))
 
 
