@@ -184,8 +184,8 @@ def _optimizer(cls: type[Method], optimizer: OptimizerConfig, paper: Scale, here
         f"optimizer.{name}": (value, f"as in the paper's run of {paper.epochs:g} epochs, batch {paper.batch}")
         for name, value in given.items()
     }
-    if "optimizer.rate" in told:
-        told["optimizer.rate"] = (optimizer.rate, _peak(optimizer, paper, here))
+    if "optimizer.lr" in told:
+        told["optimizer.lr"] = (optimizer.lr, _peak(optimizer, paper, here))
     warmup = warmup_epochs(optimizer.warmup_epochs, paper, here)
     if warmup != optimizer.warmup_epochs:
         why = f"{optimizer.warmup_epochs:g} of {paper.epochs:g} epochs, the same share, a fifth at most"
@@ -206,8 +206,8 @@ def _peak(optimizer: OptimizerConfig, paper: Scale, here: Scale) -> str:
     """The peak learning rate in words."""
     peak, theirs = optimizer.peak(here.batch), optimizer.peak(paper.batch)
     rule = {
-        "linear": f"{optimizer.rate:g} x batch / 256",
-        "sqrt": f"{optimizer.rate:g} x root of the batch",
+        "linear": f"{optimizer.lr:g} x batch / 256",
+        "sqrt": f"{optimizer.lr:g} x root of the batch",
         "absolute": "whatever the batch",
     }[optimizer.rule]
     return f"peak {peak:.3g}, by the paper's rule {rule}; {theirs:.3g} at its batch of {paper.batch}"
@@ -216,10 +216,10 @@ def _peak(optimizer: OptimizerConfig, paper: Scale, here: Scale) -> str:
 def _kept(
     method: Method, config: MethodConfig, settings: Mapping[str, Told], paper: Scale, here: Scale
 ) -> Iterator[str]:
-    """What need not be set, in words: the rate, and settings that have a rule and come out as they were."""
-    for name in ("rate", "warmup_epochs", "weight_decay"):
+    """What need not be set, in words: the learning rate, and settings that have a rule and come out as they were."""
+    for name in ("lr", "warmup_epochs", "weight_decay"):
         if f"optimizer.{name}" not in settings:
-            peak = f" ({_peak(method.optimizer, paper, here)})" if name == "rate" else ""
+            peak = f" ({_peak(method.optimizer, paper, here)})" if name == "lr" else ""
             yield f"optimizer.{name} {getattr(method.optimizer, name):g}{peak}"
     for name in type(method).rules:
         if not any(key.split(".")[0] == name for key in settings):
@@ -284,7 +284,7 @@ def _of_optimizer(
 ) -> Iterator[str]:
     if optimizer.name == "lars" and here.batch < SMALL_FOR_LARS:
         yield (
-            f"LARS is made for batches of thousands, this one is {_n(here.batch)}: {{name: adamw, rate: 0.002, rule: "
+            f"LARS is made for batches of thousands, this one is {_n(here.batch)}: {{name: adamw, lr: 0.002, rule: "
             "absolute, weight_decay: 0.05}, as most methods have by pretrain.defaults: small, is easier to begin with"
         )
     given = papers.optimizer.warmup_epochs if papers.optimizer is not None else optimizer.warmup_epochs
@@ -296,12 +296,12 @@ def _of_optimizer(
     ratio = here.batch / paper.batch
     if optimizer.rule == "absolute" and not 0.5 <= ratio <= 2:
         root = optimizer.name == "adamw"
-        other = optimizer.rate * (ratio**0.5 if root else ratio)
+        other = optimizer.lr * (ratio**0.5 if root else ratio)
         law = (
             "the square root of the batch, as is usual for Adam" if root else "the batch, as is usual for SGD"
         )
         yield (
-            f"the paper gives its rate of {optimizer.rate:g} for batches of {_n(paper.batch)} and no rule for others; "
+            f"the paper gives its rate of {optimizer.lr:g} for batches of {_n(paper.batch)} and no rule for others; "
             f"by {law}, it would be {other:.2g} here"
         )
 

@@ -197,7 +197,7 @@ Translate the settings of a method's paper to another scale, and say what may go
 
 What is printed is YAML for params.yaml: `pretrain` and `methods.METHOD`, each value with the paper's and the rule
 that it was translated by. What the paper has at every scale, or the defaults already scale, is left out. Rules:
-  rate           the paper's own: times batch / 256, times the root of the batch, or absolute
+  lr             the paper's own: times batch / 256, times the root of the batch, or absolute
   warm-up        the same share of a shorter run, a fifth at most
   momentum       the half-life is the same share of the run: m^(B'/B) for another batch (Busbridge et al. 2023);
                  MoCo's m^(B'/B) alone, with a half-life of a tenth of the run at most

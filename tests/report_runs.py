@@ -160,10 +160,10 @@ def make_run(folder: Path) -> None:
     pretrain = {"loss": 1.5, "epochs": 4, "steps": 40, "seconds": 75.0, "images_per_second": 1234.5}
     write(folder / "metrics/pretrain.json", {"pretrain": pretrain})
     curve = [[n, n / 10, 3 / (1 + n), 0.1, "" if n == 3 else n] for n in range(40)]
-    write_csv(folder / "plots/pretrain/curves.csv", ["step", "epoch", "loss", "rate", "accuracy"], curve)
+    write_csv(folder / "plots/pretrain/curves.csv", ["step", "epoch", "loss", "lr", "accuracy"], curve)
     looks = [[10 * n, n, 0.5 + n / 10, 9.5 + n, 0.3, ""] for n in (0, 2, 4)]
     names = ["step", "epoch", "knn_top1", "rankme", "feature_std", "teacher_gap"]
-    write_csv(folder / "plots/pretrain/watch.csv", names, looks)
+    write_csv(folder / "plots/pretrain/monitor.csv", names, looks)
     pairs = [[CLASSES[n // 4], CLASSES[n // 4 if n != 2 else 1]] for n in range(8)]
     write_csv(folder / "plots/knn/confusion.csv", ["actual", "predicted"], pairs)
     neighbours = [{"query": 0, "neighbours": [0, 1, 7], "similarity": [0.99, 0.5, 0.25]}]

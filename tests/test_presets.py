@@ -246,22 +246,22 @@ def test_one_starts_from_another(tmp_path: Path) -> None:
     shutil.copy(FOLDER / "mnist5k.yaml", tmp_path)
     (tmp_path / "a.yaml").write_text(
         "# A.\nviews: {size: 16}\n\nknn:\n  k: 3  # three\n  device: cpu  # slow\n"
-        "methods:\n  byol:  # Grill\n    optimizer: {name: sgd, rate: 1.0e-2}\n"
+        "methods:\n  byol:  # Grill\n    optimizer: {name: sgd, lr: 1.0e-2}\n"
     )
     (tmp_path / "b.yaml").write_text(
-        "# B.\nbase: a\nknn: {k: 5}\nmethods:\n  byol:\n    optimizer: {rate: 0.5}\n"
+        "# B.\nbase: a\nknn: {k: 5}\nmethods:\n  byol:\n    optimizer: {lr: 0.5}\n"
     )
     assert presets.values("b", tmp_path) == {
         "views": {"size": 16},
         "knn": {"k": 5, "device": "cpu"},
-        "methods": {"byol": {"optimizer": {"name": "sgd", "rate": 0.5}}},
+        "methods": {"byol": {"optimizer": {"name": "sgd", "lr": 0.5}}},
     }
     text = presets.whole("b", tmp_path)
     assert text.startswith("# B.\n#\n# The only file to edit.")
     assert "# three" not in text  # it was said of 3
     assert re.search(r"  k: 5 +# neighbours that vote", text)
     assert re.search(r"  device: cpu +# slow", text)
-    assert re.search(r"  byol: +# Grill\n    optimizer: \{name: sgd, rate: 0.5\}", text)
+    assert re.search(r"  byol: +# Grill\n    optimizer: \{name: sgd, lr: 0.5\}", text)
     assert "  defaults: paper " in text  # the layout's value gives way to the default
     (tmp_path / "a.yaml").write_text("# A.\nbase: b\n")
     with pytest.raises(UserError, match="start from each other"):

@@ -36,7 +36,7 @@ def test_an_empty_file_of_sections_gives_defaults(tmp_path: Path) -> None:
         ("methods: {simcl: {}}", "methods: unknown key `simcl`; did you mean `simclr`?"),
         (
             "methods: {byol: {optimizer: {ratee: 1}}}",
-            "methods.byol.optimizer: unknown key `ratee`; did you mean `rate`?",
+            "methods.byol.optimizer: unknown key `ratee`; did you mean `lr`?",
         ),
         ("methods: {simclr: {temperature: 0}}", "methods.simclr.temperature: should be greater than 0"),
         ("data: {source: mnist}", "mnist5k"),
@@ -45,7 +45,7 @@ def test_an_empty_file_of_sections_gives_defaults(tmp_path: Path) -> None:
         ("pretrain: [1]", "pretrain: should be a section with keys"),
         ("seed: -1", "seed: should be a whole number"),
         ("seed: true", "seed: should be a whole number"),
-        ("linear: {rates: [0.1, x]}", 'linear.rates: should be a valid number, not "x"'),
+        ("linear: {lrs: [0.1, x]}", 'linear.lrs: should be a valid number, not "x"'),
         ("finetune: {labels: some}", "finetune.labels"),
         ("just words", "should hold `key: value` sections"),
         ("a: [1", "line"),
@@ -87,8 +87,8 @@ def test_yaml_is_read_as_dvc_reads_it(tmp_path: Path) -> None:
 
 
 def test_nested_settings_may_be_given_in_part() -> None:
-    settings = Settings({"methods": {"byol": {"optimizer": {"rate": 0.2}}}, "pretrain": {"method": "byol"}})
-    assert settings.method.optimizer.rate == 0.2
+    settings = Settings({"methods": {"byol": {"optimizer": {"lr": 0.2}}}, "pretrain": {"method": "byol"}})
+    assert settings.method.optimizer.lr == 0.2
     assert settings.method.optimizer.name == "lars"  # the paper's, not the generic default
 
 
@@ -130,8 +130,8 @@ def test_a_methods_defaults_are_the_papers_or_those_for_small_data(name: str) ->
 
     assert config("paper", {}) == kind.Config.parse({})
     assert config("small", {}) == kind.Config.parse(kind.small)
-    over = config("small", {"optimizer": {"rate": 0.125}})
-    assert over.optimizer.rate == 0.125
+    over = config("small", {"optimizer": {"lr": 0.125}})
+    assert over.optimizer.lr == 0.125
     assert over.optimizer.name == kind.Config.parse(kind.small).optimizer.name
 
 

@@ -37,15 +37,15 @@ class ProbeConfig(Config):
         300, ge=1, description="few labels make few steps an epoch: train at least so many"
     )
     batch_size: int = Field(256, ge=1, description="features a step")
-    rates: tuple[float, ...] = Field(
+    lrs: tuple[float, ...] = Field(
         (0.001, 0.003, 0.01, 0.03, 0.1, 0.3), min_length=1, description="learning rates to choose from"
     )
     weight_decays: tuple[float, ...] = Field(
-        (0.0,), min_length=1, description="each is tried with each rate; on weights, not on biases"
+        (0.0,), min_length=1, description="each is tried with each learning rate; on weights, not on biases"
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
-    folds: int = Field(5, ge=2, description="of the cross-validation that chooses the rate")
+    folds: int = Field(5, ge=2, description="of the cross-validation that chooses the learning rate")
 
     def heads(self) -> list[tuple[float, float]]:
         """All pairs of a learning rate and a weight decay."""
-        return list(itertools.product(self.rates, self.weight_decays))
+        return list(itertools.product(self.lrs, self.weight_decays))

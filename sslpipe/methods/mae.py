@@ -42,7 +42,7 @@ class MAE(Method):
         decoder_depth: int = Field(8, ge=1, description="blocks of the decoder")
         decoder_heads: int = Field(16, ge=1, description="heads of attention in the decoder")
         optimizer: OptimizerConfig = OptimizerConfig(
-            name="adamw", rate=1.5e-4, rule="linear", betas=(0.9, 0.95), weight_decay=0.05, warmup_epochs=40
+            name="adamw", lr=1.5e-4, rule="linear", betas=(0.9, 0.95), weight_decay=0.05, warmup_epochs=40
         )
 
     paper: ClassVar[str] = "He et al., CVPR 2022, arXiv:2111.06377"
@@ -51,7 +51,7 @@ class MAE(Method):
         "decoder_width": 64,
         "decoder_depth": 2,
         "decoder_heads": 4,
-        "optimizer": {**SMALL_ADAMW, "rate": 0.001, "warmup_epochs": 4},
+        "optimizer": {**SMALL_ADAMW, "lr": 0.001, "warmup_epochs": 4},
     }
     takes: ClassVar[tuple[str, ...]] = ("vit",)
     default_backbone: ClassVar[str] = "small_vit"

@@ -40,8 +40,8 @@ from sslpipe.networks.momentum import Momentum, cosine_momentum
 from sslpipe.networks.protocol import Backbone
 from sslpipe.views.view import View
 
-_LARS = OptimizerConfig(name="lars", rate=0.6, rule="linear", weight_decay=1e-6, warmup_epochs=10)
-_ADAMW = OptimizerConfig(name="adamw", rate=1.5e-4, rule="linear", weight_decay=0.1, warmup_epochs=40)
+_LARS = OptimizerConfig(name="lars", lr=0.6, rule="linear", weight_decay=1e-6, warmup_epochs=10)
+_ADAMW = OptimizerConfig(name="adamw", lr=1.5e-4, rule="linear", weight_decay=0.1, warmup_epochs=40)
 
 _CNN, _COMMANDS = ("resnet", "cnn"), "the official commands, CONFIG.md"
 
@@ -74,15 +74,17 @@ class MoCoV3(Method):
         "optimizer": SMALL_ADAMW,
     }
     needs: ClassVar[str] = "large batches: they are the negatives"
-    suspects: ClassVar[str] = "check that the temperature is not too high, the rate, and the momentum"
+    suspects: ClassVar[str] = (
+        "check that the temperature is not too high, the learning rate, and the momentum"
+    )
     scales: ClassVar[tuple[Scale, ...]] = (
         Scale(batch=4096, epochs=100, kinds=_CNN, source=_COMMANDS),
-        Scale(batch=4096, epochs=300, kinds=_CNN, settings={"optimizer": {"rate": 0.3}}, source=_COMMANDS),
+        Scale(batch=4096, epochs=300, kinds=_CNN, settings={"optimizer": {"lr": 0.3}}, source=_COMMANDS),
         Scale(
             batch=4096,
             epochs=1000,
             kinds=_CNN,
-            settings={"momentum": 0.996, "optimizer": {"rate": 0.3, "weight_decay": 1.5e-6}},
+            settings={"momentum": 0.996, "optimizer": {"lr": 0.3, "weight_decay": 1.5e-6}},
             source=_COMMANDS,
         ),
         Scale(batch=4096, epochs=300, kinds=("vit",), source=_COMMANDS),

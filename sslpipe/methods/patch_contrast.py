@@ -79,7 +79,7 @@ class PatchContrast(Method):
             True, description="patches that share an anchor's match are no negatives of it"
         )
         optimizer: OptimizerConfig = OptimizerConfig(
-            name="lars", rate=0.3, rule="linear", weight_decay=1e-6, warmup_epochs=10
+            name="lars", lr=0.3, rule="linear", weight_decay=1e-6, warmup_epochs=10
         )
 
         @model_validator(mode="after")
@@ -102,7 +102,7 @@ class PatchContrast(Method):
     }
     needs: ClassVar[str] = "several patches a view"
     suspects: ClassVar[str] = (
-        "check that the temperatures are not too high, the rate, and that the batch has negatives"
+        "check that the temperatures are not too high, the learning rate, and that the batch has negatives"
     )
     scales: ClassVar[tuple[Scale, ...]] = (
         Scale(batch=4096, epochs=100, source="SimCLR's default setting, whose optimiser it has"),

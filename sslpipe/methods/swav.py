@@ -79,7 +79,7 @@ class SwAV(Method):
         projector_hidden: int = Field(2048, ge=1, description="width of the projector's hidden layers")
         projector_out: int = Field(128, ge=1, description="D")
         optimizer: OptimizerConfig = OptimizerConfig(
-            name="lars", rate=0.3, rule="linear", weight_decay=1e-6, warmup_epochs=10, final_rate=0.001
+            name="lars", lr=0.3, rule="linear", weight_decay=1e-6, warmup_epochs=10, final_lr=0.001
         )
 
     paper: ClassVar[str] = "Caron et al., NeurIPS 2020, arXiv:2006.09882"
@@ -104,7 +104,7 @@ class SwAV(Method):
             settings={
                 "queue": 3840,
                 "freeze_prototypes": 5005,
-                "optimizer": {"rate": 0.6, "warmup_epochs": 0},
+                "optimizer": {"lr": 0.6, "warmup_epochs": 0},
             },
             source="scripts/swav_200ep_bs256_pretrain.sh of the official code",
         ),

@@ -155,7 +155,7 @@ def read(directory: str | Path, params: Mapping[str, Any]) -> Run:
     stages = [record for record in records.values() if record.get("stage", "report") != "report"]
     run.stages = sorted(stages, key=_pipeline_order)
     run.curves = run.load("plots/pretrain/curves.csv", _curves, {})
-    run.watched = run.load("plots/pretrain/watch.csv", _curves, {})
+    run.watched = run.load("plots/pretrain/monitor.csv", _curves, {})
     run.efficiency = run.load("plots/linear/label_efficiency.csv", _efficiency, [])
     return run
 

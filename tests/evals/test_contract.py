@@ -29,14 +29,14 @@ CLASSES = ("red", "green", "blue", "white")
 SPLITS = {name: {"count": 8, "labelled": True} for name in ("train", "test")}
 #: Settings that make an evaluation quick; one that is not here is tried with its defaults.
 QUICK: dict[str, dict[str, Any]] = {
-    "attentive": {"epochs": 1, "rates": (0.01,), "heads": 2},
+    "attentive": {"epochs": 1, "lrs": (0.01,), "heads": 2},
     "detect": {"epochs": 1},
     "diagnostics": {"images": 8, "views": 2, "k": 3},
     "finetune": {"labels": 8, "draws": 2, "epochs": 1, "batch_size": 8},
-    "linear": {"epochs": 1, "min_steps": 5, "folds": 2, "rates": (0.1,), "few_labels": (8,), "draws": 2},
-    "online": {"epochs": 1, "folds": 2, "rates": (0.1,)},
+    "linear": {"epochs": 1, "min_steps": 5, "folds": 2, "lrs": (0.1,), "few_labels": (8,), "draws": 2},
+    "online": {"epochs": 1, "folds": 2, "lrs": (0.1,)},
     "robustness": {"images": 6, "severities": (3,), "k": 3},
-    "segment": {"epochs": 1, "rates": (0.01,), "k": 3, "freeze": False},
+    "segment": {"epochs": 1, "lrs": (0.01,), "k": 3, "freeze": False},
 }
 
 every = pytest.mark.parametrize("name", NAMES)

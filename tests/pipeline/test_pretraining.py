@@ -41,9 +41,9 @@ def test_every_method_gives_an_encoder(
     assert metrics["steps"] == 2 * 3  # two epochs of 90 images
     assert math.isfinite(metrics["loss"])
     assert {"knn_top1", "rankme", "feature_std", "collapsed"} <= metrics.keys()
-    looks = (project.folder / "plots/pretrain/watch.csv").read_text().splitlines()
+    looks = (project.folder / "plots/pretrain/monitor.csv").read_text().splitlines()
     assert [row.split(",")[1] for row in looks] == ["epoch", "0", "1", "2"]
-    unwatched = pretrain.model_copy(update={"watch_epochs": 0, "stop_on_collapse": True})
+    unwatched = pretrain.model_copy(update={"monitor_epochs": 0, "stop_on_collapse": True})
     assert fingerprint_parts(unwatched, method, 0, views, settings.loader, {}) == parts
     assert project.json("models/encoder.json")["info"]["method"] == name
     encoder = sslpipe.load_encoder(project.folder / "models/encoder.safetensors")

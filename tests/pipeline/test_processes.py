@@ -29,7 +29,7 @@ from sslpipe.training.core.build import build_recipe
 pytestmark = pytest.mark.slow
 
 #: Rates at which rounding does not grow to something else within a few steps.
-STEADY = {"name": "sgd", "rate": 0.003, "rule": "absolute", "momentum": 0.0, "warmup_epochs": 0, "clip": 1.0}
+STEADY = {"name": "sgd", "lr": 0.003, "rule": "absolute", "momentum": 0.0, "warmup_epochs": 0, "clip": 1.0}
 EPOCHS = {"moco": 8}
 STEPS = 8 * 5  # of moco
 PRETRAIN = {"batch_size": 16, "epochs": 2, "log_every": 1, "checkpoint_seconds": 0, "precision": "fp32"}

@@ -27,7 +27,7 @@ def test_the_first_run_leaves_what_the_house_says(everything: Project) -> None:
     expected = {
         "data/source.json", "data/shards/manifest.json", "data/shards/train/train-000000.tar",
         "data/shards/test/test-000000.tar", "data/views/recipe.json", "plots/views/sheet.png",
-        "plots/views/parameters.csv", "metrics/views.json", "plots/pretrain/watch.csv",
+        "plots/views/parameters.csv", "metrics/views.json", "plots/pretrain/monitor.csv",
         "models/encoder.safetensors", "models/encoder.json", "metrics/pretrain.json", "plots/pretrain/curves.csv",
         "data/features/train.safetensors", "data/features/test.safetensors", "metrics/knn.json",
         "plots/knn/confusion.csv", "plots/knn/neighbours.json", "metrics/linear.json",

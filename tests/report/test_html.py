@@ -280,11 +280,11 @@ def test_looks_between_epochs_are_drawn_and_a_collapse_is_said(finished: Path) -
 
 @pytest.mark.parametrize("looks", ["", "step,epoch,rankme\n", "step,epoch,rankme\n0,0,5\n"])
 def test_without_looks_the_loss_is_shown_alone(finished: Path, looks: str) -> None:
-    write(finished / "plots/pretrain/watch.csv", looks)
+    write(finished / "plots/pretrain/monitor.csv", looks)
     result = page(finished)
     assert "training" in result.sections
     assert "What the features say" not in result.text
-    (finished / "plots/pretrain/watch.csv").unlink()
+    (finished / "plots/pretrain/monitor.csv").unlink()
     assert "Not shown" not in page(finished).text
 
 

@@ -62,7 +62,7 @@ def named(folder: Path, names: Sequence[str]) -> Page:
     views = [{"name": name, "size": 12, "scale": [0.3, 1.0]} for name in names]
     write(folder / "data/views/recipe.json", {"views": views})
     write_csv(
-        folder / "plots/pretrain/watch.csv", ["epoch", *names], [[n, *[n] * len(names)] for n in (0, 1)]
+        folder / "plots/pretrain/monitor.csv", ["epoch", *names], [[n, *[n] * len(names)] for n in (0, 1)]
     )
     record = json.loads((folder / "runs/pretrain.json").read_text())
     git = {"branch": every, "commit": every, "dirty": True}

@@ -14,7 +14,7 @@ class Config(Base):
     enabled: bool = Field(False, description="whether this evaluation runs")
     epochs: int = Field(20, ge=1, description="passes over the images to learn from")
     batch_size: int = Field(256, ge=2, description="images an optimiser step")
-    rates: tuple[float, ...] = Field(
+    lrs: tuple[float, ...] = Field(
         (0.0003, 0.001, 0.003), min_length=1, description="learning rates to choose from"
     )
     weight_decay: float = Field(0.1, ge=0, description="of AdamW")

@@ -22,7 +22,7 @@ class Config(Base):
         3, ge=1, le=3, description="resolutions of a CNN that are used, counted from the last"
     )
     epochs: int = Field(10, ge=1, description="passes over the images to learn from")
-    rate: float = Field(1e-3, gt=0, description="peak learning rate")
+    lr: float = Field(1e-3, gt=0, description="peak learning rate")
     weight_decay: float = Field(0.05, ge=0, description="of AdamW")
     shown: int = Field(6, ge=0, description="scenes that the report shows")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu or cuda")

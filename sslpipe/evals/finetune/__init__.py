@@ -37,12 +37,12 @@ class Config(Base):
     draws: int = Field(3, ge=1, description="random draws of the labels; their mean and spread are reported")
     epochs: int = Field(50, ge=1, description="passes over the images to learn from")
     batch_size: int = Field(25, ge=2, description="images an optimiser step")
-    rate: float = Field(1e-3, gt=0, description="peak learning rate")
+    lr: float = Field(1e-3, gt=0, description="peak learning rate")
     weight_decay: float = Field(0.05, ge=0, description="of AdamW")
     layer_decay: float = Field(
-        0.75, gt=0, le=1, description="factor on the rate from a block to the one below"
+        0.75, gt=0, le=1, description="factor on the learning rate from a block to the one below"
     )
-    warmup_epochs: float = Field(5.0, ge=0, description="epochs in which the rate rises to its peak")
+    warmup_epochs: float = Field(5.0, ge=0, description="epochs in which the learning rate rises to its peak")
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="share of a label given to all classes")
     crop_scale: tuple[float, float] = Field(
         (0.5, 1.0), description="share of the image that training crops keep"

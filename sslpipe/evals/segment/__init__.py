@@ -23,9 +23,9 @@ class Config(Base):
     freeze: bool = Field(
         True, description="frozen features only; false: also with the whole encoder learning"
     )
-    finetune_rate: float = Field(3e-4, gt=0, description="of encoder and layer where the encoder learns, too")
+    finetune_lr: float = Field(3e-4, gt=0, description="of encoder and layer where the encoder learns, too")
     epochs: int = Field(20, ge=1, description="passes over the images to learn from")
-    rates: tuple[float, ...] = Field(
+    lrs: tuple[float, ...] = Field(
         (0.001, 0.003, 0.01), min_length=1, description="learning rates to choose from"
     )
     k: int = Field(20, ge=1, description="neighbours that vote for a patch")

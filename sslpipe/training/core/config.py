@@ -78,7 +78,7 @@ class Config(Base):
     deterministic: bool = Field(True, description="the same seed gives the same weights, bit for bit")
     checkpoint_seconds: float = Field(20.0, ge=0, description="time between resume checkpoints")
     log_every: int = Field(10, ge=1, description="steps between points of the training curves")
-    watch_epochs: int = Field(
+    monitor_epochs: int = Field(
         6,
         ge=0,
         description="epochs between looks at the features of a sample of the training images; 0: never",

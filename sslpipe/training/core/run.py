@@ -48,7 +48,7 @@ FREE = {
     "launch",
     "sharding",
     "cluster",
-    "watch_epochs",
+    "monitor_epochs",
     "stop_on_collapse",
 }
 HEADLINE = (
@@ -261,7 +261,7 @@ def _export(method: Method, preprocess: Preprocess, info: Mapping[str, Any]) -> 
 def _write_plots(method: Method, history: History, engine: ViewEngine, loader: Loader) -> None:
     _write_table("plots/pretrain/curves.csv", list(history.rows[-1]), history.rows)
     seen = dict.fromkeys([*COLUMNS, *(name for look in history.looks for name in look)])
-    _write_table("plots/pretrain/watch.csv", list(seen), history.looks)
+    _write_table("plots/pretrain/monitor.csv", list(seen), history.looks)
     method.eval()
     batch = loader.reader.gather(torch.arange(min(PICTURED, len(loader.reader))))
     for name, picture in method.pictures(engine(batch.to(next(method.parameters()).device), 0)):

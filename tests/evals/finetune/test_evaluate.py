@@ -19,7 +19,7 @@ from sslpipe.evals.finetune.mixing import Config as Mixed
 from sslpipe.measures.config import ProbeConfig
 from sslpipe.measures.probe import fit as fit_probe
 
-QUICK = Config(labels=16, draws=2, epochs=6, batch_size=8, rate=3e-3, device="cpu")
+QUICK = Config(labels=16, draws=2, epochs=6, batch_size=8, lr=3e-3, device="cpu")
 
 
 def encoder() -> Any:

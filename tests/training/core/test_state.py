@@ -15,7 +15,7 @@ from sslpipe.training.core.ledger import Ledger
 from sslpipe.training.core.state import RunState
 from sslpipe.training.core.step import TrainingStep
 
-OPTIMIZER = OptimizerConfig(rate=3e-3, rule="absolute", warmup_epochs=0)
+OPTIMIZER = OptimizerConfig(lr=3e-3, rule="absolute", warmup_epochs=0)
 
 
 def state_of(folder: Path, points: list[dict[str, float]], seed: int = 0, **changes: float) -> RunState:
@@ -32,7 +32,7 @@ def advance(state: RunState, reader: ToyReader, steps: int) -> None:
     views = small_engine("simclr")(reader.gather(range(16)), 0)
     for _ in range(steps):
         gradient = state.training_step.gradient(state.step, views)
-        state.ledger.note(state.step + 1, gradient.rate, gradient.numbers, torch.arange(16))
+        state.ledger.note(state.step + 1, gradient.lr, gradient.numbers, torch.arange(16))
         state.training_step.update(gradient, state.ledger.mask)
         state.step += 1
 
