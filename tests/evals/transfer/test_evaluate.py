@@ -13,6 +13,7 @@ from support import encoder, inputs, manifest
 
 from sslpipe.console.errors import UserError
 from sslpipe.data.loader import open_split
+from sslpipe.data.subset import labelled
 from sslpipe.evals.base.config import EmbedConfig
 from sslpipe.evals.base.embed import embed
 from sslpipe.evals.base.features import Features
@@ -20,7 +21,6 @@ from sslpipe.evals.knn import evaluate as neighbours
 from sslpipe.evals.linear import evaluate as linear
 from sslpipe.evals.transfer import evaluate as transfer
 from sslpipe.evals.transfer.evaluate import Config
-from sslpipe.data.subset import labelled
 from sslpipe.sharding.config import Config as ShardConfig
 
 FORM = ShardConfig(resolution=8, duplicates=False, workers=1)
