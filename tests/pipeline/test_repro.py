@@ -6,9 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-from dvc_project import ROOT, STAGES, Project, commit, files, ran
+from dvc_project import STAGES, Project, commit, files, ran
 
-from sslpipe import methods
 from sslpipe.core import pipeline
 
 pytestmark = pytest.mark.pipeline
@@ -177,12 +176,6 @@ def test_dvc_shows_metrics_params_and_plots(finished: Project, tmp_path: Path) -
     page = (project.folder / "shown/index.html").read_text()
     for title in ("Training loss", "Confusion", "Label efficiency"):
         assert title in page
-
-
-def test_the_comments_of_params_yaml_name_every_method() -> None:
-    commented = (ROOT / "params.yaml").read_text()
-    for name in methods.names():
-        assert name in commented
 
 
 def test_everything_committed_leaves_the_tree_clean(finished: Project, tmp_path: Path) -> None:
