@@ -1,7 +1,8 @@
-# make repro   set up, run the pipeline, print the results      make test    all tests
-# make ui      MLflow on localhost                              make bench   benchmarks
-# make setup   only create .venv                                make lint    style and types
-# make gpu     tests and figures that want a GPU         make crash   1 000 kills and faults
+# make repro   set up, run the pipeline, print the results      make test        tests, in some minutes
+# make ui      MLflow on localhost                              make test-slow   the others: kills, interpreters, whole runs
+# make setup   only create .venv                                make lint        style and types
+# make gpu     tests and figures that want a GPU                make bench       benchmarks
+# make crash   1 000 kills and faults
 
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -10,9 +11,9 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME CONDA_PREFIX
 
-.PHONY: help setup repro test ui bench crash gpu lint format clean
+.PHONY: help setup repro test test-slow ui bench crash gpu lint format clean
 help:
-	@sed -n 's/^# \?//p' Makefile | head -4
+	@sed -n 's/^# \?//p' Makefile | head -5
 
 setup: $(VENV)/.ready
 
@@ -26,7 +27,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@{ test -x $(VENV)/bin/uv && $(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python -c constraints.txt -e '.[pipeline,dev]'; } \
 	  || $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,dev]'
 	@$(VENV)/bin/python -m sslpipe.views.render.cpu
-	@$(VENV)/bin/python -m sslpipe.shards.scaling_loops
+	@$(VENV)/bin/python -m sslpipe.shards.scaling.loops
 	@touch $@
 
 repro: setup
@@ -35,8 +36,13 @@ repro: setup
 	@sslpipe sync --lenient
 	@sslpipe table
 
+PYTEST := python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: setup
-	@python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
+	@$(PYTEST) -m "not slow" $(TESTS)
+
+test-slow: setup
+	@$(PYTEST) -m slow $(TESTS)
 
 ui: setup
 	@sslpipe ui --port $(PORT)
@@ -44,7 +50,7 @@ ui: setup
 bench: setup
 	@for name in views data training evals methods; do echo "== $$name"; python benchmarks/$$name.py || exit 1; done
 
-# What `make test` does 150 times: whatever is killed, cut or refused, the next run ends with the same bytes.
+# What `make test-slow` does 150 times: whatever is killed, cut or refused, the next run ends with the same bytes.
 crash: setup
 	@SSLPIPE_CRASHES=1000 python -m pytest -q tests/crash
 

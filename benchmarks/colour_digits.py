@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from sslpipe.networks.lab import lab_to_rgb
-from sslpipe.sharding.bundled import open_mnist5k
+from sslpipe.sharding import sources
 from sslpipe.sharding.source import Pixels
 
 CHROMA, SPREAD = 35.0, 20.0  # of the darkest ink to the lightest, in Lab's units; of hues, in degrees
@@ -35,7 +35,7 @@ def main() -> None:
 
 def write(folder: Path, seed: int = 0) -> int:
     """FOLDER/{train,test}/CLASS/NAME.png of all bundled digits; their number."""
-    digits, generator = open_mnist5k(test_fraction=0.2, seed=seed), np.random.default_rng(seed)
+    digits, generator = sources.open_source(sources.Config(), seed), np.random.default_rng(seed)
     count = 0
     for split, items in digits.splits.items():
         for item in items:

@@ -37,7 +37,7 @@ from sslpipe.measures.config import ProbeConfig
 from sslpipe.measures.knn import knn
 from sslpipe.measures.probe import fit
 from sslpipe.measures.subsets import folds
-from sslpipe.sharding.bundled import open_mnist5k
+from sslpipe.sharding import sources
 
 K, TEMPERATURE = 20, 0.07
 Contender = Callable[[], float]  # does it all; the accuracy on the test features
@@ -150,7 +150,7 @@ def _sklearn(bank: tuple[Tensor, Tensor], queries: tuple[Tensor, Tensor]) -> flo
 
 def digits() -> tuple[tuple[Tensor, Tensor], ...]:
     """Pixels [N, 784] in [0, 1] and labels [N] of the bundled digits, for training and for testing."""
-    splits = open_mnist5k(0.2, 0).splits
+    splits = sources.open_source(sources.Config(), 0).splits
     return tuple(
         (
             torch.tensor(
@@ -183,21 +183,21 @@ def _one_at_a_time(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], se
     mean, std = train[0].mean(0), train[0].std(0, correction=0).clamp_min(1e-6)
     x, y = (train[0] - mean) / std, train[1]
     fold = folds(y, settings.folds, 0)
-    hits = dict.fromkeys(settings.rates, 0)
-    for rate, held in itertools.product(settings.rates, range(settings.folds)):
+    hits = dict.fromkeys(settings.lrs, 0)
+    for lr, held in itertools.product(settings.lrs, range(settings.folds)):
         here = fold == held
-        head = _trained(x[~here], y[~here], rate, settings)
-        hits[rate] += int((head(x[here]).argmax(1) == y[here]).sum())
-    head = _trained(x, y, max(hits, key=lambda rate: hits[rate]), settings)
+        head = _trained(x[~here], y[~here], lr, settings)
+        hits[lr] += int((head(x[here]).argmax(1) == y[here]).sum())
+    head = _trained(x, y, max(hits, key=lambda lr: hits[lr]), settings)
     with torch.no_grad():
         return float((head((test[0] - mean) / std).argmax(1) == test[1]).double().mean())
 
 
-def _trained(x: Tensor, y: Tensor, rate: float, settings: ProbeConfig) -> nn.Linear:
+def _trained(x: Tensor, y: Tensor, lr: float, settings: ProbeConfig) -> nn.Linear:
     head = nn.Linear(x.shape[1], 10)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
-    optimizer = torch.optim.SGD(head.parameters(), lr=rate, momentum=settings.momentum)
+    optimizer = torch.optim.SGD(head.parameters(), lr=lr, momentum=settings.momentum)
     steps = settings.epochs * math.ceil(len(x) / settings.batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     generator = torch.Generator().manual_seed(0)
@@ -217,7 +217,7 @@ def _logistic(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], setting
     scaler = StandardScaler()
     x, y = scaler.fit_transform(train[0].numpy()), train[1].numpy()
     classifier = LogisticRegressionCV(
-        Cs=np.logspace(-5, 0, len(settings.rates)), cv=settings.folds, max_iter=500, n_jobs=-1
+        Cs=np.logspace(-5, 0, len(settings.lrs)), cv=settings.folds, max_iter=500, n_jobs=-1
     )
     classifier.fit(x, y)
     return float((classifier.predict(scaler.transform(test[0].numpy())) == test[1].numpy()).mean())

@@ -34,13 +34,14 @@ from sslpipe.core.checkpoint import Checkpoints
 from sslpipe.core.device import describe, make_deterministic, resolve
 from sslpipe.core.yaml import read
 from sslpipe.data.loader import Loader, Reader, open_split
+from sslpipe.data.subset import Subset, labelled
 from sslpipe.evals.base.embed import embed, random_twin
 from sslpipe.evals.base.features import Features
 from sslpipe.evals.base.views import mild_recipe
 from sslpipe.evals.finetune import evaluate as finetune
 from sslpipe.evals.knn import evaluate as neighbours
 from sslpipe.evals.linear import evaluate as linear
-from sslpipe.measures.subsets import Subset, draw, labelled
+from sslpipe.measures.subsets import draw
 from sslpipe.methods.base.method import Method, Preparation
 from sslpipe.networks.lab import Lightness
 from sslpipe.networks.protocol import Backbone
@@ -192,7 +193,7 @@ def settings_for(options: argparse.Namespace, name: str, seed: int, epochs: int 
 
 def speeds(options: argparse.Namespace, arms: list[Arm]) -> str:
     """Images a second of pretraining: medians and quartiles over rounds in which the arms take turns."""
-    rates: dict[str, list[float]] = {}
+    lrs: dict[str, list[float]] = {}
     for number in range(options.speed + 1):
         for arm in arms:
             settings = settings_for(options, arm.method, 0, epochs=2)
@@ -202,9 +203,9 @@ def speeds(options: argparse.Namespace, arms: list[Arm]) -> str:
                 _, seconds = pretrain(settings, manifest, Path(folder), arm.peer)
             images = 2 * manifest.splits.train.count
             if number:  # the first round compiles and warms up
-                rates.setdefault(arm.title(""), []).append(images / seconds)
+                lrs.setdefault(arm.title(""), []).append(images / seconds)
     lines = [f"| | images/s, n = {options.speed} | quartiles |", "|---|---:|---:|"]
-    for title, values in rates.items():
+    for title, values in lrs.items():
         low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
         lines.append(f"| {title} | {middle:.0f} | {low:.0f}–{high:.0f} |")
     return "\n".join(lines)

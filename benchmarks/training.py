@@ -41,7 +41,7 @@ from sslpipe.data.batch import Batch
 from sslpipe.data.loader import Loader
 from sslpipe.methods.base.config import OptimizerConfig
 from sslpipe.methods.base.method import Method
-from sslpipe.sharding.bundled import open_mnist5k
+from sslpipe.sharding import sources
 from sslpipe.training.core import accumulation
 from sslpipe.training.core.build import memory_format
 from sslpipe.training.core.compiling import compiled
@@ -52,7 +52,7 @@ from sslpipe.views.engine import ViewEngine
 from sslpipe.views.view import View
 
 BATCH, CACHED = 128, 8
-ADAMW = OptimizerConfig(name="adamw", rate=2e-3, rule="absolute", weight_decay=0.05, warmup_epochs=2)
+ADAMW = OptimizerConfig(name="adamw", lr=2e-3, rule="absolute", weight_decay=0.05, warmup_epochs=2)
 SIMCLR = {"temperature": 0.1, "projector_hidden": 256, "projector_out": 128}
 PARTS = ("overhead", "lightly", "ceiling")
 
@@ -120,7 +120,7 @@ class Turns:
 
 def digits(device: torch.device) -> Canvases:
     """The bundled training digits."""
-    items = open_mnist5k(0.2, 0).splits["train"]
+    items = sources.open_source(sources.Config(), 0).splits["train"]
     pixels = np.stack([item.pixels for item in items])  # type: ignore[union-attr]
     return Canvases(np.repeat(pixels[..., None], 3, axis=3), device)
 
@@ -141,7 +141,7 @@ def overhead(device: torch.device, runs: int, steps: int) -> str:
     turn = (
         1 if device.type == "cpu" else 10
     )  # a GPU works ahead of its loop; at the end of a turn it is waited for
-    logs, rates = [], []
+    logs, lrs = [], []
     for run in range(runs + 1):
         bare = by_hand(simclr(device), [[view.pixels for view in views] for _, views in made], steps, config)
         turns = Turns(made, steps, bare, turn, run)
@@ -158,11 +158,11 @@ def overhead(device: torch.device, runs: int, steps: int) -> str:
         if run:  # the first warms up
             ours, theirs = (sum(values) for values in zip(*turns.seconds, strict=True))
             logs.append(math.log(ours / theirs))
-            rates.append((steps * BATCH / ours, steps * BATCH / theirs))
+            lrs.append((steps * BATCH / ours, steps * BATCH / theirs))
     middle, error = statistics.mean(logs), statistics.stdev(logs) / math.sqrt(runs)
     reach = float(stats.t.ppf(0.975, runs - 1)) * error
     low, mean, high = (100 * (math.exp(value) - 1) for value in (middle - reach, middle, middle + reach))
-    ours, theirs = (statistics.median(values) for values in zip(*rates, strict=True))
+    ours, theirs = (statistics.median(values) for values in zip(*lrs, strict=True))
     return (
         "| | images/s | over by hand | 95 % interval |\n|---|---:|---:|---:|\n"
         f"| ours | {ours:.0f} | {mean:+.1f} % | {low:+.1f} to {high:+.1f} % |\n"
@@ -177,7 +177,7 @@ def by_hand(method: Method, batches: list[list[Tensor]], steps: int, config: Con
     assert isinstance(projector, nn.Module)
     device = batches[0][0].device
     parameters = [*backbone.parameters(), *projector.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=ADAMW.rate, weight_decay=ADAMW.weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(parameters, lr=ADAMW.lr, weight_decay=ADAMW.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     method.train()
     for step in range(steps):
@@ -196,13 +196,13 @@ def by_hand(method: Method, batches: list[list[Tensor]], steps: int, config: Con
 
 def beside_lightly(device: torch.device, rounds: int, epochs: int) -> str:
     """Images a second from images to weights."""
-    rates: dict[str, list[float]] = {"ours": [], "lightly under Lightning": []}
+    lrs: dict[str, list[float]] = {"ours": [], "lightly under Lightning": []}
     for _ in range(rounds):
-        rates["ours"].append(_our_rate(device, epochs))
-        rates["lightly under Lightning"].append(_lightly_rate(device, epochs))
+        lrs["ours"].append(_our_rate(device, epochs))
+        lrs["lightly under Lightning"].append(_lightly_rate(device, epochs))
     lines = [f"| | images/s, n = {rounds} | range | |", "|---|---:|---:|---:|"]
-    base = statistics.median(rates["lightly under Lightning"])
-    for name, values in rates.items():
+    base = statistics.median(lrs["lightly under Lightning"])
+    for name, values in lrs.items():
         middle = statistics.median(values)
         lines.append(
             f"| {name} | {middle:.0f} | {min(values):.0f}–{max(values):.0f} | {middle / base:.1f} × |"
@@ -276,7 +276,7 @@ def _lightly_rate(device: torch.device, epochs: int) -> float:
             marks.append(time.perf_counter())
 
         def configure_optimizers(self) -> Any:
-            optimizer = torch.optim.AdamW(self.parameters(), lr=ADAMW.rate, weight_decay=ADAMW.weight_decay)
+            optimizer = torch.optim.AdamW(self.parameters(), lr=ADAMW.lr, weight_decay=ADAMW.weight_decay)
             return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)]
 
     workers = os.cpu_count() or 1

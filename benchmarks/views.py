@@ -347,7 +347,7 @@ def torchvision_of(spec: ViewSpec, *before: Any) -> Any:
         j = spec.jitter
         jitter = v2.ColorJitter(j.brightness, j.contrast, j.saturation, j.hue)
         steps["jitter"] = [v2.RandomApply([jitter], j.probability)]
-    ordered = [step for name in spec.order for step in steps[name]]
+    ordered = [step for name in spec.order for step in steps.get(name, [])]
     return v2.Compose([*before, *ordered, v2.Normalize(spec.mean, spec.std)])
 
 

@@ -12,15 +12,17 @@ import math
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+
+from sslpipe import methods, networks
 from sslpipe.console.errors import UserError
 from sslpipe.core.config import merge
-
-if TYPE_CHECKING:
-    from sslpipe.methods.base.config import MethodConfig, OptimizerConfig
-    from sslpipe.methods.base.method import Method
-    from sslpipe.methods.base.scale import Scale
+from sslpipe.methods.base.config import MethodConfig, OptimizerConfig
+from sslpipe.methods.base.method import Method
+from sslpipe.methods.base.scale import Scale
+from sslpipe.training.core.schedules import longest_warmup
 
 WIDTH = 100  # columns of a line of comment
 SIZE = 224  # pixels a side of the images that the method is built for, on no device
@@ -80,8 +82,6 @@ def advise(name: str, here: Scale, backbone: str = "auto") -> Advice:
     Raises:
         UserError: no such method or backbone, or a scale at which nothing can be trained.
     """
-    from sslpipe import methods
-
     cls = methods.find(name)
     _check(here)
     kind = _kind(cls, backbone)
@@ -111,6 +111,7 @@ def render(advice: Advice) -> str:
         ),
         "pretrain:",
         f"  method: {advice.method}",
+        "  defaults: paper",
         *([] if advice.backbone == "auto" else [f"  backbone: {json.dumps(advice.backbone)}"]),
         f"  epochs: {here.epochs:g}",
         f"  batch_size: {here.batch}",
@@ -135,10 +136,6 @@ def _check(here: Scale) -> None:
 
 
 def _kind(cls: type[Method], backbone: str) -> str:
-    import torch
-
-    from sslpipe import networks
-
     with torch.device("meta"):
         return networks.backbone(_backbone(cls, backbone), image_size=SIZE).kind
 
@@ -149,10 +146,6 @@ def _backbone(cls: type[Method], backbone: str) -> str:
 
 def _build(name: str, backbone: str, config: MethodConfig) -> Method:
     """The method without memory for its weights: what its optimiser is may depend on its backbone."""
-    import torch
-
-    from sslpipe import methods, networks
-
     with torch.device("meta"):
         network = networks.backbone(_backbone(methods.find(name), backbone), image_size=SIZE)
         return methods.build(name, network, config)
@@ -191,8 +184,8 @@ def _optimizer(cls: type[Method], optimizer: OptimizerConfig, paper: Scale, here
         f"optimizer.{name}": (value, f"as in the paper's run of {paper.epochs:g} epochs, batch {paper.batch}")
         for name, value in given.items()
     }
-    if "optimizer.rate" in told:
-        told["optimizer.rate"] = (optimizer.rate, _peak(optimizer, paper, here))
+    if "optimizer.lr" in told:
+        told["optimizer.lr"] = (optimizer.lr, _peak(optimizer, paper, here))
     warmup = warmup_epochs(optimizer.warmup_epochs, paper, here)
     if warmup != optimizer.warmup_epochs:
         why = f"{optimizer.warmup_epochs:g} of {paper.epochs:g} epochs, the same share, a fifth at most"
@@ -204,8 +197,6 @@ def _optimizer(cls: type[Method], optimizer: OptimizerConfig, paper: Scale, here
 
 def warmup_epochs(epochs: float, paper: Scale, here: Scale) -> float:
     """The warm-up at the same share of a shorter run, and a fifth at most, to which training would cut it."""
-    from sslpipe.training.core.schedules import longest_warmup
-
     if here.epochs >= paper.epochs:
         return epochs
     return float(f"{min(epochs * here.epochs / paper.epochs, longest_warmup(here.epochs)):.3g}")
@@ -215,8 +206,8 @@ def _peak(optimizer: OptimizerConfig, paper: Scale, here: Scale) -> str:
     """The peak learning rate in words."""
     peak, theirs = optimizer.peak(here.batch), optimizer.peak(paper.batch)
     rule = {
-        "linear": f"{optimizer.rate:g} x batch / 256",
-        "sqrt": f"{optimizer.rate:g} x root of the batch",
+        "linear": f"{optimizer.lr:g} x batch / 256",
+        "sqrt": f"{optimizer.lr:g} x root of the batch",
         "absolute": "whatever the batch",
     }[optimizer.rule]
     return f"peak {peak:.3g}, by the paper's rule {rule}; {theirs:.3g} at its batch of {paper.batch}"
@@ -225,10 +216,10 @@ def _peak(optimizer: OptimizerConfig, paper: Scale, here: Scale) -> str:
 def _kept(
     method: Method, config: MethodConfig, settings: Mapping[str, Told], paper: Scale, here: Scale
 ) -> Iterator[str]:
-    """What need not be set, in words: the rate, and settings that have a rule and come out as they were."""
-    for name in ("rate", "warmup_epochs", "weight_decay"):
+    """What need not be set, in words: the learning rate, and settings that have a rule and come out as they were."""
+    for name in ("lr", "warmup_epochs", "weight_decay"):
         if f"optimizer.{name}" not in settings:
-            peak = f" ({_peak(method.optimizer, paper, here)})" if name == "rate" else ""
+            peak = f" ({_peak(method.optimizer, paper, here)})" if name == "lr" else ""
             yield f"optimizer.{name} {getattr(method.optimizer, name):g}{peak}"
     for name in type(method).rules:
         if not any(key.split(".")[0] == name for key in settings):
@@ -291,12 +282,10 @@ def _of_length(paper: Scale, here: Scale) -> Iterator[str]:
 def _of_optimizer(
     optimizer: OptimizerConfig, papers: MethodConfig, paper: Scale, here: Scale
 ) -> Iterator[str]:
-    from sslpipe.training.core.schedules import longest_warmup
-
     if optimizer.name == "lars" and here.batch < SMALL_FOR_LARS:
         yield (
-            f"LARS is made for batches of thousands, this one is {_n(here.batch)}: {{name: adamw, rate: 0.002, rule: "
-            "absolute, weight_decay: 0.05}, as in params.yaml, is easier to begin with"
+            f"LARS is made for batches of thousands, this one is {_n(here.batch)}: {{name: adamw, lr: 0.002, rule: "
+            "absolute, weight_decay: 0.05}, as most methods have by pretrain.defaults: small, is easier to begin with"
         )
     given = papers.optimizer.warmup_epochs if papers.optimizer is not None else optimizer.warmup_epochs
     if given > longest_warmup(here.epochs):
@@ -307,12 +296,12 @@ def _of_optimizer(
     ratio = here.batch / paper.batch
     if optimizer.rule == "absolute" and not 0.5 <= ratio <= 2:
         root = optimizer.name == "adamw"
-        other = optimizer.rate * (ratio**0.5 if root else ratio)
+        other = optimizer.lr * (ratio**0.5 if root else ratio)
         law = (
             "the square root of the batch, as is usual for Adam" if root else "the batch, as is usual for SGD"
         )
         yield (
-            f"the paper gives its rate of {optimizer.rate:g} for batches of {_n(paper.batch)} and no rule for others; "
+            f"the paper gives its rate of {optimizer.lr:g} for batches of {_n(paper.batch)} and no rule for others; "
             f"by {law}, it would be {other:.2g} here"
         )
 

@@ -1,4 +1,4 @@
-"""What `sslpipe check` and `sslpipe methods` find out, before any long work."""
+"""What `sslpipe check` finds out before any long work."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from sslpipe import evals
 from sslpipe.console.errors import UserError
-from sslpipe.scenes import layouts
-from sslpipe.settings import Settings, load
-from sslpipe.sharding.sources import Source, open_source, source_digest
+from sslpipe.describe import words
+from sslpipe.settings import OWNERS, Settings, load
+from sslpipe.sharding.sources import Source, open_source
 
 PIPELINE_PACKAGES = ("dvc", "mlflow")
 LEAST_FREE_BYTES = 2**30
@@ -32,7 +33,7 @@ def check(params: str = "params.yaml") -> Iterator[str]:
     yield from check_packages(settings)
     source = open_source(settings.data, settings.seed)
     yield from check_data(settings, source)
-    yield from check_elsewhere(settings)
+    yield from check_evaluations(settings, source)
     yield from check_networks(settings, source)
 
 
@@ -101,17 +102,8 @@ def check_packages(settings: Settings) -> Iterator[str]:
 
     versions = ", ".join(f"{name} {_version(name)}" for name in ("torch", *PIPELINE_PACKAGES))
     yield f"environment: Python {sys.version.split()[0]}, {versions}"
-    for section in (
-        settings.embed,
-        settings.finetune,
-        settings.diagnostics,
-        settings.robustness,
-        settings.attentive,
-        settings.online,
-        settings.segment,
-        settings.detect,
-    ):
-        resolve(section.device)
+    for name in (*OWNERS, *evals.names()):
+        resolve(getattr(getattr(settings, name), "device", "cpu"))
     device = resolve(settings.pretrain.device)
     renderer = renderers.describe(renderers.choose(settings.views.renderer, device)[0])
     gpu = "" if torch.cuda.is_available() else "; no GPU found, which is fine"
@@ -129,11 +121,7 @@ def _version(package: str) -> str | None:
 def check_data(settings: Settings, source: Source) -> Iterator[str]:
     """The source can be opened and has images."""
     counts = {split: len(source.items(split)) for split in ("train", "test")}
-    labels = (
-        f"{len(source.classes)} classes"
-        if source.classes
-        else "no labels: label-based evaluations will be skipped"
-    )
+    labels = f"{len(source.classes)} classes" if source.classes else "no labels"
     yield f"data: {source.name}, {counts['train']} train and {counts['test']} test images, {labels}"
     batch = settings.pretrain.batch_size
     if counts["train"] < batch:
@@ -143,15 +131,32 @@ def check_data(settings: Settings, source: Source) -> Iterator[str]:
     yield from check_reading(settings, counts["train"])
 
 
-def check_elsewhere(settings: Settings) -> Iterator[str]:
-    """The data that evaluations read besides the images."""
-    if settings.transfer.enabled:
-        found = source_digest(settings.transfer.data)
-        count = f", {found['count']} images" if "count" in found else ""
-        yield f"transfer: {found['source']}{count}"
-    for stage in ("segment", "detect"):
-        if root := settings.scenes_root(stage):
-            yield f"{stage}: {root}, laid out as {layouts.layout(root).upper()}"
+def check_evaluations(settings: Settings, source: Source) -> Iterator[str]:
+    """What the evaluations that are on will do, or why they will do nothing; and the data that they read besides."""
+    splits = {name: _summary(source, name) for name in ("train", "test")}
+    runs, skipped = [], []
+    for name in evals.declarations():
+        config = getattr(settings, name)
+        if config.enabled:
+            reason = evals.reason_to_skip(name, config, splits)
+            runs += [name] if reason is None else []
+            skipped += [] if reason is None else [f"{name}, as {reason}"]
+    left_out = f"; skipped: {'; '.join(skipped)}" if skipped else ""
+    yield f"evaluations: {', '.join(runs) or 'none'}{left_out}"
+    for name in runs:
+        found = evals.declaration(name).elsewhere(getattr(settings, name))
+        if found is not None:
+            told = ", ".join(
+                f"{key} {value}" for key, value in found.items() if key not in ("digest", "bytes")
+            )
+            yield f"  {name} reads other data: {told}"
+
+
+def _summary(source: Source, split: str) -> dict[str, Any]:
+    """Of a split what the manifest of its shards will say."""
+    items = source.items(split)
+    labelled = source.classes is not None and any(item.label >= 0 for item in items)
+    return {"count": len(items), "labelled": labelled}
 
 
 def check_reading(settings: Settings, count: int) -> Iterator[str]:
@@ -202,6 +207,8 @@ def check_networks(settings: Settings, source: Source) -> Iterator[str]:
     parameters = sum(parameter.numel() for parameter in method.encoder.parameters())
     name = backbone_name(pretrain)
     yield f"method: {pretrain.method} trains {name}, {parameters / 1e6:.2f} M parameters, for {pretrain.epochs} epochs"
+    whose = "its paper's" if pretrain.defaults == "paper" else "those for small data"
+    yield f"  its settings: {whose} (pretrain.defaults: {pretrain.defaults}), changed by methods.{pretrain.method}"
     if plan.world_size(pretrain) > 1:
         share = "has a share of it (fsdp)" if parallel.sharded(method, pretrain) else "has a copy of it (ddp)"
         yield f"  each process {share}"
@@ -211,7 +218,8 @@ def check_networks(settings: Settings, source: Source) -> Iterator[str]:
     paper = methods.recipe(pretrain.method, size, patch_size=patch, config=settings.method)
     recipe = build_recipe(pretrain, settings.method, settings.views, source.recipe)
     check_views(method, recipe)
-    yield f"views of each image (the paper's, changed by the data set {settings.data.source} and by views.recipe):"
+    changes = f"the data set {settings.data.source}, by the method's settings and by views.recipe"
+    yield f"views of each image (the paper's, changed by {changes}):"
     for spec, original in zip(recipe.views, paper.views, strict=True):
         yield f"  {spec.name}: {spec.count} × {spec.size} px"
         before = original.model_dump(mode="json")
@@ -219,48 +227,5 @@ def check_networks(settings: Settings, source: Source) -> Iterator[str]:
             off = value == before[key] and value in (None, 0, False)
             if off or key in ("name", "size", "count", "mean", "std"):
                 continue
-            changed = "" if value == before[key] else f"   (paper: {_words(before[key])})"
-            yield f"    {key}: {_words(value)}{changed}"
-
-
-def _words(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_words(inner)}" for key, inner in value.items())
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list):
-        return " ".join(_words(item) for item in value)
-    return str(value)
-
-
-def list_methods() -> str:
-    """All methods, a line each: name, the backbones it trains, paper, and what else it needs."""
-    from sslpipe import methods
-
-    rows = [("method", "backbones", "paper", "needs")]
-    for name in methods.names():
-        method = methods.find(name)
-        rows.append((name, "/".join(method.takes), method.paper, method.needs))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    return "\n".join([*lines, "", "`sslpipe methods NAME` shows a method's settings."])
-
-
-def describe_method(name: str) -> str:
-    """One method: its docstring, and its settings with the paper's defaults."""
-    from pydantic_core import PydanticUndefined
-
-    from sslpipe import methods
-    from sslpipe.settings import unknown_value
-
-    if name not in methods.names():
-        raise UserError(unknown_value("methods", name, methods.names()))
-    method = methods.find(name)
-    module = sys.modules[method.__module__]
-    lines = [(module.__doc__ or "").strip(), "", f"methods.{name} (the paper's values):"]
-    for key, field in method.Config.model_fields.items():
-        default = field.get_default(call_default_factory=True, validated_data={})
-        value = default.model_dump(mode="json") if hasattr(default, "model_dump") else default
-        shown = "required" if default is PydanticUndefined else _words(value)
-        lines.append(f"  {key}: {shown}" + (f"   # {field.description}" if field.description else ""))
-    return "\n".join(lines)
+            changed = "" if value == before[key] else f"   (paper: {words(before[key])})"
+            yield f"    {key}: {words(value)}{changed}"

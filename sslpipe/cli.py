@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,161 +15,13 @@ from sslpipe import __version__
 from sslpipe.console.errors import UserError
 from sslpipe.settings import Settings
 
-EPILOG = """\
-The pipeline itself runs by `dvc repro` (or `make repro`), switched by params.yaml:
-  edit `pretrain.method: byol` and `dvc repro`      re-runs only what must
-  dvc exp run -S pretrain.method=mae                the same, as an experiment of its own
-  dvc exp show                                      all experiments as a table
-  sslpipe ui                                        all runs in MLflow's pages
-"""
+# Each command imports what it needs itself: torch alone takes seconds, and `sslpipe --help` is to answer at once.
 
-RECIPE = """\
-Translate the settings of a method's paper to another scale, and say what may go wrong there.
-
-What is printed is YAML for params.yaml: `pretrain` and `methods.METHOD`, each value with the paper's and the rule
-that it was translated by. What the paper has at every scale, or the defaults already scale, is left out. Rules:
-  rate           the paper's own: times batch / 256, times the root of the batch, or absolute
-  warm-up        the same share of a shorter run, a fifth at most
-  momentum       the half-life is the same share of the run: m^(B'/B) for another batch (Busbridge et al. 2023);
-                 MoCo's m^(B'/B) alone, with a half-life of a tenth of the run at most
-  queue          whole batches, a quarter of the images at most
-  prototypes     and words of BEiT's tokenizer: by the square root of the images; frozen for the paper's epochs
-Where a paper has several runs (BYOL's 40 to 1000 epochs, SwAV's small batch), the nearest one is translated.
-It is a start, not an optimum: what params.yaml has for small data was found by trying.
-"""
-RECIPE_EXAMPLES = """\
-examples:
-  sslpipe recipe byol --batch 256 --epochs 200 --images 50000
-  sslpipe recipe mocov3 --batch 1024 --epochs 300 --images 1281167 --backbone timm:vit_small_patch16_224
-"""
+Options = argparse.Namespace
 
 
-SYNC = """\
-Rebuild MLflow's rows from runs/*.json and scratch. Running it twice changes nothing.
-
-With --follow, MLflow shows running stages as they go, and catches up with earlier runs that it could not be told of.
-Every stage starts this by itself, so that you need it only where you want to see what it does. It ends by Ctrl-C, or
-when no stage has run for 30 s.
-"""
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
-    options = _parser().parse_args(arguments)
-    try:
-        return int(options.run(options) or 0)
-    except UserError as error:
-        print(f"sslpipe {options.command}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="sslpipe",
-        description="Unlabelled images in, an evaluated, exportable vision encoder out.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"sslpipe {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    check = commands.add_parser(
-        "check",
-        help="validate params.yaml and the environment before any long work",
-        description="Validate params.yaml, the data, the networks and the environment; show the resolved view recipe.",
-    )
-    check.add_argument("--params", default="params.yaml", metavar="FILE", help="default: params.yaml")
-    check.add_argument("--quiet", action="store_true", help="say nothing unless something is wrong")
-    check.set_defaults(run=_check)
-
-    methods = commands.add_parser(
-        "methods",
-        help="list the methods, or one method's settings",
-        description="List the methods with paper and backbones; with a NAME, its settings with the paper's defaults.",
-    )
-    methods.add_argument("name", nargs="?", metavar="NAME", help="a method, to see its settings")
-    methods.set_defaults(run=_methods)
-
-    profile = commands.add_parser(
-        "profile",
-        help="measure where a training step's time goes, and what to change",
-        description=(
-            "Train a few steps by params.yaml on the shards that are there (`dvc repro views` makes them), phase by "
-            "phase and then as training does, and print a table, what to change, and the path of a picture. Nothing "
-            "is kept of the training."
-        ),
-    )
-    profile.add_argument("--params", default="params.yaml", metavar="FILE", help="default: params.yaml")
-    profile.add_argument("--steps", type=int, default=20, metavar="N", help="steps to measure, default: 20")
-    profile.add_argument("--out", metavar="FILE", help="the picture, an SVG; default: .sslpipe/profile.svg")
-    profile.set_defaults(run=_profile)
-
-    recipe = commands.add_parser(
-        "recipe",
-        help="a paper's settings translated to your batch, epochs and images",
-        description=RECIPE,
-        epilog=RECIPE_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    recipe.add_argument("name", metavar="METHOD", help="one of `sslpipe methods`")
-    recipe.add_argument(
-        "--batch", type=int, required=True, metavar="B", help="images an optimiser step, over all devices"
-    )
-    recipe.add_argument("--epochs", type=int, required=True, metavar="E", help="of the whole run")
-    recipe.add_argument("--images", type=int, required=True, metavar="N", help="of the training split")
-    recipe.add_argument(
-        "--backbone",
-        default="auto",
-        metavar="NAME",
-        help="as pretrain.backbone; MoCo v3's settings depend on its kind (default: auto)",
-    )
-    recipe.set_defaults(run=_recipe)
-
-    sync = commands.add_parser(
-        "sync",
-        help="bring MLflow up to date from the files every stage leaves",
-        description=SYNC,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    how = sync.add_mutually_exclusive_group()
-    how.add_argument("--lenient", action="store_true", help="exit 0 also when the tracking server is away")
-    how.add_argument(
-        "--follow",
-        action="store_true",
-        help="show stages while they run, until Ctrl-C or until none has run for 30 s",
-    )
-    sync.set_defaults(run=_sync)
-
-    table = commands.add_parser("table", help="print the results of the current run")
-    table.set_defaults(run=_table)
-
-    compare = commands.add_parser(
-        "compare",
-        help="several runs side by side, with the uncertainty of what they differ by",
-        description=(
-            "Set runs side by side: scores, differences with their 95 % intervals, settings that differ, cost. "
-            "Prints a table and writes a self-contained page. A RUN is `.` (the workspace), a DVC experiment "
-            "(`dvc exp show`), a git revision whose dvc.lock is committed, the folder of "
-            "another run, or `mlflow:KEY`, one of MLflow's rows by the short key at the end of its name."
-        ),
-    )
-    compare.add_argument(
-        "runs", nargs="+", metavar="RUN", help="two to eight; the first is what others differ from"
-    )
-    compare.add_argument(
-        "--out", default="report/compare.html", metavar="FILE", help="default: report/compare.html"
-    )
-    compare.set_defaults(run=_compare)
-
-    ui = commands.add_parser("ui", help="open MLflow's pages on localhost")
-    ui.add_argument("--port", type=int, default=5000, help="default: 5000")
-    ui.set_defaults(run=_ui)
-    return parser
-
-
-def _check(options: argparse.Namespace) -> int:
+def check(options: Options) -> int:
+    """Validate what there is before any long work."""
     from sslpipe.check import check
 
     for line in check(options.params):
@@ -176,32 +30,38 @@ def _check(options: argparse.Namespace) -> int:
     return 0
 
 
-def _methods(options: argparse.Namespace) -> int:
-    from sslpipe.check import describe_method, list_methods
+def settings(options: Options) -> int:
+    """Print settings."""
+    from sslpipe.describe import describe_settings
+    from sslpipe.settings import load
+
+    width = shutil.get_terminal_size((160, 24)).columns
+    print(describe_settings(load(options.params), options.sections, width))
+    return 0
+
+
+def preset(options: Options) -> int:
+    """List presets, or write one out."""
+    from sslpipe import presets
+
+    if options.name is None:
+        print(presets.listing())
+        return 0
+    for line in presets.write(options.name, Path(options.out), force=options.force):
+        print(line)
+    return 0
+
+
+def methods(options: Options) -> int:
+    """List methods, or describe one."""
+    from sslpipe.describe import describe_method, list_methods
 
     print(describe_method(options.name) if options.name else list_methods())
     return 0
 
 
-def _profile(options: argparse.Namespace) -> int:
-    from sslpipe.settings import load
-    from sslpipe.training import profile
-
-    settings = load(options.params, sections=("seed", "pretrain", "method", "views", "loader"))
-    for line in profile.run(
-        settings.pretrain,
-        settings.method,
-        seed=settings.seed,
-        views=settings.views,
-        loading=settings.loader,
-        steps=options.steps,
-        out=options.out,
-    ):
-        print(line)
-    return 0
-
-
-def _recipe(options: argparse.Namespace) -> int:
+def recipe(options: Options) -> int:
+    """Translate a paper's settings."""
     from sslpipe.advice import advise, render
     from sslpipe.methods.base.scale import Scale
 
@@ -210,22 +70,72 @@ def _recipe(options: argparse.Namespace) -> int:
     return 0
 
 
-def _sync(options: argparse.Namespace) -> int:
+def profile(options: Options) -> int:
+    """Measure training steps."""
+    from sslpipe.settings import load
+    from sslpipe.training import profile
+
+    found = load(options.params, sections=("seed", "pretrain", "method", "views", "loader"))
+    for line in profile.run(
+        found.pretrain,
+        found.method,
+        seed=found.seed,
+        views=found.views,
+        loading=found.loader,
+        steps=options.steps,
+        out=options.out,
+    ):
+        print(line)
+    return 0
+
+
+def table(options: Options) -> int:
+    """Print the results."""
+    from sslpipe.report.table import summary_table
+
+    print(summary_table("."))
+    print("MLflow  make ui, or: sslpipe ui")
+    return 0
+
+
+def compare(options: Options) -> int:
+    """Set runs side by side."""
+    from sslpipe.compare import compare
+    from sslpipe.compare import page as compare_page
+    from sslpipe.settings import load
+
+    runs = compare.load(options.runs, Path("."), lambda file: load(file, sections=()).flat())
+    print(compare.table(runs))
+    print(f"\npage    {compare_page.build(runs, Path(options.out))}")
+    return 0
+
+
+def sync(options: Options) -> int:
+    """Bring MLflow up to date."""
     from sslpipe.settings import load
     from sslpipe.tracking.sync import sync
 
     if options.follow:
         return _follow()
-    settings = load(sections=("seed", "tracking"))
-    if not settings.tracking.enabled:
+    found = load(sections=("seed", "tracking"))
+    if not found.tracking.enabled:
         print("tracking.enabled is false in params.yaml: nothing to bring up to date")
         return 0
-    key, resolved = _current(settings)
-    summary = sync(
-        settings.tracking, key=key, params=settings.flat(), resolved=resolved, force=not options.lenient
-    )
+    key, resolved = _current(found)
+    summary = sync(found.tracking, key=key, params=found.flat(), resolved=resolved, force=not options.lenient)
     print(summary, file=sys.stderr if summary.error else sys.stdout)
     return 1 if summary.error and not options.lenient else 0
+
+
+def _current(settings: Settings) -> tuple[str, dict[str, Any]] | tuple[None, None]:
+    """The key of the workspace's experiment, and what its stages rest on; nothing where that cannot be told."""
+    from sslpipe.resolve import key_of, resolve_all
+
+    try:
+        resolved = resolve_all(settings)
+    except UserError:  # such as images that are not there any more
+        return None, None
+    return key_of(resolved), resolved
 
 
 def _follow() -> int:
@@ -242,26 +152,8 @@ def _follow() -> int:
     return 0
 
 
-def _table(options: argparse.Namespace) -> int:
-    from sslpipe.report import summary_table
-
-    print(summary_table("metrics"))
-    print("MLflow  make ui, or: sslpipe ui")
-    return 0
-
-
-def _compare(options: argparse.Namespace) -> int:
-    from sslpipe.compare import compare
-    from sslpipe.compare import page as compare_page
-    from sslpipe.settings import load
-
-    runs = compare.load(options.runs, Path("."), lambda file: load(file, sections=()).flat())
-    print(compare.table(runs))
-    print(f"\npage    {compare_page.build(runs, Path(options.out))}")
-    return 0
-
-
-def _ui(options: argparse.Namespace) -> int:
+def ui(options: Options) -> int:
+    """Open MLflow's pages."""
     from sslpipe.settings import load
     from sslpipe.tracking.ui import ui_address, ui_command
 
@@ -275,11 +167,224 @@ def _ui(options: argparse.Namespace) -> int:
     return 0
 
 
-def _current(settings: Settings) -> tuple[str, dict[str, Any]] | tuple[None, None]:
-    """The key of the workspace's experiment, and what its stages rest on; nothing where nothing has run yet."""
-    from sslpipe.resolve import key_of, resolve_all
+EPILOG = """\
+The pipeline itself runs by `dvc repro` (or `make repro`), switched by params.yaml:
+  edit `pretrain.method: byol` and `dvc repro`      re-runs only what must
+  dvc exp run -S pretrain.method=mae                the same, as an experiment of its own
+  dvc exp show                                      all experiments as a table
+  sslpipe ui                                        all runs in MLflow's pages
+"""
 
+SETTINGS = """\
+Print every setting of a section with its value by params.yaml, its default where that is another, and its meaning.
+
+A SECTION is named as in params.yaml; `methods` are the settings of the chosen method, `methods.NAME` of another.
+"""
+
+PRESET = """\
+List the presets, or write one out as a whole params.yaml, and say which settings differ from before.
+
+A params.yaml with changes that are not in git is left as it is, unless --force is given.
+"""
+
+PROFILE = """\
+Train a few steps by params.yaml on the shards that are there (`dvc repro views` makes them), phase by phase and then as
+training does. Prints a table, what to change, and the path of a picture. Nothing is kept of the training.
+"""
+
+RECIPE = """\
+Translate the settings of a method's paper to another scale, and say what may go wrong there.
+
+What is printed is YAML for params.yaml: `pretrain` and `methods.METHOD`, each value with the paper's and the rule
+that it was translated by. What the paper has at every scale, or the defaults already scale, is left out. Rules:
+  lr             the paper's own: times batch / 256, times the root of the batch, or absolute
+  warm-up        the same share of a shorter run, a fifth at most
+  momentum       the half-life is the same share of the run: m^(B'/B) for another batch (Busbridge et al. 2023);
+                 MoCo's m^(B'/B) alone, with a half-life of a tenth of the run at most
+  queue          whole batches, a quarter of the images at most
+  prototypes     and words of BEiT's tokenizer: by the square root of the images; frozen for the paper's epochs
+Where a paper has several runs (BYOL's 40 to 1000 epochs, SwAV's small batch), the nearest one is translated.
+It is a start, not an optimum: what `pretrain.defaults: small` has for small data was found by trying.
+
+examples:
+  sslpipe recipe byol --batch 256 --epochs 200 --images 50000
+  sslpipe recipe mocov3 --batch 1024 --epochs 300 --images 1281167 --backbone timm:vit_small_patch16_224
+"""
+
+COMPARE = """\
+Set runs side by side: scores, differences with their 95 % intervals, settings that differ, cost. Prints a table and
+writes a self-contained page. A RUN is one of
+  .              the workspace
+  NAME           a DVC experiment (`dvc exp show`), or a git revision whose dvc.lock is committed
+  FOLDER         the folder of another run
+  mlflow:KEY     one of MLflow's rows, by the short key at the end of its name
+"""
+
+SYNC = """\
+Rebuild MLflow's rows from runs/*.json and scratch. Running it twice changes nothing.
+
+With --follow, MLflow shows running stages as they go, and catches up with earlier runs that it could not be told of.
+Every stage starts this by itself, so that you need it only where you want to see what it does. It ends by Ctrl-C, or
+when no stage has run for 30 s.
+"""
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An argument as `add_argument` takes it."""
+
+    names: tuple[str, ...]
+    options: dict[str, Any]
+
+
+def arg(*names: str, **options: Any) -> Argument:
+    """Write an argument as for `add_argument`."""
+    return Argument(names, options)
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: what it runs, a line on it, what `--help` says, and its arguments.
+
+    Of the arguments of a command that is `exclusive`, one may be given.
+    """
+
+    run: Callable[[Options], int]
+    help: str
+    description: str = ""
+    arguments: tuple[Argument, ...] = ()
+    exclusive: bool = False
+
+
+PARAMS = arg("--params", default="params.yaml", metavar="FILE", help="default: params.yaml")
+COMMANDS = (
+    Command(
+        check,
+        "validate params.yaml and the environment before any long work",
+        "Validate params.yaml, the data, the networks and the environment; show the resolved view recipe.",
+        (PARAMS, arg("--quiet", action="store_true", help="say nothing unless something is wrong")),
+    ),
+    Command(
+        settings,
+        "every setting: its value here, its default, its meaning",
+        SETTINGS,
+        (arg("sections", nargs="*", metavar="SECTION", help="such as pretrain or knn; default: all"), PARAMS),
+    ),
+    Command(
+        preset,
+        "list the presets, or write one to params.yaml",
+        PRESET,
+        (
+            arg("name", nargs="?", metavar="NAME", help="a preset, to write it out"),
+            arg("--out", default="params.yaml", metavar="FILE", help="default: params.yaml"),
+            arg("--force", action="store_true", help="write over changes that are not in git"),
+        ),
+    ),
+    Command(
+        methods,
+        "list the methods, or one method's settings",
+        "List the methods with paper and backbones; with a NAME, its settings with the paper's defaults.",
+        (arg("name", nargs="?", metavar="NAME", help="a method, to see its settings"),),
+    ),
+    Command(
+        recipe,
+        "a paper's settings translated to your batch, epochs and images",
+        RECIPE,
+        (
+            arg("name", metavar="METHOD", help="one of `sslpipe methods`"),
+            arg(
+                "--batch",
+                type=int,
+                required=True,
+                metavar="B",
+                help="images an optimiser step, over all devices",
+            ),
+            arg("--epochs", type=int, required=True, metavar="E", help="of the whole run"),
+            arg("--images", type=int, required=True, metavar="N", help="of the training split"),
+            arg(
+                "--backbone",
+                default="auto",
+                metavar="NAME",
+                help="as pretrain.backbone; MoCo v3's settings depend on its kind (default: auto)",
+            ),
+        ),
+    ),
+    Command(
+        profile,
+        "measure where a training step's time goes, and what to change",
+        PROFILE,
+        (
+            PARAMS,
+            arg("--steps", type=int, default=20, metavar="N", help="steps to measure, default: 20"),
+            arg("--out", metavar="FILE", help="the picture, an SVG; default: .sslpipe/profile.svg"),
+        ),
+    ),
+    Command(table, "print the results of the current run"),
+    Command(
+        compare,
+        "several runs side by side, with the uncertainty of what they differ by",
+        COMPARE,
+        (
+            arg("runs", nargs="+", metavar="RUN", help="two to eight; the first is what others differ from"),
+            arg(
+                "--out",
+                default="report/compare.html",
+                metavar="FILE",
+                help="default: report/compare.html",
+            ),
+        ),
+    ),
+    Command(
+        sync,
+        "bring MLflow up to date from the files every stage leaves",
+        SYNC,
+        (
+            arg("--lenient", action="store_true", help="exit 0 also when the tracking server is away"),
+            arg(
+                "--follow",
+                action="store_true",
+                help="show stages while they run, until Ctrl-C or until none has run for 30 s",
+            ),
+        ),
+        exclusive=True,
+    ),
+    Command(
+        ui,
+        "open MLflow's pages on localhost",
+        arguments=(arg("--port", type=int, default=5000, help="default: 5000"),),
+    ),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = _parser().parse_args(arguments)
     try:
-        return key_of(settings), resolve_all(settings)
-    except (OSError, ValueError):
-        return None, None
+        return int(options.run(options))
+    except UserError as error:
+        print(f"sslpipe {options.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    as_written = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="sslpipe",
+        description="Unlabelled images in, an evaluated, exportable vision encoder out.",
+        epilog=EPILOG,
+        formatter_class=as_written,
+    )
+    parser.add_argument("--version", action="version", version=f"sslpipe {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        description = command.description or f"{command.help[0].upper()}{command.help[1:]}."
+        one = commands.add_parser(
+            command.run.__name__, help=command.help, description=description, formatter_class=as_written
+        )
+        group = one.add_mutually_exclusive_group() if command.exclusive else one
+        for argument in command.arguments:
+            group.add_argument(*argument.names, **argument.options)
+        one.set_defaults(run=command.run)
+    return parser

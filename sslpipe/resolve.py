@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from sslpipe import evals
 from sslpipe.core.pipeline import Stage, code_digests, stages
 from sslpipe.settings import Settings
+from sslpipe.sharding.sources import source_digest
 from sslpipe.tracking.experiments import LAST_STAGE, experiment_key
 
 
@@ -18,7 +18,7 @@ def resolve(settings: Settings, stage: Stage) -> dict[str, Any]:
     Raises:
         UserError: a setting is wrong, or data that an evaluation reads from elsewhere is not there.
     """
-    elsewhere = None
+    elsewhere = source_digest(settings.data) if stage.name == "shard" else None
     if stage.name in evals.names():
         config = getattr(settings, stage.name)
         if not config.enabled:
@@ -36,12 +36,6 @@ def resolve_all(settings: Settings) -> dict[str, dict[str, Any]]:
     return {name: resolve(settings, stage) for name, stage in stages().items() if name != "source"}
 
 
-def key_of(settings: Settings) -> str:
-    """The key of the experiment that the workspace is about to be: of its data, settings and code.
-
-    Raises:
-        OSError: stage `source` has not run yet.
-    """
-    source = json.loads(Path("data/source.json").read_text())
-    resolved = {name: each for name, each in resolve_all(settings).items() if name != LAST_STAGE}
-    return experiment_key(source["digest"], resolved)
+def key_of(resolved: Mapping[str, Any]) -> str:
+    """The key of the experiment of stages that rest on this: of data, settings and code."""
+    return experiment_key({name: each for name, each in resolved.items() if name != LAST_STAGE})

@@ -57,6 +57,15 @@ class Settings:
         path: where it was read.
     """
 
+    data: SourceConfig
+    shard: ShardConfig
+    loader: LoaderConfig
+    views: ViewsConfig
+    embed: EmbedConfig
+    evaluate: EvaluateConfig
+    report: ReportConfig
+    tracking: TrackingConfig
+
     def __init__(self, raw: Mapping[str, Any], path: Path = Path("params.yaml")) -> None:
         self.raw, self.path = raw, path
         for key in raw:
@@ -74,26 +83,6 @@ class Settings:
         return seed
 
     @cached_property
-    def data(self) -> SourceConfig:
-        """Where images come from."""
-        return self._validate("data", self._mapping("data"), SourceConfig)
-
-    @cached_property
-    def shard(self) -> ShardConfig:
-        """How images are stored."""
-        return self._validate("shard", self._mapping("shard"), ShardConfig)
-
-    @cached_property
-    def loader(self) -> LoaderConfig:
-        """How stored images are read."""
-        return self._validate("loader", self._mapping("loader"), LoaderConfig)
-
-    @cached_property
-    def views(self) -> ViewsConfig:
-        """How views are made."""
-        return self._validate("views", self._mapping("views"), ViewsConfig)
-
-    @cached_property
     def pretrain(self) -> PretrainConfig:
         """How the encoder is trained."""
         config = self._validate("pretrain", self._mapping("pretrain"), PretrainConfig)
@@ -108,31 +97,12 @@ class Settings:
         """Settings of the chosen method."""
         return self.method_config(self.pretrain.method)
 
-    @cached_property
-    def embed(self) -> EmbedConfig:
-        """How features are computed."""
-        return self._validate("embed", self._mapping("embed"), EmbedConfig)
-
-    @cached_property
-    def evaluate(self) -> EvaluateConfig:
-        """How often evaluations are repeated."""
-        return self._validate("evaluate", self._mapping("evaluate"), EvaluateConfig)
-
-    @cached_property
-    def report(self) -> ReportConfig:
-        """The report page."""
-        return self._validate("report", self._mapping("report"), ReportConfig)
-
-    @cached_property
-    def tracking(self) -> TrackingConfig:
-        """Where runs are recorded."""
-        return self._validate("tracking", self._mapping("tracking"), TrackingConfig)
-
     def __getattr__(self, name: str) -> Any:
-        """The section of an evaluation."""
-        if name.startswith("_") or name not in evals.names():
+        """A section, validated when it is first asked for."""
+        config = OWNERS.get(name) or (evals.config_of(name) if name in evals.names() else None)
+        if config is None:
             raise AttributeError(f"there is no section {name}")
-        found = self._validate(name, self._mapping(name), evals.config_of(name))
+        found = self._validate(name, self._mapping(name), config)
         self.__dict__[name] = found
         return found
 

@@ -12,7 +12,7 @@ from stages.runner import stage
 
 
 def _parts(settings: Settings) -> dict[str, str]:
-    code = pipeline.resolved("pretrain").get("code", {})
+    code = pipeline.resolved().get("pretrain", {}).get("code", {})
     return fingerprint_parts(
         settings.pretrain, settings.method, settings.seed, settings.views, settings.loader, code
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sslpipe.report.html import build
+from sslpipe.report.page import build
 from sslpipe.settings import Settings
 from sslpipe.tracking.record import Record
 from stages.runner import stage

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from sslpipe.core import pipeline, scratch
@@ -17,7 +16,7 @@ OUT = Path("data/shards")
 
 
 def _fingerprint(settings: Settings) -> str:
-    return scratch.digest([json.loads(Path("data/source.json").read_text()), pipeline.resolved("shard")])
+    return scratch.digest(pipeline.resolved().get("shard"))
 
 
 def make(settings: Settings, record: Record) -> None:

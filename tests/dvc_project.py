@@ -15,12 +15,11 @@ from typing import Any
 
 import yaml
 
+from sslpipe.core.pipeline import stages
+
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-STAGES = [
-    "source", "shard", "views", "pretrain", "embed", "knn", "retrieval", "linear", "online", "attentive", "finetune",
-    "diagnostics", "robustness", "segment", "detect", "transfer", "report",
-]  # fmt: skip
+STAGES = list(stages(ROOT / "dvc.yaml"))
 
 #: Evaluations that are off in `TINY`, since each takes seconds; the fixture `everything` has them on.
 OFF = ["attentive", "online", "diagnostics", "robustness", "segment", "detect", "transfer"]
@@ -28,13 +27,10 @@ OFF = ["attentive", "online", "diagnostics", "robustness", "segment", "detect", 
 TINY: dict[str, Any] = {
     "seed": 0,
     "data": {"source": "folder", "root": "data/raw/digits", "test_fraction": 0.25},
-    "shard": {"format": "webdataset", "resolution": 16},
-    "loader": {"reader": "auto", "shuffle_shards": 16},
-    "views": {"size": 16, "renderer": "auto", "recipe": {"hflip": 0.0, "rotation": 10.0}, "centre_crop": 1.0,
-              "sheet_images": 4},
-    "pretrain": {"method": "simclr", "backbone": "auto", "backbone_options": {}, "epochs": 2, "batch_size": 30,
-                 "device": "cpu", "precision": "auto", "checkpoint_seconds": 0, "log_every": 2,
-                 "watch_epochs": 1},
+    "shard": {"resolution": 16},
+    "views": {"size": 16, "recipe": {"hflip": 0.0, "rotation": 10.0}, "sheet_images": 4},
+    "pretrain": {"method": "simclr", "epochs": 2, "batch_size": 30, "device": "cpu", "checkpoint_seconds": 0,
+                 "log_every": 2, "monitor_epochs": 1},
     "methods": {
         "simclr": {"projector_hidden": 32, "projector_out": 16},
         "byol": {"projector_hidden": 32, "projector_out": 16, "predictor_hidden": 32},
@@ -44,25 +40,23 @@ TINY: dict[str, Any] = {
         "swav": {"projector_hidden": 32, "projector_out": 16, "prototypes": 8, "local_crops": 0},
         "simsiam": {"projector_hidden": 32, "projector_out": 32, "predictor_hidden": 8},
         "patch_contrast": {"projector_hidden": 32, "projector_out": 16, "patch_hidden": 32, "anchors": 64},
-        "rotation": {}, "colorization": {"decoder_width": 16},
+        "colorization": {"decoder_width": 16},
         "jigsaw": {"permutations": 8, "tile_features": 16, "hidden": 32},
-        "simmim": {}, "beit": {"tokenizer": {"words": 32, "dim": 8, "width": 8, "epochs": 1, "batch_size": 32}},
+        "beit": {"tokenizer": {"words": 32, "dim": 8, "width": 8, "epochs": 1, "batch_size": 32}},
     },
     "embed": {"batch_size": 64, "device": "cpu"},
-    "evaluate": {"seeds": 1},
-    "knn": {"enabled": True, "k": 5, "temperature": 0.07},
-    "retrieval": {"enabled": True},
-    "linear": {"enabled": True, "epochs": 5, "min_steps": 20, "few_labels": [30], "draws": 1, "folds": 2},
-    "finetune": {"enabled": True, "labels": 20, "draws": 1, "epochs": 2, "device": "cpu"},
+    "knn": {"k": 5},
+    "linear": {"epochs": 5, "min_steps": 20, "few_labels": [30], "draws": 1, "folds": 2},
+    "finetune": {"labels": 20, "draws": 1, "epochs": 2, "device": "cpu"},
     "diagnostics": {"enabled": False, "images": 12, "views": 3, "k": 5, "device": "cpu"},
-    "segment": {"enabled": False, "scenes": {"train": 16, "test": 8}, "epochs": 1, "rates": [0.01], "device": "cpu"},
-    "detect": {"enabled": False, "scenes": {"train": 8, "test": 4}, "epochs": 1, "device": "cpu"},
-    "online": {"enabled": False, "epochs": 1, "rates": [0.01], "folds": 2, "device": "cpu"},
-    "attentive": {"enabled": False, "epochs": 1, "rates": [0.001], "device": "cpu"},
-    "robustness": {"enabled": False, "images": 10, "severities": [3], "k": 5, "device": "cpu"},
-    "transfer": {"enabled": False, "source": "folder", "root": "data/raw/digits", "test_fraction": 0.4},
+    "segment": {"scenes": {"train": 16, "test": 8}, "epochs": 1, "lrs": [0.01], "device": "cpu"},
+    "detect": {"scenes": {"train": 8, "test": 4}, "epochs": 1, "device": "cpu"},
+    "online": {"epochs": 1, "lrs": [0.01], "folds": 2, "device": "cpu"},
+    "attentive": {"epochs": 1, "lrs": [0.001], "device": "cpu"},
+    "robustness": {"images": 10, "severities": [3], "k": 5, "device": "cpu"},
+    "transfer": {"source": "folder", "root": "data/raw/digits", "test_fraction": 0.4},
     "report": {"neighbours": 3},
-    "tracking": {"enabled": True, "experiment": "tiny", "uri": None},
+    "tracking": {"experiment": "tiny"},
 }  # fmt: skip
 
 
@@ -80,11 +74,13 @@ class Project:
         }
         self.environment.pop("VIRTUAL_ENV", None)
 
-    def run(self, *command: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str, check: bool = True, timeout: float = 400, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end; its output is shown when it fails and should not."""
         done = subprocess.run(
             command, cwd=self.folder, env={**self.environment, **environment},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=400,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout,
         )  # fmt: skip
         if check and done.returncode:
             raise AssertionError(f"{' '.join(command)} exited {done.returncode}:\n{done.stdout}")
@@ -98,8 +94,10 @@ class Project:
         )  # fmt: skip
 
     def repro(self, *targets: str, **environment: str) -> str:
-        """`dvc repro`; returns what it said."""
-        return self.run("dvc", "repro", *targets, **environment).stdout
+        """`dvc repro` of stages by their names; returns what it said."""
+        known = stages(self.folder / "dvc.yaml")
+        addresses = [known[target].address for target in targets]
+        return self.run("dvc", "repro", *addresses, **environment).stdout
 
     def set(self, **changes: Any) -> None:
         """Change params.yaml: `set(pretrain__method="byol")`."""
@@ -109,9 +107,14 @@ class Project:
             *sections, key = dotted.split("__")
             place = params
             for section in sections:
-                place = place[section]
+                place = place.setdefault(section, {})
             place[key] = value
         path.write_text(yaml.safe_dump(params, sort_keys=False))
+
+    def result(self, name: str) -> dict[str, Any]:
+        """What a stage found: all its numbers, and under `protocol` and `skipped` how, or why not."""
+        found = self.json(f"runs/{name}.json")["result"]
+        return {**found["metrics"], "protocol": found["protocol"], "skipped": found["skipped"]}
 
     def json(self, path: str) -> Any:
         """A JSON file of the project."""
@@ -133,7 +136,8 @@ class Project:
 
 def ran(output: str) -> list[str]:
     """The stages that a `dvc repro` ran, from what it said."""
-    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage '")]
+    lines = [line for line in output.splitlines() if line.startswith("Running stage '")]
+    return [line.split("'")[1].rpartition("@")[2] for line in lines]
 
 
 def files(project: Project) -> set[str]:

@@ -54,13 +54,15 @@ class Page(HTMLParser):
         self.links: list[str] = []
         self.tags: list[str] = []
         self.words: list[str] = []
+        self.shape: list[tuple[str, ...]] = []  # each tag with the names of its attributes
+        self.values: dict[str, list[str]] = {}  # by name, those of attributes
         self.feed(self.source)
         self.close()
         assert self.open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         named = dict(attrs)
-        self.tags.append(tag)
+        self._note(tag, attrs)
         if tag == "section":
             self.sections.append(named["id"] or "")
         self.links += [
@@ -70,7 +72,13 @@ class Page(HTMLParser):
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._note(tag, attrs)
+
+    def _note(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
+        self.shape.append((tag, *(name for name, _ in attrs)))
+        for name, value in attrs:
+            self.values.setdefault(name, []).append(value or "")
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
@@ -93,6 +101,28 @@ def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([header, *rows])
+
+
+def evaluated(folder: Path, name: str, numbers: dict[str, Any]) -> None:
+    """Write what an evaluation leaves: its record, and its metrics.
+
+    Args:
+        folder: of the run.
+        name: of the evaluation.
+        numbers: all of them, with `protocol`, and `skipped` where it was.
+    """
+    metrics = {key: value for key, value in numbers.items() if key not in ("protocol", "skipped")}
+    result = {"metrics": metrics, "protocol": numbers.get("protocol", {}), "skipped": numbers.get("skipped")}
+    path = folder / "runs" / f"{name}.json"
+    record = json.loads(path.read_text()) if path.is_file() else {"stage": name}
+    write(path, record | {"result": result})
+    write(folder / "metrics" / f"{name}.json", {name: metrics})
+
+
+def numbers_of(folder: Path, name: str) -> dict[str, Any]:
+    """What `evaluated` was given."""
+    result = json.loads((folder / "runs" / f"{name}.json").read_text())["result"]
+    return {**result["metrics"], "protocol": result["protocol"]}
 
 
 def make_run(folder: Path) -> None:
@@ -125,22 +155,19 @@ def make_run(folder: Path) -> None:
     )
     view = {"name": "global", "size": 12, "count": 2, "scale": [0.3, 1.0], "hflip": 0.5, "rotation": 15.0}
     write(folder / "data/views/recipe.json", {"views": [view]})
-    write(folder / "models/encoder.json", {"name": "small_resnet", "dim": 5, "weights_sha256": "e" * 64})
-    write(folder / "metrics/knn.json", KNN)
-    write(folder / "metrics/linear.json", LINEAR)
-    write(folder / "metrics/finetune.json", FINETUNE)
+    encoder = {"name": "small_resnet", "dim": 5, "weights_sha256": "e" * 64, "info": {"title": "SimCLR"}}
+    write(folder / "models/encoder.json", encoder)
     pretrain = {"loss": 1.5, "epochs": 4, "steps": 40, "seconds": 75.0, "images_per_second": 1234.5}
-    write(folder / "metrics/pretrain.json", pretrain)
+    write(folder / "metrics/pretrain.json", {"pretrain": pretrain})
     curve = [[n, n / 10, 3 / (1 + n), 0.1, "" if n == 3 else n] for n in range(40)]
-    write_csv(folder / "plots/pretrain/curves.csv", ["step", "epoch", "loss", "rate", "accuracy"], curve)
+    write_csv(folder / "plots/pretrain/curves.csv", ["step", "epoch", "loss", "lr", "accuracy"], curve)
     looks = [[10 * n, n, 0.5 + n / 10, 9.5 + n, 0.3, ""] for n in (0, 2, 4)]
     names = ["step", "epoch", "knn_top1", "rankme", "feature_std", "teacher_gap"]
-    write_csv(folder / "plots/pretrain/watch.csv", names, looks)
+    write_csv(folder / "plots/pretrain/monitor.csv", names, looks)
     pairs = [[CLASSES[n // 4], CLASSES[n // 4 if n != 2 else 1]] for n in range(8)]
     write_csv(folder / "plots/knn/confusion.csv", ["actual", "predicted"], pairs)
     neighbours = [{"query": 0, "neighbours": [0, 1, 7], "similarity": [0.99, 0.5, 0.25]}]
     write(folder / "plots/knn/neighbours.json", neighbours)
-    write(folder / "metrics/retrieval.json", RETRIEVAL)
     worst = [{"query": 5, "neighbours": [2, 11], "similarity": [0.7, 0.6], "average_precision": 0.2}]
     write(folder / "plots/retrieval/worst.json", worst)
     for name in ("plots/views/sheet.png", "plots/pretrain/reconstructions.png"):
@@ -157,6 +184,8 @@ def make_run(folder: Path) -> None:
             "git": git,
         }
         write(folder / f"runs/{stage}.json", record | {"environment": {"python": "3.11.2", "cpus": 2}})
+    for name, numbers in (("knn", KNN), ("linear", LINEAR), ("finetune", FINETUNE), ("retrieval", RETRIEVAL)):
+        evaluated(folder, name, numbers)
 
 
 @pytest.fixture

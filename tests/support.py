@@ -144,12 +144,12 @@ def noise_views(
     ]
 
 
-def descend(parameters: Iterable[nn.Parameter], rate: float = 0.05) -> None:
+def descend(parameters: Iterable[nn.Parameter], lr: float = 0.05) -> None:
     """A plain step, with the mean gradient of all ranks as DDP gives it."""
     with torch.no_grad():
         for p in parameters:
             if p.grad is not None:
-                p -= rate * distributed.mean(p.grad)
+                p -= lr * distributed.mean(p.grad)
                 p.grad = None
 
 

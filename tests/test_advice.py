@@ -18,7 +18,7 @@ from sslpipe.methods import jigsaw
 from sslpipe.methods.base.config import OptimizerConfig
 from sslpipe.methods.base.scale import IMAGENET, Scale
 from sslpipe.settings import Settings
-from sslpipe.training.core.schedules import rate_factor
+from sslpipe.training.core.schedules import lr_factor
 
 SCALES = [
     Scale(batch=2, epochs=1, images=2),
@@ -84,6 +84,7 @@ def test_what_is_printed_is_valid_at_any_scale(name: str, here: Scale) -> None:
     advice = advise(name, here)
     found = settings(render(advice))
     assert (found.pretrain.method, found.pretrain.batch_size) == (name, here.batch)
+    assert found.pretrain.defaults == "paper"  # whose values are translated
     assert found.method == methods.configure(name, advice.values())
     for _, why in advice.settings.values():
         assert why
@@ -104,7 +105,7 @@ def test_the_warm_up_is_one_that_training_does_not_cut(warmup: float, epochs: in
     if epochs < 100:
         schedule = OptimizerConfig(warmup_epochs=value)
         assert value == pytest.approx(min(warmup * epochs / 100, epochs / 5), rel=0.01)
-        assert value == 0 or rate_factor(schedule, value * 0.5, epochs) == pytest.approx(0.5, rel=0.01)
+        assert value == 0 or lr_factor(schedule, value * 0.5, epochs) == pytest.approx(0.5, rel=0.01)
     else:
         assert value == warmup
 
@@ -116,10 +117,10 @@ def test_byol_at_the_scale_of_the_digits_by_hand() -> None:
     m = 0.97 ** (40 * IMAGENET / 4096 / (36 * 4000 / 128))
     assert values == {
         "momentum": pytest.approx(m, abs=5e-3),
-        "optimizer.rate": 0.45,
+        "optimizer.lr": 0.45,
         "optimizer.warmup_epochs": 7.2,  # a quarter of the paper's run, a fifth at most
     }
-    assert "peak 0.225" in advice.settings["optimizer.rate"][1]
+    assert "peak 0.225" in advice.settings["optimizer.lr"][1]
 
 
 @pytest.mark.parametrize(
@@ -192,7 +193,7 @@ def test_what_may_go_wrong_is_said(name: str, here: Scale, words: str) -> None:
 def test_what_cannot_go_wrong_is_not() -> None:
     advice = advise("simclr", Scale(batch=2048, epochs=200))
     assert advice.warnings == []
-    for words in ("negatives", "LARS", "warm-up", "steps", "queue", "rate"):
+    for words in ("negatives", "LARS", "warm-up", "steps", "queue", "lr"):
         assert words not in said(advise("mae", Scale(batch=2048, epochs=800)))
 
 

@@ -39,7 +39,7 @@ def set_params(changes: dict[str, object]) -> None:
     params = copy.deepcopy(TINY)
     for dotted, value in changes.items():
         section, key = dotted.split("__")
-        params[section][key] = value
+        params.setdefault(section, {})[key] = value
     Path("params.yaml").write_text(yaml.safe_dump(params))
 
 
@@ -60,8 +60,36 @@ def test_what_evaluations_read_besides(small_project: Path) -> None:
         }
     )
     said = list(check())
-    assert any(line.startswith("transfer: folder, ") for line in said)
-    assert f"detect: {small_project / 'voc'}, laid out as VOC" in said
+    assert "  transfer reads other data: source folder, count 60" in said
+    assert "  detect reads other data: layout voc" in said
+
+
+def test_what_evaluations_will_do_is_said_in_one_line(small_project: Path) -> None:
+    set_params({"diagnostics__enabled": True, "diagnostics__images": 12})
+    assert "evaluations: knn, linear, finetune, retrieval, diagnostics" in list(check())
+    for path in Path("data/raw/digits").glob("*/*.png"):
+        path.rename(f"data/raw/digits/{path.parent.name}{path.name}")
+    for label in ("a", "b"):
+        Path("data/raw/digits", label).rmdir()
+    (line,) = (line for line in check() if line.startswith("evaluations: "))
+    assert line.startswith("evaluations: diagnostics; skipped: ")
+    assert "knn, as the train images have no labels" in line
+    set_params({f"{name}__enabled": False for name in ("knn", "linear", "finetune", "retrieval")})
+    assert "evaluations: none" in list(check())
+
+
+def test_every_section_with_a_device_is_looked_at(small_project: Path) -> None:
+    for section in ("embed", "knn", "retrieval", "robustness"):
+        set_params({f"{section}__device": "cuda:7"})
+        with pytest.raises(UserError, match="no GPU"):
+            list(check())
+
+
+def test_whose_settings_a_method_has_is_said(small_project: Path) -> None:
+    said = "its settings: {} (pretrain.defaults: {}), changed by methods.simclr"
+    assert "  " + said.format("its paper's", "paper") in list(check())
+    set_params({"pretrain__defaults": "small"})
+    assert "  " + said.format("those for small data", "small") in list(check())
 
 
 def test_how_many_processes_will_train(small_project: Path) -> None:

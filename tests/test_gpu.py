@@ -53,7 +53,7 @@ def test_training_runs_and_resumes(tmp_path: Path, precision: Any) -> None:
             Loader(ToyReader(), batch_size=16, seed=0),
             ViewEngine(small_engine("byol").recipe, seed=0, device="cuda"),
             Config(epochs=epochs, batch_size=16, precision=precision, checkpoint_seconds=0),
-            OptimizerConfig(rate=3e-3, rule="absolute", schedule="constant", warmup_epochs=0),
+            OptimizerConfig(lr=3e-3, rule="absolute", schedule="constant", warmup_epochs=0),
             seed=0,
             checkpoints=Checkpoints(tmp_path),
         )

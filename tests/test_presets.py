@@ -1,56 +1,68 @@
-"""Every preset is a params file that works as it stands, but for the images."""
+"""Every preset is a params file that works as it stands, but for the images; and how one is written out."""
 
 from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from sslpipe import methods
+from sslpipe import evals, methods, presets
 from sslpipe.check import check_data, check_networks
+from sslpipe.cli import main
 from sslpipe.console.errors import UserError
-from sslpipe.core import yaml as yaml12
-from sslpipe.settings import Settings, load
-from sslpipe.sharding.sources import Source, open_source
+from sslpipe.core import yaml
+from sslpipe.core.config import flatten, merge
+from sslpipe.settings import OWNERS, SECTIONS, Settings, load
+from sslpipe.sharding.source import Source
+from sslpipe.sharding.sources import open_source
 from sslpipe.training.core.build import backbone_name, build_method
 
 ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "presets"
+NAMES = presets.names(FOLDER)
 IMAGES = Source("images", ("a", "b"), {"train": range(500_000), "test": range(10_000)})  # type: ignore[dict-item]
-PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
+LAYOUT = (FOLDER / f"{presets.LAYOUT}.yaml").read_text()
 
 
-@pytest.fixture(params=PRESETS, ids=lambda path: path.stem)
-def preset(request: pytest.FixtureRequest) -> Path:
-    return Path(request.param)
+@pytest.fixture(params=NAMES)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
-def names(params: Mapping[str, Any], dotted: str) -> bool:
-    """Whether the file has this key, written out."""
-    value: Any = params
-    for key in dotted.split("."):
-        if not isinstance(value, Mapping) or key not in value:
-            return False
-        value = value[key]
-    return True
+@pytest.fixture
+def clone(project: Path) -> Path:
+    """A git clone with presets and a committed params.yaml."""
+    shutil.copytree(FOLDER, "presets")
+    shutil.copy(FOLDER / "mnist5k.yaml", "params.yaml")
+    for command in ("init -q", "add --all", "-c user.name=T -c user.email=t@example.org commit -qm start"):
+        subprocess.run(["git", *command.split()], check=True)
+    return project
 
 
-def test_there_are_presets() -> None:
-    assert len(PRESETS) >= 10
+def settings_of(name: str) -> Settings:
+    return Settings(presets.values(name, FOLDER)).validate()
 
 
-def test_it_loads_and_says_how_to_use_it(preset: Path) -> None:
-    load(preset)
-    header = preset.read_text().split("seed:")[0]
-    assert f"cp presets/{preset.name} params.yaml" in header
+def resolved(settings: Settings) -> dict[str, Any]:
+    sections = {each: getattr(settings, each).model_dump() for each in (*OWNERS, *evals.names())}
+    own = {each: settings.method_config(each).model_dump() for each in methods.names()}
+    return {"seed": settings.seed, **sections, "methods": own}
 
 
-def test_its_method_can_be_built(preset: Path) -> None:
-    settings = load(preset)
+def test_there_are_presets_and_together_they_are_short() -> None:
+    assert len(NAMES) >= 12
+    assert sum(len((FOLDER / f"{each}.yaml").read_text().splitlines()) for each in NAMES) <= 600
+
+
+def test_its_method_can_be_built(name: str) -> None:
+    settings = settings_of(name)
     pretrain, size = settings.pretrain, settings.views.size
     with torch.device("meta"):
         method = build_method(pretrain, settings.method, size, settings.seed)
@@ -59,32 +71,196 @@ def test_its_method_can_be_built(preset: Path) -> None:
     assert size <= settings.shard.resolution
 
 
-def test_check_accepts_every_method_that_takes_its_backbone(preset: Path) -> None:
-    backbone = load(preset).pretrain.backbone
+def test_check_accepts_every_method_that_takes_its_backbone(name: str) -> None:
+    backbone = settings_of(name).pretrain.backbone
     kind = "vit" if "vit" in backbone else "resnet"
-    fitting = [name for name in methods.names() if backbone == "auto" or kind in methods.find(name).takes]
-    assert load(preset).pretrain.method in fitting
-    for name in fitting:
-        raw = copy.deepcopy(load(preset).raw)
-        raw["pretrain"]["method"] = name
-        settings = Settings(raw).validate()
+    fitting = [each for each in methods.names() if backbone == "auto" or kind in methods.find(each).takes]
+    assert settings_of(name).pretrain.method in fitting
+    for each in fitting:
+        raw = copy.deepcopy(settings_of(name).raw)
+        settings = Settings(merge(raw, {"pretrain": {"method": each}})).validate()
         said = "\n".join([*check_data(settings, IMAGES), *check_networks(settings, IMAGES)])
-        assert f"method: {name} trains {backbone_name(settings.pretrain)}" in said
+        assert f"method: {each} trains {backbone_name(settings.pretrain)}" in said
         assert "note:" not in said  # of a batch or a queue
 
 
-def test_only_the_images_are_missing(preset: Path, project: Path) -> None:
-    settings = load(preset)
+def test_only_the_images_are_missing(name: str, project: Path) -> None:
+    settings = settings_of(name)
     if settings.data.source != "folder":
         return
     with pytest.raises(UserError, match=r"data\.root: there is no folder"):
         open_source(settings.data, settings.seed)
 
 
-def test_it_has_every_key_that_dvc_asks_for(preset: Path) -> None:
-    params = yaml12.read(preset)
-    stages = yaml12.read(ROOT / "dvc.yaml")["stages"]
-    asked = {key for stage in stages.values() for key in stage.get("params", ())}
-    for method in methods.names():  # a method may be switched to by one line
-        for key in asked:
-            assert names(params, re.sub(r"\$\{pretrain\.method\}", method, key)), key
+def test_it_holds_only_what_differs(name: str) -> None:
+    """No value of a section is the default, but those that say something by being there or undo the base's."""
+    if name == presets.LAYOUT:
+        return
+    raw = yaml.read(FOLDER / f"{name}.yaml")
+    below = Settings(presets.values(raw["base"], FOLDER) if "base" in raw else {})
+    same = []
+    for section, values in raw.items():
+        if section in OWNERS or section in evals.names():
+            before = getattr(below, section).model_dump(mode="json")
+            same += [f"{section}.{key}" for key, value in values.items() if before[key] == value]
+    worth_a_comment = {"data.root", "data.test_fraction", "online.enabled", "pretrain.method",
+                       "pretrain.backbone", "pretrain.backbone_options", "pretrain.epochs",
+                       "pretrain.batch_size", "finetune.epochs"}  # fmt: skip
+    assert set(same) <= worth_a_comment
+
+
+def test_written_out_it_sets_the_same(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(presets.whole(name, FOLDER))
+    assert resolved(load(path)) == resolved(settings_of(name))
+
+
+def test_written_out_it_keeps_its_comments_and_the_layouts(name: str) -> None:
+    text, own = presets.whole(name, FOLDER), (FOLDER / f"{name}.yaml").read_text()
+    for comment in re.findall(r"^[^#\n]\S.* # (.*)$|^# (.*)$", own, re.MULTILINE):
+        assert "".join(comment) in text
+    for line in LAYOUT.splitlines():
+        if line.startswith("# The only file") or "# everything random" in line:
+            assert line in text
+
+
+def test_the_layouts_own_preset_is_written_as_it_stands() -> None:
+    assert presets.whole(presets.LAYOUT, FOLDER) == LAYOUT
+
+
+def test_params_yaml_is_that_preset() -> None:
+    shipped = ROOT / "params.yaml"
+    if load(shipped).flat() != settings_of(presets.LAYOUT).flat():
+        pytest.skip("params.yaml has settings of your own")
+    assert shipped.read_text() == LAYOUT
+
+
+def lines(text: str) -> Iterator[tuple[str, str, bool]]:
+    """Section, `key: value` and whether it is commented out, of all lines that have the form of one."""
+    section = ""
+    for line in text.splitlines():
+        found = re.fullmatch(r"( {2})?(# )?(\w+:( [\[{\w].*?)?)(?: +#.*)?", line)
+        if not found:
+            continue
+        indent, off, pair, _ = found.groups()
+        if not indent and off and pair.partition(":")[0] not in SECTIONS:
+            continue
+        section = section if indent else ""
+        yield section, pair, bool(off)
+        if not indent:
+            section = pair.partition(":")[0]
+
+
+def test_lines_that_are_commented_out_are_valid_and_say_the_default(tmp_path: Path) -> None:
+    found = list(lines(LAYOUT))
+    assert sum(off for *_, off in found) >= 12
+    path = tmp_path / "params.yaml"
+    for section, pair, off in found:
+        if not off:
+            continue
+        text = f"{section}:\n  {pair}\n" if section else f"{pair}\n"
+        path.write_text(text)
+        load(path)
+        (name, values), *_ = yaml.read(path).items()
+        default = flatten(getattr(Settings({}), name).model_dump(mode="json"))
+        for key, value in values.items():
+            example = isinstance(value, dict) or not section
+            assert example or default[key] == value, (name, key)
+
+
+def test_the_list_says_what_each_is_for(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["preset"]) == 0
+    said = capsys.readouterr().out
+    for each in NAMES:
+        first = (FOLDER / f"{each}.yaml").read_text().splitlines()[0]
+        assert re.search(rf"^{each} +{re.escape(first.removeprefix('# '))}$", said, re.MULTILINE)
+
+
+def test_one_is_written_with_what_differs_from_before(
+    clone: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["preset", "elpv-cpu"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("wrote params.yaml: preset elpv-cpu\n")
+    assert re.search(r'data\.source +"mnist5k" → "elpv"', said)
+    assert "seed" not in said
+    assert load("params.yaml").data.source == "elpv"
+    assert main(["preset", "cifar100-resnet18"]) == 0, "what a preset wrote is no work of the user's"
+    assert load("params.yaml").data.source == "torchvision:CIFAR100"
+
+
+def test_changes_are_not_written_over(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = Path("params.yaml").read_text().replace("epochs: 36", "epochs: 37")
+    Path("params.yaml").write_text(mine)
+    assert main(["preset", "elpv-cpu"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--force" in line
+    assert "git commit params.yaml" in line
+    assert Path("params.yaml").read_text() == mine
+    assert main(["preset", "elpv-cpu", "--out", "other.yaml"]) == 0
+    assert Path("params.yaml").read_text() == mine
+    subprocess.run(
+        ["git", "-c", "user.name=T", "-c", "user.email=t@example.org", "commit", "-qam", "x"], check=True
+    )
+    assert main(["preset", "elpv-cpu"]) == 0
+    Path("params.yaml").write_text(mine)
+    assert main(["preset", "elpv-cpu", "--force"]) == 0
+    assert load("params.yaml").data.source == "elpv"
+
+
+def test_outside_git_only_what_a_preset_wrote_is_written_over(project: Path) -> None:
+    shutil.copytree(FOLDER, "presets")
+    assert list(presets.write("mnist5k"))[1] == "there was no valid file to compare it with"
+    assert list(presets.write("mnist5k"))[1] == "  every setting is as it was"
+    Path("params.yaml").write_text("seed: 3\n")
+    with pytest.raises(UserError, match="would be lost"):
+        list(presets.write("elpv-cpu"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["elpv-cpuu"], "did you mean `elpv-cpu`"),
+        (["elpv-cpu", "--out", "nowhere/params.yaml"], "writing nowhere/params.yaml"),
+    ],
+)
+def test_what_cannot_be_is_said(
+    clone: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert main(["preset", *arguments]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+
+
+def test_a_missing_folder_is_said(project: Path) -> None:
+    with pytest.raises(UserError, match="run this in a clone of the project"):
+        presets.listing()
+
+
+def test_one_starts_from_another(tmp_path: Path) -> None:
+    shutil.copy(FOLDER / "mnist5k.yaml", tmp_path)
+    (tmp_path / "a.yaml").write_text(
+        "# A.\nviews: {size: 16}\n\nknn:\n  k: 3  # three\n  device: cpu  # slow\n"
+        "methods:\n  byol:  # Grill\n    optimizer: {name: sgd, lr: 1.0e-2}\n"
+    )
+    (tmp_path / "b.yaml").write_text(
+        "# B.\nbase: a\nknn: {k: 5}\nmethods:\n  byol:\n    optimizer: {lr: 0.5}\n"
+    )
+    assert presets.values("b", tmp_path) == {
+        "views": {"size": 16},
+        "knn": {"k": 5, "device": "cpu"},
+        "methods": {"byol": {"optimizer": {"name": "sgd", "lr": 0.5}}},
+    }
+    text = presets.whole("b", tmp_path)
+    assert text.startswith("# B.\n#\n# The only file to edit.")
+    assert "# three" not in text  # it was said of 3
+    assert re.search(r"  k: 5 +# neighbours that vote", text)
+    assert re.search(r"  device: cpu +# slow", text)
+    assert re.search(r"  byol: +# Grill\n    optimizer: \{name: sgd, lr: 0.5\}", text)
+    assert "  defaults: paper " in text  # the layout's value gives way to the default
+    (tmp_path / "a.yaml").write_text("# A.\nbase: b\n")
+    with pytest.raises(UserError, match="start from each other"):
+        presets.whole("b", tmp_path)
+    (tmp_path / "a.yaml").write_text("# A.\nbase: c\n")
+    with pytest.raises(UserError, match="base of the preset a: unknown value `c`"):
+        presets.values("b", tmp_path)

@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from sslpipe import evals
 from sslpipe.compare.difference import Difference, paired, together, unpaired
 from sslpipe.compare.revisions import locate
 from sslpipe.console.errors import UserError
-from sslpipe.report import results
-from sslpipe.report.results import Row
+from sslpipe.evals.base.declaration import Score
+from sslpipe.report.results import Row, rows
 from sslpipe.report.run import Run, read
+from sslpipe.report.words import NARROW_SPACE, flat, hundredths, is_number, points
 
 MOST = 8  # runs beside each other that can still be told apart
 Key = tuple[str, int | None]  # a stage, and how many labels
@@ -84,10 +86,10 @@ def _shown(name: str) -> str:
 def _load(name: str, folder: Path, params: Params) -> Compared:
     file = folder / "params.yaml"
     run = read(folder, params(file) if file.is_file() else {})
-    rows = {(row.stage, row.labels): row for row in results.rows(run.metrics) if row.skipped is None}
-    if not rows:
-        raise UserError(f"{name} has no evaluation in {folder / 'metrics'}: run `dvc repro` there first")
-    return Compared(name, run, rows)
+    found = {(row.stage, row.labels): row for row in rows(run.metrics) if row.skipped is None}
+    if not found:
+        raise UserError(f"{name} has no evaluation in {folder / 'runs'}: run `dvc repro` there first")
+    return Compared(name, run, found)
 
 
 def keys(runs: Sequence[Compared]) -> list[Key]:
@@ -151,37 +153,26 @@ def _made_of_the_same(first: Compared, second: Compared) -> bool:
     return None not in sources and sources[0] == sources[1] and counts[0] == counts[1]
 
 
-#: Numbers of evaluations that are no top-1 on the test images: stage, key, title, the factor they are shown by.
-OTHERS = (
-    ("transfer", "linear_top1", "Another set, linear probe, %", 100),
-    ("transfer", "knn_top1", "Another set, k-NN, %", 100),
-    ("retrieval", "map", "Retrieval, mean average precision, %", 100),
-    ("segment", "miou", "Segmentation, linear, mIoU, %", 100),
-    ("segment", "knn_miou", "Segmentation, k-NN, mIoU, %", 100),
-    ("segment", "finetuned_miou", "Segmentation, fine-tuned, mIoU, %", 100),
-    ("detect", "ap50", "Detection, AP50, %", 100),
-    ("detect", "map", "Detection, mAP, %", 100),
-    ("robustness", "mean_corrupted_top1", "k-NN under corruptions, %", 100),
-    ("diagnostics", "rankme", "RankMe", 1),
-    ("diagnostics", "lidar", "LiDAR", 1),
-)
-
-
 def others(runs: Sequence[Compared]) -> dict[str, list[tuple[float, float | None] | None]]:
-    """By title, each run's number and its deviation over seeds, None for a run without; only what two runs have."""
+    """Numbers of evaluations that are no top-1 accuracy on the test images.
+
+    Returns:
+        By title, each run's number and its deviation over seeds, None for a run without; only what two runs have.
+    """
+    declared = [(name, score) for name, each in evals.declarations().items() for score in each.scores]
     found = {}
-    for stage, key, title, factor in OTHERS:
-        cells: list[tuple[float, float | None] | None] = []
-        for each in runs:
-            numbers = each.run.metrics.get(stage, {})
-            value, spread = numbers.get(key), numbers.get(f"{key}_std")
-            if results.is_number(value):
-                cells.append((factor * value, factor * spread if results.is_number(spread) else None))
-            else:
-                cells.append(None)
+    for name, score in declared:
+        cells = [_cell(flat(each.run.metrics.get(name, {})), score) for each in runs]
         if sum(cell is not None for cell in cells) > 1:
-            found[title] = cells
+            found[score.title] = cells
     return found
+
+
+def _cell(numbers: Mapping[str, Any], score: Score) -> tuple[float, float | None] | None:
+    value, spread = numbers.get(score.key), numbers.get(f"{score.key}_std")
+    if not is_number(value):
+        return None
+    return score.factor * value, score.factor * spread if is_number(spread) else None
 
 
 def _right(path: Path) -> tuple[list[str], np.ndarray] | None:
@@ -210,7 +201,9 @@ def warnings(runs: Sequence[Compared]) -> list[str]:
         said.append("The runs were not evaluated on the same images: scores are of different tests.")
     for stage in dict.fromkeys(stage for stage, _ in keys(runs)):
         if len({each.digest(stage, "settings") for each in runs if stage in each.run.metrics}) > 1:
-            said.append(f"{results.TITLES[stage]} did not follow the same protocol in all of them.")
+            said.append(
+                f"{evals.declarations()[stage].title} did not follow the same protocol in all of them."
+            )
     seeds = set(settings_that_differ(runs))
     if seeds == {"seed"}:
         said.append("They differ in the seed alone: what they differ by is the noise of any comparison.")
@@ -228,10 +221,10 @@ def table(runs: Sequence[Compared]) -> str:
     lines, found = [head], differences(runs)
     for key in keys(runs):
         title = next(each.rows[key] for each in runs if key in each.rows)
-        cells = [f"{title.title}, {title.condition}".replace(results.NARROW_SPACE, " ")]
+        cells = [f"{title.title}, {title.condition}".replace(NARROW_SPACE, " ")]
         for number, each in enumerate(runs):
             row = each.rows.get(key)
-            score = f"{100 * row.top1['encoder']:.1f}" if row and "encoder" in row.top1 else "-"
+            score = hundredths(row.top1["encoder"]) if row and "encoder" in row.top1 else "-"
             beside = found.get((number, key))
             cells.append(score + ("" if beside is None else f"  {_said(beside)}"))
         lines.append(cells)
@@ -253,13 +246,11 @@ def _number(value: float, spread: float | None) -> str:
 
 def _said(found: Difference) -> str:
     mark = "" if found.measurable else "~"
-    return f"{mark}{results.points(found.value)} {interval(found)}".replace("\u2212", "-").replace(
-        results.NARROW_SPACE, " "
-    )
+    return f"{mark}{points(found.value)} {interval(found)}".replace("\u2212", "-").replace(NARROW_SPACE, " ")
 
 
 def interval(found: Difference) -> str:
     """The 95 % interval in points, empty where nothing tells: (−0.4 to +1.2)."""
     if not (math.isfinite(found.low) and math.isfinite(found.high)):
         return ""
-    return f"({results.points(found.low)} to {results.points(found.high)})"
+    return f"({points(found.low)} to {points(found.high)})"

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
+from sslpipe import evals
 from sslpipe.console.errors import UserError
 from sslpipe.core import scratch
+from sslpipe.report.results import told_by_accuracy
 from sslpipe.tracking.record import Config
 from sslpipe.tracking.store import shown, store_uri
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
+Client = Any  # mlflow.MlflowClient; MLflow takes seconds to import
+Run = Any  # mlflow.entities.Run
 
 PREFIX = "mlflow:"
 _STAGE = "stage."  # of tags that say which run of a stage an experiment's results are from
@@ -50,7 +51,7 @@ def fetch(name: str, tracking: Config) -> Path:
     return folder
 
 
-def _find(store: MlflowClient, name: str, experiment: str) -> Run:
+def _find(store: Client, name: str, experiment: str) -> Run:
     found = store.get_experiment_by_name(experiment)
     runs = [] if found is None else _all(store, found.experiment_id, "tags.`sslpipe.key` LIKE '%'")
     fitting = [run for run in runs if name in _names(run)]
@@ -68,7 +69,7 @@ def _names(run: Run) -> tuple[str, str, str]:
     return run.info.run_id, run.info.run_name or "", run.data.tags["sslpipe.key"][:6]
 
 
-def _all(store: MlflowClient, experiment: str, which: str) -> list[Run]:
+def _all(store: Client, experiment: str, which: str) -> list[Run]:
     runs: list[Run] = []
     page = None
     while True:
@@ -78,7 +79,7 @@ def _all(store: MlflowClient, experiment: str, which: str) -> list[Run]:
             return runs
 
 
-def _stages(store: MlflowClient, run: Run) -> dict[str, Run]:
+def _stages(store: Client, run: Run) -> dict[str, Run]:
     """By stage, the runs that an experiment's results are from: its own, or those whose results DVC had kept."""
     wanted = {
         value.partition(":")[2]: name.removeprefix(_STAGE)
@@ -105,13 +106,15 @@ def _write(folder: Path, run: Run, stages: Mapping[str, Run]) -> None:
     images = None
     for name, stage in stages.items():
         protocol = json.loads(stage.data.tags.get("protocol", "{}"))
-        if name in metrics:
-            numbers = {key: _whole(value) for key, value in metrics[name].items()}
-            scratch.write_json(folder / "metrics" / f"{name}.json", {**numbers, "protocol": protocol})
-        if name in ("knn", "linear", "finetune"):
+        numbers = {key: _whole(value) for key, value in metrics.get(name, {}).items()}
+        record = _record(name, run, stage)
+        if name in evals.names():
+            record["result"] = {"metrics": numbers, "protocol": protocol, "skipped": None}
+        scratch.write_json(folder / "runs" / f"{name}.json", record)
+        scratch.write_json(folder / "metrics" / f"{name}.json", {name: numbers})
+        if name in told_by_accuracy():
             digests |= protocol.get("digests", {})
             images = images or protocol.get("test_images")
-        scratch.write_json(folder / "runs" / f"{name}.json", _record(name, run, stage))
     if images is not None:
         manifest = {"digest": digests.get("data"), "splits": {"test": {"count": images}}}
         scratch.write_json(folder / "data" / "shards" / "manifest.json", manifest)

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import difflib
 import shutil
 from pathlib import Path
 
 from sslpipe.compare import logged
 from sslpipe.console.errors import UserError
+from sslpipe.console.spelling import nearest
 from sslpipe.core import scratch
+from sslpipe.report.results import told_by_accuracy
 from sslpipe.settings import load
 
-#: What a comparison reads. Folders are read whole.
-FILES = (
+_FILES = (
     "params.yaml",
     "data/shards/manifest.json",
     "models/encoder.json",
     "metrics",
     "runs",
-    "plots/knn",
-    "plots/linear",
-    "plots/attentive",
-    "plots/online",
     "plots/pretrain",
 )
 _SUFFIXES = {".json", ".csv", ".yaml"}
+
+
+def paths() -> tuple[str, ...]:
+    """What a comparison reads of a run. Folders are read whole."""
+    return (*_FILES, *(f"plots/{name}" for name in told_by_accuracy()))
 
 
 def locate(name: str, root: Path) -> Path:
@@ -76,7 +77,7 @@ def _copy(repo: object, name: str, revision: str, folder: Path) -> None:
 
     system = DVCFileSystem(repo.root_dir, rev=revision)  # type: ignore[attr-defined]
     try:
-        for path in FILES:
+        for path in paths():
             if not system.exists(path):
                 continue
             files = system.find(path) if system.isdir(path) else [path]
@@ -97,8 +98,8 @@ def _copy(repo: object, name: str, revision: str, folder: Path) -> None:
 
 def _unknown(name: str, repo: object) -> str:
     known = _experiments(repo)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"experiments: {', '.join(known) or 'none'}"
+    near = nearest(name, known, cutoff=0.5)
+    hint = f"did you mean {near}?" if near else f"experiments: {', '.join(known) or 'none'}"
     return f"there is no experiment, revision or folder `{name}`; {hint}"
 
 

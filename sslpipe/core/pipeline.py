@@ -91,10 +91,8 @@ def _digest(root: Path, room: str) -> str:
     return scratch.digest([[file.relative_to(root).as_posix(), scratch.file_digest(file)] for file in files])
 
 
-def resolved(name: str, root: str | Path = ".") -> dict[str, Any]:
-    """What data/resolved/NAME.json holds; empty where nothing has been resolved yet, as in work without a pipeline."""
-    try:
-        found: dict[str, Any] = json.loads((Path(root) / RESOLVED / f"{name}.json").read_text())
-    except FileNotFoundError:
-        return {}
-    return found
+def resolved(root: str | Path = ".") -> dict[str, dict[str, Any]]:
+    """What data/resolved holds, by stage; empty where nothing has been resolved yet, as in work without a pipeline."""
+    return {
+        file.stem: json.loads(file.read_text()) for file in sorted((Path(root) / RESOLVED).glob("*.json"))
+    }

@@ -16,8 +16,10 @@ from torch import Tensor
 from sslpipe.console.errors import UserError
 from sslpipe.core import scratch
 from sslpipe.core.threads import ordered_map
+from sslpipe.data import resident
 from sslpipe.data.batch import Batch
 from sslpipe.data.config import Config
+from sslpipe.data.streaming import Streaming
 from sslpipe.shards import manifest
 
 _AHEAD = 2  # batches made while one is trained on
@@ -70,17 +72,15 @@ def open_split(folder: Path, split: str, reader: str = "auto", device: torch.dev
     Raises:
         UserError: the shards are missing or damaged, or do not fit in memory if they are to be resident.
     """
-    from sslpipe.data.resident import Resident, available_memory, memory
-    from sslpipe.data.streaming import Streaming
-
     known = manifest.read(Path(folder))
-    needed, free = memory(known.split(split).count, known.resolution), available_memory()
+    needed = resident.memory(known.split(split).count, known.resolution)
+    free = resident.available_memory()
     if choose(reader, needed, free) == "streaming":
         return Streaming(folder, split)
     device = torch.device(device)
     if device.type != "cuda" or needed > torch.cuda.mem_get_info(device)[0] // 4:
         device = torch.device("cpu")
-    return Resident(
+    return resident.Resident(
         folder, split, cache=_cache(known.digest, split) if needed >= _CACHED else None, device=device
     )
 

@@ -8,13 +8,14 @@ draw `plots(inputs, config, outcome)`, the files of plots/NAME.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from sslpipe.core.config import Config
 from sslpipe.evals.base.declaration import Evaluation
+from sslpipe.evals.base.outcome import fits
 
 
 def __getattr__(name: str) -> Any:
@@ -68,3 +69,14 @@ def reason_to_skip(name: str, config: Any, splits: Mapping[str, Any]) -> str | N
         if declared.labels and not splits[split]["labelled"]:
             return f"the {split} images have no labels"
     return None
+
+
+def headlines(names_of_numbers: Iterable[str]) -> list[str]:
+    """Those among names such as `knn.top1` that are headline numbers of the encoder itself, not of a baseline."""
+    wanted = {
+        f"{name}.{pattern}"
+        for name, declared in declarations().items()
+        for pattern in declared.headline
+        if not pattern.rpartition(".")[2].startswith(("random_init_", "raw_pixel_"))
+    }
+    return [name for name in names_of_numbers if any(fits(name, pattern) for pattern in wanted)]

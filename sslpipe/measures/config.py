@@ -32,18 +32,20 @@ Labels = Annotated[int, Field(ge=1)] | Annotated[str, AfterValidator(readable)]
 class ProbeConfig(Config):
     """How a linear probe is trained."""
 
-    epochs: int = Field(90, ge=1)
+    epochs: int = Field(90, ge=1, description="passes over the features")
     min_steps: int = Field(
         300, ge=1, description="few labels make few steps an epoch: train at least so many"
     )
-    batch_size: int = Field(256, ge=1)
-    rates: tuple[float, ...] = Field((0.001, 0.003, 0.01, 0.03, 0.1, 0.3), min_length=1)
-    weight_decays: tuple[float, ...] = Field(
-        (0.0,), min_length=1, description="each is tried with each rate; on weights, not on biases"
+    batch_size: int = Field(256, ge=1, description="features a step")
+    lrs: tuple[float, ...] = Field(
+        (0.001, 0.003, 0.01, 0.03, 0.1, 0.3), min_length=1, description="learning rates to choose from"
     )
-    momentum: float = Field(0.9, ge=0, lt=1)
-    folds: int = Field(5, ge=2)
+    weight_decays: tuple[float, ...] = Field(
+        (0.0,), min_length=1, description="each is tried with each learning rate; on weights, not on biases"
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
+    folds: int = Field(5, ge=2, description="of the cross-validation that chooses the learning rate")
 
     def heads(self) -> list[tuple[float, float]]:
         """All pairs of a learning rate and a weight decay."""
-        return list(itertools.product(self.rates, self.weight_decays))
+        return list(itertools.product(self.lrs, self.weight_decays))

@@ -34,7 +34,7 @@ class Probe:
         bias: [C].
         mean: [D] of the training features.
         std: [D] of the training features; infinite for one that is the same in all.
-        rate: the learning rate that was chosen.
+        lr: the learning rate that was chosen.
         weight_decay: the weight decay that was chosen with it.
     """
 
@@ -42,7 +42,7 @@ class Probe:
     bias: Tensor
     mean: Tensor
     std: Tensor
-    rate: float
+    lr: float
     weight_decay: float = 0.0
 
     def __call__(self, features: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ def _train(
     # Heads lie side by side in one matrix, so that a step is two matrix products: [D, F·H·C].
     weight, bias = torch.zeros(d, f * h * classes, device=device), torch.zeros(f * h * classes, device=device)
     velocity = [torch.zeros_like(weight), torch.zeros_like(bias)]
-    rates, decays = (  # [F·H·C] each
+    lrs, decays = (  # [F·H·C] each
         torch.tensor(column, device=device)[:, None].expand(f, h, classes).reshape(-1)
         for column in zip(*heads, strict=True)
     )
@@ -154,7 +154,7 @@ def _train(
         factor = 0.5 * (1 + math.cos(math.pi * step / total))
         for parameter, v, g in zip((weight, bias), velocity, (of_weight, gradient.sum(0)), strict=True):
             v.mul_(settings.momentum).add_(g)
-            parameter.addcmul_(rates, v, value=-factor)
+            parameter.addcmul_(lrs, v, value=-factor)
     return weight.view(d, f, h, classes).permute(1, 2, 0, 3), bias.view(f, h, classes)
 
 

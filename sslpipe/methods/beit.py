@@ -59,18 +59,18 @@ class BEiT(Method):
         tokenizer: TokenizerConfig = TokenizerConfig()
         optimizer: OptimizerConfig = OptimizerConfig(
             name="adamw",
-            rate=1.5e-3,
+            lr=1.5e-3,
             rule="absolute",
             betas=(0.9, 0.98),
             weight_decay=0.05,
             clip=3.0,
             warmup_epochs=10,
-            final_rate=1 / 150,
+            final_lr=1 / 150,
         )
 
     paper: ClassVar[str] = "Bao et al., ICLR 2022, arXiv:2106.08254"
     small: ClassVar[Mapping[str, Any]] = {
-        "tokenizer": {"words": 128, "dim": 16, "width": 32, "epochs": 6, "batch_size": 128, "rate": 0.002},
+        "tokenizer": {"words": 128, "dim": 16, "width": 32, "epochs": 6, "batch_size": 128, "lr": 0.002},
         "optimizer": SMALL_ADAMW,
     }
     takes: ClassVar[tuple[str, ...]] = ("vit",)

@@ -33,8 +33,8 @@ from sslpipe.views.view import View
 _PRESETS = "the official code's presets by epochs, byol/configs/byol.py"
 
 
-def _preset(momentum: float, rate: float, weight_decay: float = 1e-6) -> dict[str, object]:
-    return {"momentum": momentum, "optimizer": {"rate": rate, "weight_decay": weight_decay}}
+def _preset(momentum: float, lr: float, weight_decay: float = 1e-6) -> dict[str, object]:
+    return {"momentum": momentum, "optimizer": {"lr": lr, "weight_decay": weight_decay}}
 
 
 class BYOL(Method):
@@ -44,14 +44,14 @@ class BYOL(Method):
         """BYOL's settings."""
 
         momentum: float = Field(0.99, ge=0, le=1, description="τ_base; rises to 1 along a cosine")
-        projector_hidden: int = Field(4096, ge=1)
-        projector_out: int = Field(256, ge=1)
-        predictor_hidden: int = Field(4096, ge=1)
+        projector_hidden: int = Field(4096, ge=1, description="width of the projector's hidden layers")
+        projector_out: int = Field(256, ge=1, description="width of the projections")
+        predictor_hidden: int = Field(4096, ge=1, description="width of the predictor's hidden layer")
         projector_norm: Literal["plain"] | None = Field(
             None, description="plain: end in batch norm without affine"
         )
         optimizer: OptimizerConfig = OptimizerConfig(
-            name="lars", rate=0.3, rule="linear", weight_decay=1e-6, warmup_epochs=10
+            name="lars", lr=0.3, rule="linear", weight_decay=1e-6, warmup_epochs=10
         )
 
     paper: ClassVar[str] = "Grill et al., NeurIPS 2020, arXiv:2006.07733"
@@ -65,7 +65,7 @@ class BYOL(Method):
     }
     needs: ClassVar[str] = "a long run, or projector_norm: plain"
     suspects: ClassVar[str] = (
-        "check the batch norm in the heads (projector_norm: plain), the momentum and the rate"
+        "check the batch norm in the heads (projector_norm: plain), the momentum and the learning rate"
     )
     scales: ClassVar[tuple[Scale, ...]] = (
         Scale(batch=4096, epochs=300, source=_PRESETS),

@@ -68,10 +68,10 @@ class Colorization(Method):
         resolution: int | None = Field(
             None, ge=1, description="side of the predicted colours; null: a quarter of the image's"
         )
-        decoder_width: int = Field(256, ge=1)
+        decoder_width: int = Field(256, ge=1, description="width of the decoder")
         optimizer: OptimizerConfig = OptimizerConfig(
             name="adamw",
-            rate=3e-5,
+            lr=3e-5,
             rule="absolute",
             weight_decay=1e-3,
             betas=(0.9, 0.99),

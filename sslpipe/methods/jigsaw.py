@@ -68,7 +68,7 @@ class Jigsaw(Method):
         hidden: int = Field(4096, ge=1, description="fc7")
         optimizer: OptimizerConfig = OptimizerConfig(
             name="sgd",
-            rate=0.01,
+            lr=0.01,
             rule="linear",
             weight_decay=5e-4,
             momentum=0.9,

@@ -34,13 +34,15 @@ class MAE(Method):
     class Config(MethodConfig):
         """MAE's settings."""
 
-        mask_ratio: float = Field(0.75, gt=0, lt=1)
-        normalise_target: bool = True
-        decoder_width: int = Field(512, ge=8)
-        decoder_depth: int = Field(8, ge=1)
-        decoder_heads: int = Field(16, ge=1)
+        mask_ratio: float = Field(0.75, gt=0, lt=1, description="share of the patches that is hidden")
+        normalise_target: bool = Field(
+            True, description="normalise the pixels of each patch that are to be predicted"
+        )
+        decoder_width: int = Field(512, ge=8, description="width of the decoder")
+        decoder_depth: int = Field(8, ge=1, description="blocks of the decoder")
+        decoder_heads: int = Field(16, ge=1, description="heads of attention in the decoder")
         optimizer: OptimizerConfig = OptimizerConfig(
-            name="adamw", rate=1.5e-4, rule="linear", betas=(0.9, 0.95), weight_decay=0.05, warmup_epochs=40
+            name="adamw", lr=1.5e-4, rule="linear", betas=(0.9, 0.95), weight_decay=0.05, warmup_epochs=40
         )
 
     paper: ClassVar[str] = "He et al., CVPR 2022, arXiv:2111.06377"
@@ -49,7 +51,7 @@ class MAE(Method):
         "decoder_width": 64,
         "decoder_depth": 2,
         "decoder_heads": 4,
-        "optimizer": {**SMALL_ADAMW, "rate": 0.001, "warmup_epochs": 4},
+        "optimizer": {**SMALL_ADAMW, "lr": 0.001, "warmup_epochs": 4},
     }
     takes: ClassVar[tuple[str, ...]] = ("vit",)
     default_backbone: ClassVar[str] = "small_vit"

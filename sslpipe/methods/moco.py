@@ -40,7 +40,7 @@ from sslpipe.networks.protocol import Backbone
 from sslpipe.networks.queue import Queue, check_length
 from sslpipe.views.view import View
 
-_SGD = OptimizerConfig(name="sgd", rate=0.03, rule="linear", weight_decay=1e-4, warmup_epochs=0)
+_SGD = OptimizerConfig(name="sgd", lr=0.03, rule="linear", weight_decay=1e-4, warmup_epochs=0)
 _VERSION_1: dict[str, Any] = {
     "temperature": 0.07,
     "projector_hidden": 0,
@@ -107,7 +107,9 @@ class MoCo(Method):
         "optimizer": SMALL_ADAMW,
     }
     needs: ClassVar[str] = "a queue that the batch divides"
-    suspects: ClassVar[str] = "check that the temperature is not too high, the rate, and the momentum"
+    suspects: ClassVar[str] = (
+        "check that the temperature is not too high, the learning rate, and the momentum"
+    )
     scales: ClassVar[tuple[Scale, ...]] = (
         Scale(batch=256, epochs=200, source="the official code's defaults, main_moco.py"),
     )

@@ -40,8 +40,8 @@ from sslpipe.networks.momentum import Momentum, cosine_momentum
 from sslpipe.networks.protocol import Backbone
 from sslpipe.views.view import View
 
-_LARS = OptimizerConfig(name="lars", rate=0.6, rule="linear", weight_decay=1e-6, warmup_epochs=10)
-_ADAMW = OptimizerConfig(name="adamw", rate=1.5e-4, rule="linear", weight_decay=0.1, warmup_epochs=40)
+_LARS = OptimizerConfig(name="lars", lr=0.6, rule="linear", weight_decay=1e-6, warmup_epochs=10)
+_ADAMW = OptimizerConfig(name="adamw", lr=1.5e-4, rule="linear", weight_decay=0.1, warmup_epochs=40)
 
 _CNN, _COMMANDS = ("resnet", "cnn"), "the official commands, CONFIG.md"
 
@@ -55,9 +55,9 @@ class MoCoV3(Method):
         temperature: float | None = Field(None, gt=0, description="τ; null: 1, ViT .2")
         momentum: float = Field(0.99, ge=0, le=1, description="m; rises to 1 along a cosine")
         projector_layers: int | None = Field(None, ge=1, description="null: 2, ViT 3")
-        projector_hidden: int = Field(4096, ge=1)
-        projector_out: int = Field(256, ge=1)
-        predictor_hidden: int = Field(4096, ge=1)
+        projector_hidden: int = Field(4096, ge=1, description="width of the projector's hidden layers")
+        projector_out: int = Field(256, ge=1, description="width of the projections")
+        predictor_hidden: int = Field(4096, ge=1, description="width of the predictor's hidden layer")
         freeze_patch_embedding: bool = Field(True, description="a ViT's stays as it starts")
         optimizer: OptimizerConfig | None = Field(  # type: ignore[assignment]
             None, description="null: LARS, ViT AdamW; what is given in part lies on top of these"
@@ -74,15 +74,17 @@ class MoCoV3(Method):
         "optimizer": SMALL_ADAMW,
     }
     needs: ClassVar[str] = "large batches: they are the negatives"
-    suspects: ClassVar[str] = "check that the temperature is not too high, the rate, and the momentum"
+    suspects: ClassVar[str] = (
+        "check that the temperature is not too high, the learning rate, and the momentum"
+    )
     scales: ClassVar[tuple[Scale, ...]] = (
         Scale(batch=4096, epochs=100, kinds=_CNN, source=_COMMANDS),
-        Scale(batch=4096, epochs=300, kinds=_CNN, settings={"optimizer": {"rate": 0.3}}, source=_COMMANDS),
+        Scale(batch=4096, epochs=300, kinds=_CNN, settings={"optimizer": {"lr": 0.3}}, source=_COMMANDS),
         Scale(
             batch=4096,
             epochs=1000,
             kinds=_CNN,
-            settings={"momentum": 0.996, "optimizer": {"rate": 0.3, "weight_decay": 1.5e-6}},
+            settings={"momentum": 0.996, "optimizer": {"lr": 0.3, "weight_decay": 1.5e-6}},
             source=_COMMANDS,
         ),
         Scale(batch=4096, epochs=300, kinds=("vit",), source=_COMMANDS),

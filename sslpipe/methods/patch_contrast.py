@@ -69,17 +69,17 @@ class PatchContrast(Method):
         )
         temperature: float = Field(0.1, gt=0, description="τ at the image level")
         patch_temperature: float = Field(0.2, gt=0, description="τ at the patch level")
-        projector_hidden: int = Field(2048, ge=1)
-        projector_out: int = Field(128, ge=1)
+        projector_hidden: int = Field(2048, ge=1, description="width of the projector's hidden layers")
+        projector_out: int = Field(128, ge=1, description="width of the projections")
         patch_projector: bool = Field(True, description="a head for patches; false: the backbone's vectors")
-        patch_hidden: int = Field(2048, ge=1)
-        patch_out: int = Field(128, ge=1)
+        patch_hidden: int = Field(2048, ge=1, description="width of the patch projector's hidden layer")
+        patch_out: int = Field(128, ge=1, description="width of the patch projections")
         anchors: int = Field(4096, ge=1, description="anchors drawn, at most, for each batch and direction")
         ignore_overlap: bool = Field(
             True, description="patches that share an anchor's match are no negatives of it"
         )
         optimizer: OptimizerConfig = OptimizerConfig(
-            name="lars", rate=0.3, rule="linear", weight_decay=1e-6, warmup_epochs=10
+            name="lars", lr=0.3, rule="linear", weight_decay=1e-6, warmup_epochs=10
         )
 
         @model_validator(mode="after")
@@ -102,7 +102,7 @@ class PatchContrast(Method):
     }
     needs: ClassVar[str] = "several patches a view"
     suspects: ClassVar[str] = (
-        "check that the temperatures are not too high, the rate, and that the batch has negatives"
+        "check that the temperatures are not too high, the learning rate, and that the batch has negatives"
     )
     scales: ClassVar[tuple[Scale, ...]] = (
         Scale(batch=4096, epochs=100, source="SimCLR's default setting, whose optimiser it has"),

@@ -40,7 +40,7 @@ class Rotation(Method):
 
         optimizer: OptimizerConfig = OptimizerConfig(
             name="sgd",
-            rate=0.01,
+            lr=0.01,
             rule="absolute",
             weight_decay=5e-4,
             momentum=0.9,

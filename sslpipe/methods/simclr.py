@@ -37,15 +37,15 @@ class SimCLR(Method):
         """SimCLR's settings."""
 
         temperature: float = Field(0.1, gt=0, description="τ")
-        projector_hidden: int = Field(2048, ge=1)
-        projector_out: int = Field(128, ge=1)
+        projector_hidden: int = Field(2048, ge=1, description="width of the projector's hidden layers")
+        projector_out: int = Field(128, ge=1, description="width of the projections")
         projector_norm: Literal["scale"] | None = Field(
             "scale",
             description="scale: end in batch norm without shift, as the official code; null: the paper's text",
         )
         jitter_strength: float = Field(1.0, ge=0, le=1.25, description="s of App. A; hue stays within ±0.2 s")
         optimizer: OptimizerConfig = OptimizerConfig(
-            name="lars", rate=0.3, rule="linear", weight_decay=1e-6, warmup_epochs=10
+            name="lars", lr=0.3, rule="linear", weight_decay=1e-6, warmup_epochs=10
         )
 
     paper: ClassVar[str] = "Chen et al., ICML 2020, arXiv:2002.05709"
@@ -57,14 +57,14 @@ class SimCLR(Method):
     }
     needs: ClassVar[str] = "large batches: they are the negatives"
     suspects: ClassVar[str] = (
-        "check that the temperature is not too high, the rate, and that the batch has negatives"
+        "check that the temperature is not too high, the learning rate, and that the batch has negatives"
     )
     scales: ClassVar[tuple[Scale, ...]] = (
         Scale(batch=4096, epochs=100, source="Sec. 2.3, the default setting"),
         Scale(
             batch=256,
             epochs=100,
-            settings={"optimizer": {"rate": 0.075, "rule": "sqrt"}},
+            settings={"optimizer": {"lr": 0.075, "rule": "sqrt"}},
             source="App. B.1, better for small batches and few epochs",
         ),
     )

@@ -39,7 +39,7 @@ class SimMIM(Method):
 
         optimizer: OptimizerConfig = OptimizerConfig(
             name="adamw",
-            rate=5e-5,
+            lr=5e-5,
             rule="linear",
             weight_decay=0.05,
             clip=5.0,
@@ -50,7 +50,7 @@ class SimMIM(Method):
 
     paper: ClassVar[str] = "Xie et al., CVPR 2022, arXiv:2111.09886"
     small: ClassVar[Mapping[str, Any]] = {
-        "optimizer": {**SMALL_ADAMW, "rate": 0.001, "schedule": "cosine"},
+        "optimizer": {**SMALL_ADAMW, "lr": 0.001, "schedule": "cosine"},
     }
     takes: ClassVar[tuple[str, ...]] = ("vit",)
     default_backbone: ClassVar[str] = "small_vit"

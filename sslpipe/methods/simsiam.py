@@ -39,11 +39,11 @@ class SimSiam(Method):
     class Config(MethodConfig):
         """SimSiam's settings."""
 
-        projector_hidden: int = Field(2048, ge=1)
+        projector_hidden: int = Field(2048, ge=1, description="width of the projector's hidden layers")
         projector_out: int = Field(2048, ge=1, description="d")
         predictor_hidden: int = Field(512, ge=1, description="a bottleneck, a quarter of d in the paper")
         optimizer: OptimizerConfig = OptimizerConfig(
-            name="sgd", rate=0.05, rule="linear", weight_decay=1e-4, warmup_epochs=0
+            name="sgd", lr=0.05, rule="linear", weight_decay=1e-4, warmup_epochs=0
         )
 
     paper: ClassVar[str] = "Chen & He, CVPR 2021, arXiv:2011.10566"
@@ -54,7 +54,7 @@ class SimSiam(Method):
         "optimizer": SMALL_ADAMW,
     }
     suspects: ClassVar[str] = (
-        "check the stop-gradient, that the predictor keeps its rate, and the rate itself"
+        "check the stop-gradient, that the predictor keeps its rate, and the learning rate itself"
     )
     scales: ClassVar[tuple[Scale, ...]] = (
         Scale(batch=512, epochs=100, source="the official code's defaults, main_simsiam.py"),
@@ -90,5 +90,5 @@ def keep_rate(groups: list[ParamGroup], module: nn.Module) -> list[ParamGroup]:
     for group in groups:
         for fixed in (False, True):
             members = [p for p in group.parameters if (id(p) in own) == fixed]
-            parted.append(replace(group, parameters=members, fixed_rate=fixed))
+            parted.append(replace(group, parameters=members, fixed_lr=fixed))
     return [group for group in parted if group.parameters]

@@ -68,7 +68,7 @@ class SwAV(Method):
 
         temperature: float = Field(0.1, gt=0, description="τ")
         epsilon: float = Field(0.05, gt=0, description="ε of eq. 3: smaller gives sharper codes")
-        sinkhorn_rounds: int = Field(3, ge=1)
+        sinkhorn_rounds: int = Field(3, ge=1, description="rounds of Sinkhorn that share out the images")
         prototypes: int = Field(3000, ge=2, description="K")
         freeze_prototypes: int = Field(
             313, ge=0, description="iterations (not epochs) before prototypes move; batch 256: 5005"
@@ -76,10 +76,10 @@ class SwAV(Method):
         local_crops: int = Field(6, ge=0, le=256, description="small crops an image; 0: large ones alone")
         queue: int = Field(0, ge=0, description="features kept for each large crop; batch 256: 3840; 0: none")
         queue_epoch: int = Field(15, ge=0, description="the queue fills from this epoch on")
-        projector_hidden: int = Field(2048, ge=1)
+        projector_hidden: int = Field(2048, ge=1, description="width of the projector's hidden layers")
         projector_out: int = Field(128, ge=1, description="D")
         optimizer: OptimizerConfig = OptimizerConfig(
-            name="lars", rate=0.3, rule="linear", weight_decay=1e-6, warmup_epochs=10, final_rate=0.001
+            name="lars", lr=0.3, rule="linear", weight_decay=1e-6, warmup_epochs=10, final_lr=0.001
         )
 
     paper: ClassVar[str] = "Caron et al., NeurIPS 2020, arXiv:2006.09882"
@@ -104,7 +104,7 @@ class SwAV(Method):
             settings={
                 "queue": 3840,
                 "freeze_prototypes": 5005,
-                "optimizer": {"rate": 0.6, "warmup_epochs": 0},
+                "optimizer": {"lr": 0.6, "warmup_epochs": 0},
             },
             source="scripts/swav_200ep_bs256_pretrain.sh of the official code",
         ),

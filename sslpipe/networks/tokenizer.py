@@ -42,9 +42,9 @@ class TokenizerConfig(Config):
     words: int = Field(8192, ge=2, description="size of the vocabulary")
     dim: int = Field(32, ge=2, description="numbers of a word's code")
     width: int = Field(128, ge=4, description="channels of the convolutions")
-    epochs: int = Field(10, ge=1)
-    batch_size: int = Field(256, ge=1)
-    rate: float = Field(1e-3, gt=0, description="Adam's peak learning rate")
+    epochs: int = Field(10, ge=1, description="passes over the images")
+    batch_size: int = Field(256, ge=1, description="images a step")
+    lr: float = Field(1e-3, gt=0, description="Adam's peak learning rate")
     decay: float = Field(0.95, ge=0, lt=1, description="of the codes' running averages")
     commitment: float = Field(0.25, ge=0, description="weight of the distance of vectors to their codes")
 
@@ -204,7 +204,7 @@ def _train(
     from sslpipe.console.progress import progress
     from sslpipe.core.checkpoint import Checkpoints
 
-    optimizer = torch.optim.Adam(tokenizer.parameters(), lr=config.rate)
+    optimizer = torch.optim.Adam(tokenizer.parameters(), lr=config.lr)
     averages = Averages(tokenizer, config.decay)
     checkpoints, total = Checkpoints(folder), config.epochs * steps
     first = _load(checkpoints, tokenizer, optimizer, averages)
@@ -220,7 +220,7 @@ def _train(
             error, seen = 0.0, torch.zeros_like(averages.counts)
             for number, x in enumerate(batches(epoch)):
                 share = (epoch * steps + number) / total
-                optimizer.param_groups[0]["lr"] = config.rate * _shape(share)
+                optimizer.param_groups[0]["lr"] = config.lr * _shape(share)
                 now, words = _step(tokenizer, optimizer, averages, x, config, restart=share < 1 - _SETTLE)
                 error += now / steps
                 seen += torch.bincount(words.flatten(), minlength=config.words)
@@ -251,9 +251,7 @@ def _step(
     distance = 1 - (z * tokenizer.codes[words]).sum(dim=2).mean()
     error = squared.item()
     if not math.isfinite(error):
-        raise UserError(
-            f"the tokenizer's error became {error}: lower the tokenizer's rate, now {config.rate}"
-        )
+        raise UserError(f"the tokenizer's error became {error}: lower the tokenizer's lr, now {config.lr}")
     optimizer.zero_grad(set_to_none=True)
     (squared + config.commitment * distance).backward()
     optimizer.step()

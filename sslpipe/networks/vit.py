@@ -76,8 +76,8 @@ class SmallViT(Backbone):
             self.register_buffer("pos_embed", fixed, persistent=False)
         relative = position == "relative"
         self.pos_bias = nn.Parameter(torch.zeros(entries((side, side)), heads)) if relative else None
-        rates = [drop_path * block / max(depth - 1, 1) for block in range(depth)]
-        self.blocks = nn.ModuleList(Block(width, heads, rate, layer_scale) for rate in rates)
+        lrs = [drop_path * block / max(depth - 1, 1) for block in range(depth)]
+        self.blocks = nn.ModuleList(Block(width, heads, lr, layer_scale) for lr in lrs)
         self.norm = nn.LayerNorm(width, eps=1e-6)
         initialise(self)
 

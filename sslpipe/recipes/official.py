@@ -12,7 +12,6 @@ their share of the grid. Sigmas stay in pixels, as in the official codes.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 from pydantic import Field, ValidationError, model_validator
 
 from sslpipe.console.errors import UserError
+from sslpipe.console.spelling import nearest
 from sslpipe.core.config import Config
 from sslpipe.core.yaml import read
 from sslpipe.views.recipe import Recipe
@@ -112,8 +112,8 @@ def _parsed(path: Path) -> _File:
 
 
 def _unknown(what: str, name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(known) or 'none'}"
+    near = nearest(name, known)
+    hint = f"did you mean {near}?" if near else f"choose from {', '.join(known) or 'none'}"
     return f"{what} `{name}`; {hint}"
 
 

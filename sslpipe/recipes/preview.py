@@ -15,12 +15,12 @@ import torch
 from sslpipe.data.batch import Batch
 from sslpipe.data.loader import Reader
 from sslpipe.views.engine import ViewEngine
+from sslpipe.views.operations import ADJUSTMENTS
 from sslpipe.views.recipe import Jitter, Recipe
 from sslpipe.views.table import Table
 from sslpipe.views.view import View
 
 ROUNDS = 5
-_ADJUSTMENTS = ("brightness", "contrast", "saturation", "hue")  # in the order of a table's factors
 
 
 def shown(recipe: Recipe, reader: Reader, images: int, seed: int) -> Iterator[tuple[str, str | bytes]]:
@@ -70,25 +70,27 @@ def parameters(engine: ViewEngine, batch: Batch, views: Sequence[View], keys: Se
 
 
 def _drawn(table: Table, jitter: Jitter | None) -> Iterator[dict[str, Any]]:
+    others = [name for name in table.drawn.dtype.names or () if name not in ("angle", "factors", "order")]
     for row in range(len(table)):
         top, left, height, width = (int(value) for value in table.box[row])
-        applied = [_ADJUSTMENTS[kind] for kind in table.order[row]] if table.jitter[row] else []
-        factors = dict(zip(_ADJUSTMENTS, table.factors[row].tolist(), strict=True))
-        yield {
+        drawn = {
             "top": top,
             "left": left,
             "height": height,
             "width": width,
             "angle": f"{table.angle[row]:.2f}",
-            "hflip": int(table.hflip[row]),
-            "vflip": int(table.vflip[row]),
-            "turns": int(table.turns[row]),
-            # An adjustment of strength 0 is left out by the renderers too.
-            "jitter": " ".join(f"{name}={factors[name]:.3f}" for name in applied if getattr(jitter, name)),
-            "grey": int(table.grey[row]),
-            "sigma": f"{table.sigma[row]:.3f}",
-            "solarize": int(table.solarize[row]),
         }
+        for name in others:
+            value = table.drawn[name][row].item()
+            drawn[name] = f"{value:.3f}" if isinstance(value, float) else int(value)
+        yield drawn | {"jitter": _adjustments(table, row, jitter)}
+
+
+def _adjustments(table: Table, row: int, jitter: Jitter | None) -> str:
+    """Those that a view is given, in their order; one of strength 0 is left out by the renderers too."""
+    factors = dict(zip(ADJUSTMENTS, table.factors[row].tolist(), strict=True))
+    applied = [ADJUSTMENTS[kind] for kind in table.order[row]] if table.jitter[row] else []
+    return " ".join(f"{name}={factors[name]:.3f}" for name in applied if getattr(jitter, name))
 
 
 def _hidden(view: View) -> Iterator[dict[str, Any]]:

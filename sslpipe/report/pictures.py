@@ -6,6 +6,7 @@ import base64
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,8 @@ def data_uri(image: Image.Image, *, lossless: int = _LOSSLESS) -> str:
     """
     image = image if image.mode in ("L", "RGB", "RGBA") else image.convert("RGB")
     png = io.BytesIO()
-    image.save(
-        png, "PNG", optimize=image.width * image.height <= 300_000
-    )  # worth its seconds only for small ones
+    # Only for small ones is the best compression worth its seconds.
+    image.save(png, "PNG", optimize=image.width * image.height <= 300_000)
     if png.tell() <= lossless:
         return _uri("png", png.getvalue())
     jpeg = io.BytesIO()
@@ -36,8 +36,18 @@ def data_uri(image: Image.Image, *, lossless: int = _LOSSLESS) -> str:
     return _uri("jpeg", jpeg.getvalue())
 
 
-def picture(path: Path) -> tuple[str, int, int]:
-    """A picture file as (data URI, width, height), scaled down to what the page shows and can carry.
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A picture as the page carries it. `said` is for readers who do not see it."""
+
+    uri: str
+    width: int
+    height: int
+    said: str
+
+
+def picture(path: Path, said: str) -> Picture:
+    """A picture file, scaled down to what the page shows and can carry.
 
     Raises:
         OSError, ValueError, SyntaxError: the file is not a PNG or JPEG that Pillow can read.
@@ -52,7 +62,7 @@ def picture(path: Path) -> tuple[str, int, int]:
         uri = data_uri(image)
         if len(uri) <= _LARGEST:
             break
-    return uri, image.width, image.height
+    return Picture(uri=uri, width=image.width, height=image.height, said=said)
 
 
 class Thumbnails:

@@ -1,6 +1,7 @@
-"""Figures as SVG text: no plotting library, no fixed colours (the page's style sheet gives them).
+"""Figures as SVG: no plotting library, no fixed colours (the page's style sheet gives them).
 
-A figure is drawn for a width in CSS pixels and shown at that width, so that text keeps its size on a phone.
+A figure is drawn for a width in CSS pixels and shown at that width, so that text keeps its size on a phone. Whatever
+text comes in is escaped here.
 """
 
 from __future__ import annotations
@@ -8,9 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
+from typing import Any
 
 import numpy as np
+from markupsafe import Markup, escape
+
+from sslpipe.report.words import isolated
+
+WIDE, NARROW = 820, 350  # CSS pixels a figure is drawn for: a desktop's column, a phone's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +44,26 @@ class Axis:
         """Where a value lies: 0 at `low`, 1 at `high`."""
         low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
         return ((math.log(value) if self.log else value) - low) / ((high - low) or 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A figure drawn for a desktop and for a phone; the style sheet shows one."""
+
+    wide: Markup
+    narrow: Markup
+    caption: str = ""
+    value: str = ""  # beside the caption
+
+
+def figure(draw: Callable[[int], Markup]) -> Figure:
+    """A figure as wide as the page's column, from what draws it for a width."""
+    return Figure(wide=draw(WIDE), narrow=draw(NARROW))
+
+
+def small(draw: Callable[[int], Markup], caption: str, value: str = "") -> Figure:
+    """One of the small figures that stand beside each other, from what draws it for a width."""
+    return Figure(wide=draw(250), narrow=draw(NARROW), caption=caption, value=value)
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -106,7 +132,7 @@ def line_chart(
     height: int,
     title: str,
     x_label: str = "",
-) -> str:
+) -> Markup:
     """Lines over two axes.
 
     Args:
@@ -130,29 +156,20 @@ def line_chart(
     parts = []
     for value, text in y_axis.ticks:
         y = py(value)
-        parts.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(
-            f'<text class="tick" x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{escape(text)}</text>'
-        )
+        parts.append(_tag("line", class_="grid", x1=left, x2=width - right, y1=y, y2=y))
+        parts.append(_text(left - 8, y + 4, text, "tick", "end"))
     for value, text in x_axis.ticks:
         anchor = "end" if px(value) > width - right - 12 and len(text) > 2 else "middle"
         x = min(px(value) + (right if anchor == "end" else 0), width)
-        parts.append(
-            f'<text class="tick" x="{x:.1f}" y="{height - bottom + 18}" '
-            f'text-anchor="{anchor}">{escape(text)}</text>'
-        )
+        parts.append(_text(x, height - bottom + 18, text, "tick", anchor))
     if x_label:
-        parts.append(
-            f'<text class="axis" x="{width}" y="{height - 4}" text-anchor="end">{escape(x_label)}</text>'
-        )
-    for line in lines:
-        parts.append(_line(line, px, py))
-    return _svg(width, height, title, parts)
+        parts.append(_text(width, height - 4, x_label, "axis", "end"))
+    return _svg(width, height, title, [*parts, *(_line(line, px, py) for line in lines)])
 
 
 def dots(
     rows: Sequence[tuple[str, bool, Mapping[str, float]]], x_axis: Axis, *, width: int, title: str
-) -> str:
+) -> Markup:
     """A line of dots for each row, one dot a series, the stretch between them drawn.
 
     Args:
@@ -169,30 +186,21 @@ def dots(
         return left + x_axis.at(value) * (width - left - right)
 
     for value, text in x_axis.ticks:
-        x = f"{px(value):.1f}"
-        parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{top}" y2="{bottom}"/>')
-        parts.append(
-            f'<text class="tick" x="{x}" y="{bottom + 18}" text-anchor="middle">{escape(text)}</text>'
-        )
+        parts.append(_tag("line", class_="grid", x1=px(value), x2=px(value), y1=top, y2=bottom))
+        parts.append(_text(px(value), bottom + 18, text, "tick"))
     for n, (name, bold, values) in enumerate(rows):
         y = top + pitch * (n + 0.5)
-        weight = ' font-weight="700"' if bold else ""
-        parts.append(
-            f'<text class="axis" x="{left - 14}" y="{y + 4:.1f}" text-anchor="end"{weight}>{escape(name)}</text>'
-        )
+        parts.append(_text(left - 14, y + 4, name, "axis", "end", font_weight=700 if bold else None))
         if len(values) > 1:
             ends = sorted(px(value) for value in values.values())
-            parts.append(
-                f'<line class="stretch" x1="{ends[0]:.1f}" x2="{ends[-1]:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            )
+            parts.append(_tag("line", class_="stretch", x1=ends[0], x2=ends[-1], y1=y, y2=y))
         for style, value in values.items():
-            said = f"<title>{escape(name)}: {value:.2f}</title>"
-            mark = _mark("circle", px(value), y)
-            parts.append(f'<g class="line {style}">{said}{mark}</g>')
+            said = _tag("title", f"{name}: {value:.2f}")
+            parts.append(_tag("g", said, _mark("circle", px(value), y), class_=f"line {style}"))
     return _svg(width, bottom + 26, title, parts)
 
 
-def confusion(matrix: np.ndarray, names: Sequence[str], *, width: int, title: str) -> str:
+def confusion(matrix: np.ndarray, names: Sequence[str], *, width: int, title: str) -> Markup:
     """A confusion matrix whose errors stand out: the diagonal is a quiet tint, every error a warm cell.
 
     Args:
@@ -201,43 +209,56 @@ def confusion(matrix: np.ndarray, names: Sequence[str], *, width: int, title: st
         width: in CSS pixels.
         title: said by screen readers.
     """
-    count = len(names)
-    limit = 14 if width > 500 else 9
+    count, limit = len(names), 14 if width > 500 else 9
     short = [_shortened(name, limit) for name in names]
-    longest = max(len(name) for name in short)
+    longest = max(map(len, short))
     upright = longest <= max(1, int((width - 60) / count / 8))
-    left = 32 + 7 * longest
-    top = 44 if upright else 34 + round(6.6 * longest)
-    cell = (width - left - 2) / count
-    height = round(top + cell * count + 2)
-    totals = matrix.sum(axis=1)
-    worst = max(
-        (matrix[r, c] / totals[r] for r in range(count) for c in range(count) if r != c and totals[r]),
-        default=0,
-    )
+    left, top = 32 + 7 * longest, 44 if upright else 34 + round(6.6 * longest)
+    side = (width - left - 2) / count
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    worst = float((shares * (1 - np.eye(count))).max())
+    middle = top + side * count / 2
     parts = [
-        f'<text class="axis" x="{left}" y="12">Predicted</text>',
-        f'<text class="axis" x="12" y="{top + cell * count / 2:.1f}" text-anchor="middle" '
-        f'transform="rotate(-90 12 {top + cell * count / 2:.1f})">Actual</text>',
+        _text(left, 12, "Predicted", "axis", None),
+        _text(12, middle, "Actual", "axis", transform=f"rotate(-90 12 {middle:.1f})"),
     ]
-    for n, name in enumerate(short):
-        middle = left + cell * (n + 0.5)
-        x = middle if upright else middle + 4
-        turn = "" if upright else f' transform="rotate(-90 {x:.1f} {top - 8})"'
+    for n, name in enumerate(names):
+        along, full = side * (n + 0.5), _tag("title", name)
+        x = left + along + (0 if upright else 4)
+        turn = None if upright else f"rotate(-90 {x:.1f} {top - 8})"
         anchor = "middle" if upright else "start"
-        full = f"<title>{escape(names[n])}</title>"
-        parts.append(
-            f'<text class="tick" x="{x:.1f}" y="{top - 8}" text-anchor="{anchor}"{turn}>'
-            f"{escape(name)}{full}</text>"
-        )
-        parts.append(
-            f'<text class="tick" x="{left - 8}" y="{top + cell * (n + 0.5) + 4:.1f}" text-anchor="end">'
-            f"{escape(name)}{full}</text>"
-        )
-    for r in range(count):
-        for c in range(count):
-            parts.append(_cell(matrix, names, totals, worst, r, c, left + c * cell, top + r * cell, cell))
-    return _svg(width, height, title, parts)
+        parts.append(_text(x, top - 8, short[n], "tick", anchor, full, transform=turn))
+        parts.append(_text(left - 8, top + along + 4, short[n], "tick", "end", full))
+    for r, c in np.ndindex(count, count):
+        of = f"{matrix[r, c]} of {matrix[r].sum()}"
+        actual, predicted = isolated(names[r]), isolated(names[c])
+        said = f"{actual}: {of} right" if r == c else f"{actual} taken for {predicted}: {of}"
+        style, strength = _shade(r == c, float(shares[r, c]), worst)
+        parts += _cell(int(matrix[r, c]), said, style, strength, left + c * side, top + r * side, side)
+    return _svg(width, round(top + side * count + 2), title, parts)
+
+
+def _shade(right: bool, share: float, worst: float) -> tuple[str, float]:
+    """The colour of a cell by the share of its class that it holds, and how strong it is."""
+    if right:
+        return "right", 0.08 + 0.22 * share
+    if not share:
+        return "empty", 1.0
+    return "wrong", 0.85 * math.sqrt(
+        share / worst
+    )  # the root keeps single errors visible beside the worst pair
+
+
+def _cell(
+    value: int, said: str, style: str, strength: float, x: float, y: float, side: float
+) -> list[Markup]:
+    inner = side - 2
+    place = {"x": x + 1, "y": y + 1, "width": inner, "height": inner, "rx": 2}
+    cell = _tag("rect", _tag("title", said), class_=style, fill_opacity=f"{strength:.2f}", **place)
+    if not value or side < 17:
+        return [cell]
+    deep = " deep" if style == "wrong" and strength > 0.7 else ""
+    return [cell, _text(x + side / 2, y + side / 2 + 4, str(value), f"count {style}{deep}")]
 
 
 def scatter(
@@ -249,7 +270,7 @@ def scatter(
     radius: float,
     title: str,
     text: int,
-) -> str:
+) -> Markup:
     """Points of a plane coloured by group, each group named where most of it lies.
 
     Args:
@@ -266,19 +287,19 @@ def scatter(
     xy = (np.clip(points, -pad, pad) / pad * (0.5 * size - radius - 1)) + 0.5 * size
     parts = []
     for group in np.unique(groups):
-        dots = "".join(
-            f'<circle cx="{xy[n, 0]:.1f}" cy="{xy[n, 1]:.1f}" r="{radius}" data-n="{n}"/>'
-            for n in np.flatnonzero(groups == group)
-        )
-        parts.append(f'<g class="k{group}">{dots}</g>' if group >= 0 else f'<g class="none">{dots}</g>')
+        members = np.flatnonzero(groups == group)
+        dots = [_tag("circle", cx=xy[n, 0], cy=xy[n, 1], r=radius, data_n=n) for n in members]
+        parts.append(_tag("g", *dots, class_=f"k{group}" if group >= 0 else "none"))
     if text:
         parts += _names(xy, groups, names, size, text)
     return _svg(size, size, title, parts, style="map")
 
 
-def _names(xy: np.ndarray, groups: np.ndarray, names: Mapping[int, str], size: int, text: int) -> list[str]:
+def _names(
+    xy: np.ndarray, groups: np.ndarray, names: Mapping[int, str], size: int, text: int
+) -> list[Markup]:
     """Names on their groups, the largest group first; one that would cover another is left out."""
-    parts: list[str] = []
+    parts: list[Markup] = []
     taken: list[tuple[float, float, float]] = []  # centre and half the width
     for group in sorted(names, key=lambda group: -int((groups == group).sum())):
         members = xy[groups == group]
@@ -291,82 +312,31 @@ def _names(xy: np.ndarray, groups: np.ndarray, names: Mapping[int, str], size: i
         if any(abs(x - other) < half + width and abs(y - height) < text for other, height, width in taken):
             continue
         taken.append((x, y, half))
-        parts.append(
-            f'<text class="name" font-size="{text}" x="{x:.1f}" y="{y + 0.35 * text:.1f}" '
-            f'text-anchor="middle">{escape(name)}</text>'
-        )
+        parts.append(_text(x, y + 0.35 * text, name, "name", font_size=text))
     return parts
 
 
-def _line(line: Line, px: Callable[[float], float], py: Callable[[float], float]) -> str:
-    parts, path, pen = [], [], "M"
+def _line(line: Line, px: Callable[[float], float], py: Callable[[float], float]) -> Markup:
     good = [n for n in range(len(line.x)) if math.isfinite(line.y[n])]
-    for n in range(len(line.x)):
-        if not math.isfinite(line.y[n]):
-            pen = "M"
-            continue
-        path.append(f"{pen}{px(line.x[n]):.1f} {py(line.y[n]):.1f}")
-        pen = "L"
-    parts.append(f'<path d="{"".join(path)}"/>')
-    if line.spread is not None:
-        for n in good:
-            if line.spread[n] > 0:
-                x, high, low = px(line.x[n]), py(line.y[n] + line.spread[n]), py(line.y[n] - line.spread[n])
-                parts.append(f'<line class="bar" x1="{x:.1f}" x2="{x:.1f}" y1="{high:.1f}" y2="{low:.1f}"/>')
-    if line.marks or len(good) == 1:
-        parts += [_mark(line.marks or "circle", px(line.x[n]), py(line.y[n])) for n in good]
-    if line.values is not None:
-        for n in good:
-            text = escape(line.values(line.y[n]))
-            parts.append(
-                f'<text x="{px(line.x[n]):.1f}" y="{py(line.y[n]) - 11:.1f}" '
-                f'text-anchor="middle">{text}</text>'
-            )
-    return f'<g class="line {line.style}">{"".join(parts)}</g>'
+    # The pen is lifted where a value is missing.
+    pens = ["L" if n and math.isfinite(line.y[n - 1]) else "M" for n in good]
+    steps = [f"{pen}{px(line.x[n]):.1f} {py(line.y[n]):.1f}" for pen, n in zip(pens, good, strict=True)]
+    parts = [_tag("path", d="".join(steps))]
+    for n in good:
+        x, y, spread = px(line.x[n]), line.y[n], line.spread[n] if line.spread is not None else 0
+        if spread > 0:
+            parts.append(_tag("line", class_="bar", x1=x, x2=x, y1=py(y + spread), y2=py(y - spread)))
+        if line.marks or len(good) == 1:
+            parts.append(_mark(line.marks or "circle", x, py(y)))
+        if line.values is not None:
+            parts.append(_text(x, py(y) - 11, line.values(y), None))
+    return _tag("g", *parts, class_=f"line {line.style}")
 
 
-def _mark(shape: str, x: float, y: float) -> str:
+def _mark(shape: str, x: float, y: float) -> Markup:
     if shape == "diamond":
-        return f'<path class="dot" d="M{x:.1f} {y - 5:.1f}l5 5l-5 5l-5 -5z"/>'
-    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>'
-
-
-def _cell(
-    matrix: np.ndarray,
-    names: Sequence[str],
-    totals: np.ndarray,
-    worst: float,
-    r: int,
-    c: int,
-    x: float,
-    y: float,
-    side: float,
-) -> str:
-    value = int(matrix[r, c])
-    share = value / totals[r] if totals[r] else 0.0
-    if r == c:
-        style, strength = "right", 0.08 + 0.22 * share
-    else:  # the square root keeps single errors visible beside the worst pair
-        style, strength = "wrong", 0.85 * math.sqrt(share / worst) if value and worst else 0.0
-    said = (
-        f"{names[r]} taken for {names[c]}: {value} of {int(totals[r])}"
-        if r != c
-        else f"{names[r]}: {value} of {int(totals[r])} right"
-    )
-    if not value and r != c:
-        style, strength = "empty", 1.0
-    rect = (
-        f'<rect class="{style}" x="{x + 1:.1f}" y="{y + 1:.1f}" '
-        f'width="{side - 2:.1f}" height="{side - 2:.1f}" rx="2" '
-        f'fill-opacity="{strength:.2f}"><title>{escape(said)}</title></rect>'
-    )
-    if not value or side < 17:
-        return rect
-    shade = " deep" if r != c and strength > 0.7 else ""
-    return rect + (
-        f'<text class="count {style}{shade}" x="{x + side / 2:.1f}" y="{y + side / 2 + 4:.1f}" '
-        f'text-anchor="middle">{value}</text>'
-    )
+        return _tag("path", class_="dot", d=f"M{x:.1f} {y - 5:.1f}l5 5l-5 5l-5 -5z")
+    return _tag("circle", cx=x, cy=y, r=4.5)
 
 
 def _densest(members: np.ndarray) -> tuple[float, float]:
@@ -382,8 +352,29 @@ def _shortened(name: str, limit: int) -> str:
     return name if len(name) <= limit else name[: limit - 1] + "\u2026"
 
 
-def _svg(width: int, height: int, title: str, parts: Sequence[str], style: str = "chart") -> str:
-    return (
-        f'<svg class="{style}" role="img" aria-label="{escape(title)}" viewBox="0 0 {width} {height}" '
-        f'width="{width}" height="{height}">{"".join(parts)}</svg>'
+def _text(
+    x: float,
+    y: float,
+    text: str,
+    style: str | None,
+    anchor: str | None = "middle",
+    *inside: Markup,
+    **more: Any,
+) -> Markup:
+    return _tag("text", text, *inside, class_=style, x=x, y=y, text_anchor=anchor, **more)
+
+
+def _svg(width: int, height: int, title: str, parts: Sequence[Markup], style: str = "chart") -> Markup:
+    box = f"0 0 {width} {height}"
+    size = {"viewBox": box, "width": width, "height": height}
+    return _tag("svg", *parts, class_=style, role="img", aria_label=title, **size)
+
+
+def _tag(name: str, *inside: str, **attributes: Any) -> Markup:
+    """An element: text inside is escaped, attributes that are None are left out, places are written to a tenth."""
+    written = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{f"{value:.1f}" if isinstance(value, float) else escape(value)}"'
+        for key, value in attributes.items()
+        if value is not None
     )
+    return Markup(f"<{name}{written}>{''.join(map(escape, inside))}</{name}>")

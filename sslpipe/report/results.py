@@ -8,26 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from typing import Any
 
-NARROW_SPACE = "\u202f"
-SERIES = {"encoder": "Pretrained", "random_init": "Random weights", "raw_pixel": "Raw pixels"}
-PREFIX = {"encoder": "", "random_init": "random_init_", "raw_pixel": "raw_pixel_"}
-TITLES = {
-    "knn": "k-NN",
-    "linear": "Linear probe",
-    "online": "Linear probe, augmented",
-    "attentive": "Attentive probe",
-    "finetune": "Fine-tuning",
-}
-_OFF = ("attentive", "online")  # off by default: that it was skipped is no news
-_SUBJECTS = {
-    "knn": "k-NN",
-    "linear": "a linear probe",
-    "online": "a linear probe on augmented views",
-    "attentive": "an attentive probe",
-    "finetune": "fine-tuning",
-}
+from sslpipe import evals
+from sslpipe.report.series import PREFIX
+from sslpipe.report.words import integer, is_number, percent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +20,15 @@ class Row:
     """One evaluation protocol. Accuracies and deviations are fractions in [0, 1]."""
 
     stage: str
-    title: str
     labels: int | None = None  # labelled training images used; None: all of them
     top1: Mapping[str, float] = field(default_factory=dict)  # by series, as SERIES
     std: Mapping[str, float] = field(default_factory=dict)
     skipped: str | None = None
+
+    @property
+    def title(self) -> str:
+        """The evaluation's name in tables."""
+        return evals.declarations()[self.stage].title
 
     @property
     def gain(self) -> float | None:
@@ -54,27 +43,46 @@ class Row:
         return "all labels" if self.labels is None else f"{integer(self.labels)} labels"
 
 
-def rows(metrics: Mapping[str, Mapping[str, Any]]) -> list[Row]:
-    """The table's rows from `metrics/{knn,linear,finetune}.json`, those not there left out.
+def of_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """All numbers of an evaluation, with `protocol` and `skipped` where they apply.
 
     Args:
-        metrics: parsed metrics by stage.
+        record: `runs/NAME.json` of the evaluation, parsed.
+    """
+    result = record.get("result")
+    if not isinstance(result, Mapping):
+        return {}
+    metrics = result.get("metrics")
+    found = dict(metrics) if isinstance(metrics, Mapping) else {}
+    return found | {key: result[key] for key in ("protocol", "skipped") if result.get(key) is not None}
+
+
+def told_by_accuracy() -> list[str]:
+    """The evaluations that have rows in the table of accuracies, in its order."""
+    return [name for name, evaluation in evals.declarations().items() if evaluation.subject is not None]
+
+
+def rows(metrics: Mapping[str, Mapping[str, Any]]) -> list[Row]:
+    """The table's rows; evaluations without numbers are left out.
+
+    That one was skipped which is off by default is no news, and left out, too.
+
+    Args:
+        metrics: by evaluation, as `of_record` has them.
     """
     found = []
-    for stage, title in TITLES.items():
-        entry = metrics.get(stage)
-        if not entry:
-            continue
-        if "skipped" in entry and stage in _OFF:
-            continue
+    for stage in told_by_accuracy():
+        entry = metrics.get(stage, {})
         if "skipped" in entry:
-            found.append(Row(stage=stage, title=title, skipped=str(entry["skipped"])))
+            default: Any = evals.config_of(stage)()
+            if default.enabled:
+                found.append(Row(stage=stage, skipped=str(entry["skipped"])))
             continue
-        found.append(_row(stage, title, entry, labels=_labels(entry)))
+        found.append(_row(stage, entry, labels=_labels(entry)))
         few = entry.get("few_labels")
         if isinstance(few, Mapping):
             counts = sorted(map(int, few), reverse=True)
-            found += [_row(stage, title, few[str(count)], labels=count) for count in counts]
+            found += [_row(stage, few[str(count)], labels=count) for count in counts]
     return [row for row in found if row.skipped is not None or row.top1]
 
 
@@ -86,7 +94,7 @@ def headline(rows: list[Row], method: str, test_count: int | None) -> str | None
     row = most_telling(rows)
     if row is None or row.gain is None:
         return None
-    subject = _SUBJECTS[row.stage]
+    subject = evals.declarations()[row.stage].subject
     subject = subject if row.labels is None else f"{subject} with {integer(row.labels)} labels"
     before, after = percent(row.top1["random_init"]), percent(row.top1["encoder"])
     if abs(row.gain) <= 2 * _error_of_difference(row, test_count):
@@ -97,10 +105,13 @@ def headline(rows: list[Row], method: str, test_count: int | None) -> str | None
 
 
 def most_telling(rows: list[Row]) -> Row | None:
-    """The row of the headline: linear before k-NN before fine-tuning, fewest labels first."""
-    rank = {"linear": 0, "knn": 1, "online": 2, "attentive": 3, "finetune": 4}
-    usable = [row for row in rows if row.gain is not None]
-    return min(usable, key=lambda row: (rank[row.stage], row.labels or math.inf), default=None)
+    """The row of the headline: by the evaluation's rank, the fewest labels first."""
+    ranked = [
+        (rank, row.labels or math.inf, place)
+        for place, row in enumerate(rows)
+        if row.gain is not None and (rank := evals.declarations()[row.stage].rank) is not None
+    ]
+    return rows[min(ranked)[-1]] if ranked else None
 
 
 def standard_error(fraction: float, count: int) -> float:
@@ -108,23 +119,7 @@ def standard_error(fraction: float, count: int) -> float:
     return math.sqrt(max(fraction * (1 - fraction), 0.0) / count)
 
 
-def percent(fraction: float, digits: int = 1) -> str:
-    """A fraction as a percentage, 0.874 → "87.4 %" with a narrow no-break space."""
-    return f"{100 * fraction:.{digits}f}{NARROW_SPACE}%"
-
-
-def points(difference: float) -> str:
-    """A difference of fractions in percentage points, signed, with a true minus."""
-    text = f"{100 * difference:+.1f}"
-    return "0.0" if float(text) == 0 else text.replace("-", "\u2212")
-
-
-def integer(value: float) -> str:
-    """An integer with its thousands apart."""
-    return f"{round(value):,}".replace(",", NARROW_SPACE)
-
-
-def _row(stage: str, title: str, entry: Mapping[str, Any], labels: int | None) -> Row:
+def _row(stage: str, entry: Mapping[str, Any], labels: int | None) -> Row:
     top1, std = {}, {}
     for series, prefix in PREFIX.items():
         value, spread = entry.get(f"{prefix}top1"), entry.get(f"{prefix}top1_std")
@@ -132,7 +127,7 @@ def _row(stage: str, title: str, entry: Mapping[str, Any], labels: int | None) -
             top1[series] = float(value)
             if is_number(spread):
                 std[series] = float(spread)
-    return Row(stage=stage, title=title, labels=labels, top1=top1, std=std)
+    return Row(stage=stage, labels=labels, top1=top1, std=std)
 
 
 def _error_of_difference(row: Row, test_count: int | None) -> float:
@@ -140,11 +135,6 @@ def _error_of_difference(row: Row, test_count: int | None) -> float:
     if not test_count:
         return 0.005
     return math.hypot(*(standard_error(row.top1[name], test_count) for name in ("encoder", "random_init")))
-
-
-def is_number(value: Any) -> TypeGuard[int | float]:
-    """Whether a value read from JSON is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _labels(entry: Mapping[str, Any]) -> int | None:

@@ -6,27 +6,24 @@ import csv
 import functools
 import json
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+from PIL import Image
 
-from sslpipe.report.results import is_number
+from sslpipe import evals
+from sslpipe.console.errors import UserError
+from sslpipe.report import pictures
+from sslpipe.report.results import of_record
+from sslpipe.report.words import is_number
 from sslpipe.tracking.energy import METRIC
-
-if TYPE_CHECKING:
-    from sslpipe.report.pictures import Thumbnails
 
 T = TypeVar("T")
 
-_STAGES = (
-    "source", "shard", "views", "pretrain", "embed", "knn", "retrieval", "linear", "online", "attentive",
-    "finetune", "diagnostics", "robustness", "segment", "detect", "transfer",
-)  # fmt: skip
-_FEATURES = {"encoder": "features", "random_init": "random_init_features", "raw_pixel": "raw_pixel_features"}
+_FIRST = ("source", "shard", "views", "pretrain", "embed")  # stages before the evaluations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,38 +36,22 @@ class Efficiency:
     std: float | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Neighbours:
-    """One test image (its place in the split) and its nearest training images, nearest first."""
-
-    query: int
-    neighbours: list[int]
-    similarity: list[float]
-
-
 @dataclass(kw_only=True)
 class Run:
-    """All that the report shows but pictures of images, which `thumbnails` reads when asked."""
+    """What the sections share. What one section alone shows it reads by `load`, `images` and `picture`."""
 
     directory: Path
-    params: Mapping[str, Any]
+    params: Mapping[str, Any]  # resolved settings, flat: {"pretrain.method": "simclr", ...}
     manifest: dict[str, Any] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
     encoder: dict[str, Any] = field(default_factory=dict)
+    #: By stage, its numbers; of an evaluation all of them, with `protocol` and `skipped` where they apply.
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     stages: list[dict[str, Any]] = field(default_factory=list)  # runs/*.json in the pipeline's order
-    curves: dict[str, np.ndarray] = field(
-        default_factory=dict
-    )  # column -> [rows], NaN where empty or not finite
+    #: By column the numbers of the rows, NaN where empty or not finite.
+    curves: dict[str, np.ndarray] = field(default_factory=dict)
     watched: dict[str, np.ndarray] = field(default_factory=dict)  # the same of looks between epochs
     efficiency: list[Efficiency] = field(default_factory=list)
-    confusion: Counter[tuple[str, str]] = field(default_factory=Counter)  # (actual, predicted) -> images
-    neighbours: list[Neighbours] = field(default_factory=list)
-    spectra: dict[str, np.ndarray] = field(default_factory=dict)  # by series, shares of the variance, [D]
-    worst: list[Neighbours] = field(default_factory=list)  # the queries whose rankings are worst
-    features: dict[str, np.ndarray] = field(default_factory=dict)  # by series, test split, [N, D]
-    labels: np.ndarray | None = None  # int64 [N], -1 for none
-    index: np.ndarray | None = None  # int64 [N], place in the test split
     problems: list[str] = field(default_factory=list)  # files that are there and could not be read
 
     @property
@@ -78,12 +59,61 @@ class Run:
         """Class names in the order of their labels; empty without labels."""
         return [str(name) for name in self.manifest.get("classes") or ()]
 
-    @functools.cached_property
-    def thumbnails(self) -> Thumbnails:
-        """The images themselves; each split is opened once."""
-        from sslpipe.report.pictures import Thumbnails
+    @property
+    def method(self) -> str:
+        """The method as its paper writes it, where the encoder says that; else as the setting has it."""
+        info = self.encoder.get("info")
+        title = info.get("title") if isinstance(info, Mapping) else None
+        return str(title or self.params.get("pretrain.method") or "")
 
-        return Thumbnails(self.directory / "data" / "shards")
+    @functools.cached_property
+    def _thumbnails(self) -> pictures.Thumbnails:
+        return pictures.Thumbnails(self.directory / "data" / "shards")
+
+    def images(self, split: str, places: list[int], side: int) -> tuple[list[Image.Image], list[int]] | None:
+        """Images of a split and their labels; None where the shards are missing or cannot be read."""
+        if not places or not self.manifest:
+            return None
+        try:
+            return self._thumbnails.get(split, places, side)
+        except (UserError, OSError, IndexError, ValueError) as error:
+            problem = f"images of the {split} split could not be read ({error})"
+            if problem not in self.problems:
+                self.problems.append(problem)
+            return None
+
+    def picture(self, path: str, said: str) -> pictures.Picture | None:
+        """A picture file of the run; None where there is none, or none that can be read.
+
+        Args:
+            path: below the run's directory.
+            said: to readers who do not see it.
+        """
+        if not (self.directory / path).is_file():
+            return None
+        try:
+            return pictures.picture(self.directory / path, said)
+        except (OSError, ValueError, SyntaxError):  # Pillow raises SyntaxError for a broken PNG
+            self.problems.append(f"{path} could not be read as a picture")
+            return None
+
+    def load(self, path: str, parse: Callable[[Path], T], default: T) -> T:
+        """What a file of the run holds; the default where there is none, or none that can be read.
+
+        Args:
+            path: below the run's directory.
+            parse: reads it; may raise what broken JSON and CSV make it raise.
+            default: instead.
+        """
+        if not (self.directory / path).is_file():
+            return default
+        try:
+            return parse(self.directory / path)
+        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+            missing = isinstance(error, KeyError)
+            what = f"{error} is missing" if missing else str(error) or type(error).__name__
+            self.problems.append(f"{path} could not be read ({what})")
+            return default
 
     def count(self, split: str) -> int | None:
         """Images in a split, if the manifest says."""
@@ -111,39 +141,22 @@ def read(directory: str | Path, params: Mapping[str, Any]) -> Run:
     root = Path(directory)
     run = Run(directory=root, params=params)
 
-    def attempt(path: str, parse: Callable[[Path], T], default: T) -> T:
-        if not (root / path).is_file():
-            return default
-        try:
-            return parse(root / path)
-        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-            what = (
-                f"{error} is missing" if isinstance(error, KeyError) else str(error) or type(error).__name__
-            )
-            run.problems.append(f"{path} could not be read ({what})")
-            return default
-
-    run.manifest = attempt("data/shards/manifest.json", _json, {})
-    run.recipe = attempt("data/views/recipe.json", _json, {})
-    run.encoder = attempt("models/encoder.json", _json, {})
+    run.manifest = run.load("data/shards/manifest.json", _json, {})
+    run.recipe = run.load("data/views/recipe.json", _json, {})
+    run.encoder = run.load("models/encoder.json", _json, {})
     for path in sorted((root / "metrics").glob("*.json")):
-        run.metrics[path.stem] = attempt(f"metrics/{path.name}", _json, {})
-    found: list[dict[str, Any]] = [
-        attempt(f"runs/{path.name}", _json, {}) for path in sorted((root / "runs").glob("*.json"))
-    ]
-    run.stages = sorted(
-        (stage for stage in found if stage.get("stage", "report") != "report"), key=_pipeline_order
-    )
-    run.curves = attempt("plots/pretrain/curves.csv", _curves, {})
-    run.watched = attempt("plots/pretrain/watch.csv", _curves, {})
-    run.efficiency = attempt("plots/linear/label_efficiency.csv", _efficiency, [])
-    run.confusion = attempt("plots/knn/confusion.csv", _confusion, Counter())
-    run.spectra = attempt("plots/diagnostics/eigenspectrum.csv", _spectra, {})
-    run.neighbours = attempt("plots/knn/neighbours.json", _neighbours, [])
-    run.worst = attempt("plots/retrieval/worst.json", _neighbours, [])
-    tensors: dict[str, np.ndarray] = attempt("data/features/test.safetensors", _tensors, {})
-    run.features = {series: tensors[key] for series, key in _FEATURES.items() if key in tensors}
-    run.labels, run.index = tensors.get("label"), tensors.get("index")
+        numbers: dict[str, dict[str, Any]] = run.load(f"metrics/{path.name}", _numbers, {})
+        run.metrics |= numbers
+    records: dict[str, dict[str, Any]] = {
+        path.stem: run.load(f"runs/{path.name}", _json, {}) for path in sorted((root / "runs").glob("*.json"))
+    }
+    # The metrics of an evaluation are its most important numbers; its record has all.
+    run.metrics |= {name: found for name, record in records.items() if (found := of_record(record))}
+    stages = [record for record in records.values() if record.get("stage", "report") != "report"]
+    run.stages = sorted(stages, key=_pipeline_order)
+    run.curves = run.load("plots/pretrain/curves.csv", _curves, {})
+    run.watched = run.load("plots/pretrain/monitor.csv", _curves, {})
+    run.efficiency = run.load("plots/linear/label_efficiency.csv", _efficiency, [])
     return run
 
 
@@ -162,8 +175,8 @@ def energy(stage: Mapping[str, Any]) -> float | None:
 
 
 def _pipeline_order(stage: Mapping[str, Any]) -> tuple[int, float]:
-    name = stage["stage"]
-    known = _STAGES.index(name) if name in _STAGES else len(_STAGES)
+    order = (*_FIRST, *evals.declarations())
+    known = order.index(stage["stage"]) if stage["stage"] in order else len(order)
     return known, float(stage.get("started") or 0)
 
 
@@ -174,13 +187,18 @@ def _json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _table(path: Path) -> list[dict[str, str]]:
+def _numbers(path: Path) -> dict[str, dict[str, Any]]:
+    return {name: dict(numbers) for name, numbers in _json(path).items() if isinstance(numbers, Mapping)}
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file, for `Run.load`."""
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
 
 
 def _curves(path: Path) -> dict[str, np.ndarray]:
-    rows = _table(path)
+    rows = table(path)
     names = [name for name in (rows[0] if rows else {}) if name]
     return {name: np.array([_number(row[name]) for row in rows]) for name in names}
 
@@ -193,40 +211,8 @@ def _efficiency(path: Path) -> list[Efficiency]:
             top1=float(row["top1"]),
             std=float(row["std"]) if row.get("std") else None,
         )
-        for row in _table(path)
+        for row in table(path)
     ]
-
-
-def _confusion(path: Path) -> Counter[tuple[str, str]]:
-    return Counter((row["actual"], row["predicted"]) for row in _table(path))
-
-
-def _neighbours(path: Path) -> list[Neighbours]:
-    return [
-        Neighbours(
-            query=int(entry["query"]),
-            neighbours=[int(place) for place in entry["neighbours"]],
-            similarity=[float(value) for value in entry["similarity"]],
-        )
-        for entry in json.loads(path.read_text())
-    ]
-
-
-def _spectra(path: Path) -> dict[str, np.ndarray]:
-    found: dict[str, list[float]] = {}
-    for row in _table(path):
-        found.setdefault(row["series"], []).append(float(row["share"]))
-    return {series: np.array(shares) for series, shares in found.items()}
-
-
-def _tensors(path: Path) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(str(error)) from error
 
 
 def _number(text: str | None) -> float:

@@ -6,21 +6,24 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sslpipe.report.results import NARROW_SPACE, SERIES, TITLES, Row, points, rows
+from sslpipe.report.results import Row, of_record, rows, told_by_accuracy
+from sslpipe.report.series import SERIES
+from sslpipe.report.words import NARROW_SPACE, hundredths, points
 
 
-def summary_table(metrics_dir: str | Path) -> str:
+def summary_table(directory: str | Path) -> str:
     """The result table as plain text, with where the report is.
 
     Args:
-        metrics_dir: the folder with knn.json, linear.json and finetune.json; those not there are left out.
+        directory: the run's, with `runs/` in it; evaluations without a record there are left out.
 
     Returns:
         Lines without a final newline. Accuracies are top-1 in percent on the test split, the gain in points.
     """
-    folder = Path(metrics_dir)
-    entries = rows({stage: _read(folder / f"{stage}.json") for stage in TITLES})
-    report = folder.parent / "report" / "index.html"
+    folder = Path(directory)
+    records = {name: _read(folder / "runs" / f"{name}.json") for name in told_by_accuracy()}
+    entries = rows({name: of_record(record) for name, record in records.items()})
+    report = folder / "report" / "index.html"
     where = [f"report  {report}"] if report.is_file() else []
     if not entries:
         return "\n".join(["no evaluation has run yet", *where])
@@ -36,13 +39,9 @@ def summary_table(metrics_dir: str | Path) -> str:
 
 
 def _measured(row: Row) -> list[str]:
-    cells = [_cell(row, series) for series in SERIES]
+    cells = [hundredths(row.top1[series]) if series in row.top1 else "" for series in SERIES]
     gain = "" if row.gain is None else points(row.gain).replace("\u2212", "-")
     return [f"{row.title}, {row.condition}".replace(NARROW_SPACE, " "), *cells, gain]
-
-
-def _cell(row: Row, series: str) -> str:
-    return f"{100 * row.top1[series]:.1f}" if series in row.top1 else ""
 
 
 def _aligned(cells: list[list[str]]) -> list[str]:

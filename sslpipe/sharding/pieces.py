@@ -23,7 +23,7 @@ from sslpipe.console.errors import UserError, explain_os_error
 from sslpipe.core import scratch
 from sslpipe.core.threads import ordered_map
 from sslpipe.sharding.duplicates import perceptual_hash
-from sslpipe.sharding.folder import UNREADABLE
+from sslpipe.sharding.scan import UNREADABLE
 from sslpipe.sharding.source import Item
 from sslpipe.shards import beton, images, webdataset
 from sslpipe.shards.index import COLUMNS

@@ -1,4 +1,4 @@
-"""A source: images of two splits, each read when it is asked for. Nothing here imports torch or Pillow."""
+"""A source: images of two splits, each read when it is asked for. Nothing here imports torch, numpy or Pillow."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    import numpy as np
-
+#: An array of numpy's, uint8 [H, W] or [H, W, 3]. It is not named so that whoever lists images need not import numpy.
+Array = Any
 SPLITS = ("train", "test")
 
 
@@ -27,7 +26,7 @@ class Item(Protocol):
         """Its class, -1 for none."""
         ...
 
-    def read(self, limit: int) -> bytes | np.ndarray:
+    def read(self, limit: int) -> bytes | Array:
         """The encoded file, at most `limit` + 1 bytes of it, or uint8 pixels [H, W] or [H, W, 3]."""
         ...
 
@@ -68,9 +67,9 @@ class Pixels:
 
     key: str
     label: int
-    pixels: np.ndarray
+    pixels: Array
 
-    def read(self, limit: int) -> np.ndarray:
+    def read(self, limit: int) -> Array:
         """See `Item.read`."""
         return self.pixels
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sslpipe.console.errors import UserError, explain_os_error
-from sslpipe.sharding import folder
+from sslpipe.sharding.scan import READABLE, printable
 
-IMAGES = frozenset(extension.removeprefix(".") for extension in folder.READABLE)
+IMAGES = frozenset(extension.removeprefix(".") for extension in READABLE)
 LABELS = {"cls": 20, "json": 1 << 20}  # and the most bytes that one may have
 _LABEL_KEYS = ("label", "cls", "class", "target")
 
@@ -160,7 +160,7 @@ class _Sample:
         if not self.files or (self.place is None and not self.fault):
             return
         offset, size = self.place or (0, 0)
-        key = folder.printable(f"{name}/{self.key}")
+        key = printable(f"{name}/{self.key}")
         found.members.append(Member(key, self.label, self.path, offset, size, self.fault))
 
 

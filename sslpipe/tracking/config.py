@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from sslpipe.core.config import Config as Base
 
 
@@ -14,6 +16,8 @@ class Config(Base):
         uri: MLflow's store or server; none means `MLFLOW_TRACKING_URI`, else a SQLite file in the project.
     """
 
-    enabled: bool = True
-    experiment: str = "sslpipe"
-    uri: str | None = None
+    enabled: bool = Field(True, description="tell MLflow of runs; the files in runs/ are written in any case")
+    experiment: str = Field("sslpipe", description="the name of the experiment in MLflow")
+    uri: str | None = Field(
+        None, description="MLflow's store or server; null: MLFLOW_TRACKING_URI, else mlflow.db in the project"
+    )

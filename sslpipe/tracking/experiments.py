@@ -12,15 +12,14 @@ from sslpipe.core import scratch, yaml
 LAST_STAGE = "report"  # every other stage lies before it, so once it has run the workspace is one experiment
 
 
-def experiment_key(data_digest: str, resolved: Mapping[str, Any]) -> str:
+def experiment_key(resolved: Mapping[str, Any]) -> str:
     """The digest that names an experiment: 16 hexadecimal characters.
 
     Args:
-        data_digest: of the source images (data/source.json).
-        resolved: settings and digests of the code of each stage, as in data/resolved; without the last stage, which
-            cannot change a result.
+        resolved: what each stage rests on, as in data/resolved: settings, digests of code and of data. Without the last
+            stage, which cannot change a result.
     """
-    return scratch.digest({"data": data_digest, "stages": dict(resolved)})[:16]
+    return scratch.digest(dict(resolved))[:16]
 
 
 def params_read(params: Mapping[str, Any]) -> dict[str, Any]:

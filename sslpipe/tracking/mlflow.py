@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sslpipe import evals
 from sslpipe.console.errors import UserError
 from sslpipe.core import scratch
 from sslpipe.tracking import journal
@@ -46,7 +47,6 @@ _COLUMNS = (
     "params.`pretrain.epochs`",
     "params.`seed`",
 )
-_RESULTS = ("top1", "miou", "map")
 _METRICS_A_BATCH, _OTHERS_A_BATCH = 1000, 100  # MLflow's limits
 _PARAM_LENGTH, _TAG_LENGTH, _DIGEST_LENGTH = 6000, 8000, 36
 
@@ -231,7 +231,7 @@ class Mirror:
         """Keep a saved view of the table of runs with a column for each headline result seen so far."""
         saved = self.client.get_experiment(self.experiment).tags.get(_VIEW)
         former = json.loads(saved)["selectedColumns"] if saved else []
-        columns = [f"metrics.`{_name(name)}`" for name in numbers if name.rpartition(".")[2] in _RESULTS]
+        columns = [f"metrics.`{_name(name)}`" for name in evals.headlines(numbers)]
         view = json.dumps(_saved_view([*former, *columns]))
         if view != saved:
             self.client.set_experiment_tag(self.experiment, _VIEW, view)

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from sslpipe.data.batch import Batch
 from sslpipe.data.buffers import Buffers
-from sslpipe.views import geometry
+from sslpipe.views import drawing, geometry
 from sslpipe.views import masks as patch_masks
-from sslpipe.views import table as tables
 from sslpipe.views.recipe import Recipe, ViewSpec
 from sslpipe.views.render.choice import choose
 from sslpipe.views.table import Table
@@ -110,7 +109,7 @@ class ViewEngine:
     def _table(self, spec: ViewSpec, index: NDArray[np.int64], size: NDArray[np.int32], epoch: int) -> Table:
         """The parameters of all views of a spec, the first view's rows first."""
         n, numbers = len(index), self._numbers[spec.name]
-        table = tables.draw(
+        table = drawing.draw(
             spec,
             seed=self.seed,
             epoch=epoch,

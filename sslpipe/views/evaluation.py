@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from sslpipe.data.batch import Batch
-from sslpipe.views.recipe import Colour, ViewSpec
+from sslpipe.views.operations import ViewSpec
 from sslpipe.views.render import reference
 from sslpipe.views.table import Table
+from sslpipe.views.values import Colour
 
 
 def centre(

@@ -4,15 +4,54 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, field_validator
 
+from sslpipe.core.config import Config
 from sslpipe.views import philox
 from sslpipe.views.philox import below, uniform
-from sslpipe.views.recipe import PatchMask, Range
+from sslpipe.views.values import Range, check_share, increasing
 
 _ATTEMPTS = 10  # placements tried for one block before the mask is left as it is
+
+
+class PatchMask(Config):
+    """Which patches of a view are hidden.
+
+    Kinds:
+        random: exactly ⌈ratio · patches⌉ (MAE, SimMIM), as squares of `unit` x `unit` patches.
+        block: blocks of `min_block` patches or more, aspect within `aspect`, until at most ⌊ratio · patches⌋
+            are hidden (BEiT's blockwise masking: 75 of 196 is ratio .383).
+        multi_block: `targets` blocks that cover `target_scale` of the patches each, aspect within
+            `target_aspect`, and one square context of `context_scale` without the targets but of
+            `min_context` patches at least (I-JEPA). A sample's block sizes are its own, where the official
+            code has one for the batch, since a view depends on nothing else in its batch.
+    """
+
+    kind: Literal["random", "block", "multi_block"] = "random"
+    patch_size: int = Field(ge=1)
+    ratio: float = Field(0.75, gt=0, lt=1)
+    unit: int = Field(1, ge=1)
+    min_block: int = Field(16, ge=1)
+    aspect: Range = (0.3, 1 / 0.3)
+    targets: int = Field(4, ge=1)
+    target_scale: Range = (0.15, 0.2)
+    target_aspect: Range = (0.75, 1.5)
+    context_scale: Range = (0.85, 1.0)
+    min_context: int = Field(4, ge=1)
+
+    @field_validator("aspect", "target_scale", "target_aspect", "context_scale")
+    @classmethod
+    def _check_range(cls, value: Range) -> Range:
+        return increasing(value)
+
+    @field_validator("target_scale", "context_scale")
+    @classmethod
+    def _check_share(cls, value: Range) -> Range:
+        return check_share(value, "the view")
 
 
 def draw(

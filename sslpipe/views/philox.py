@@ -15,7 +15,7 @@ _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 
 # First blocks of what is drawn for a view: fixed, so that switching one thing on moves nothing else.
-CROP, FLIPS, COLOUR, MASK = 0, 16, 20, 64
+CROP, FLIPS, COLOUR, OTHERS, MASK = 0, 16, 20, 32, 64
 
 
 def philox(counter: NDArray[np.uint64], key: tuple[int, int]) -> NDArray[np.uint64]:

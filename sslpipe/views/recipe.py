@@ -2,183 +2,29 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator
 
 from sslpipe.console.errors import UserError
+from sslpipe.console.spelling import nearest
 from sslpipe.core.config import Config
+from sslpipe.views.masks import PatchMask
+from sslpipe.views.operations import IMAGENET_MEAN, IMAGENET_STD, OPERATIONS, Jitter, ViewSpec
+from sslpipe.views.values import Colour
 
-Operation = Literal["crop", "jitter", "grey", "blur", "solarize"]
-Probability = Annotated[float, Field(ge=0, le=1)]
-Range = tuple[float, float]
-Colour = tuple[float, float, float]
+__all__ = [
+    "IMAGENET_MEAN", "IMAGENET_STD", "Colour", "Jitter", "PatchMask", "Recipe", "ViewSpec", "resolve",
+]  # fmt: skip
 
-IMAGENET_MEAN: Colour = (0.485, 0.456, 0.406)
-IMAGENET_STD: Colour = (0.229, 0.224, 0.225)
-ORDER: tuple[Operation, ...] = ("crop", "jitter", "grey", "blur", "solarize")
 
 # How messages name the two who may override a recipe.
 USER, DATASET = "views.recipe", "the data set's recipe"
 # What `share` takes from the other spec: everything that says which part of the image is seen.
-SHARED = ("count", "scale", "ratio", "hflip", "vflip", "rotation", "quarter_turns")
+SHARED = ("count", *(name for row in OPERATIONS if row.step == "crop" for name in row.settings))
 # What overrides may not touch: it is what the method's code is written against.
 FIXED = ("name", "share")
-
-
-def _increasing(value: Range) -> Range:
-    if not 0 < value[0] <= value[1]:
-        raise ValueError("must be two numbers above 0, the smaller first")
-    return value
-
-
-class Jitter(Config):
-    """Colour jitter: with `probability`, the four adjustments in an order drawn for each sample.
-
-    As torchvision's ColorJitter: factors uniform in [max(0, 1 - strength), 1 + strength], hue in [-hue, hue]
-    turns of the colour wheel; an adjustment of strength 0 is left out. The defaults are SimCLR's at
-    strength .5.
-    """
-
-    probability: Probability = 0.8
-    brightness: float = Field(0.4, ge=0)
-    contrast: float = Field(0.4, ge=0)
-    saturation: float = Field(0.4, ge=0)
-    hue: float = Field(0.1, ge=0, le=0.5)
-
-
-class PatchMask(Config):
-    """Which patches of a view are hidden.
-
-    Kinds:
-        random: exactly ⌈ratio · patches⌉ (MAE, SimMIM), as squares of `unit` x `unit` patches.
-        block: blocks of `min_block` patches or more, aspect within `aspect`, until at most ⌊ratio · patches⌋
-            are hidden (BEiT's blockwise masking: 75 of 196 is ratio .383).
-        multi_block: `targets` blocks that cover `target_scale` of the patches each, aspect within
-            `target_aspect`, and one square context of `context_scale` without the targets but of
-            `min_context` patches at least (I-JEPA). A sample's block sizes are its own, where the official
-            code has one for the batch, since a view depends on nothing else in its batch.
-    """
-
-    kind: Literal["random", "block", "multi_block"] = "random"
-    patch_size: int = Field(ge=1)
-    ratio: float = Field(0.75, gt=0, lt=1)
-    unit: int = Field(1, ge=1)
-    min_block: int = Field(16, ge=1)
-    aspect: Range = (0.3, 1 / 0.3)
-    targets: int = Field(4, ge=1)
-    target_scale: Range = (0.15, 0.2)
-    target_aspect: Range = (0.75, 1.5)
-    context_scale: Range = (0.85, 1.0)
-    min_context: int = Field(4, ge=1)
-
-    @field_validator("aspect", "target_scale", "target_aspect", "context_scale")
-    @classmethod
-    def _check_range(cls, value: Range) -> Range:
-        return _increasing(value)
-
-    @field_validator("target_scale", "context_scale")
-    @classmethod
-    def _check_share(cls, value: Range) -> Range:
-        if value[1] > 1:
-            raise ValueError("must not be above 1: it is a share of the view")
-        return value
-
-
-class ViewSpec(Config):
-    """How `count` views of size x size pixels are made of each image; the fields left alone do nothing.
-
-    Order of work: where `rotation` is not 0, rotate about the crop's centre at native scale (bilinear,
-    `fill` outside the image); crop a box of `scale` of the image's area and aspect within `ratio`, resize it
-    with antialiasing; flips, then quarter turns; colour; (x - mean) / std. `order` says where the colour
-    operations come: MoCo v1 has grey before jitter, BEiT jitter before the crop (then contrast's mean is the
-    whole image's).
-
-    Attributes:
-        name: how the method finds the views, unique within a recipe.
-        size: side of the view in pixels.
-        count: views an image.
-        scale, ratio: crop, as torchvision's RandomResizedCrop.
-        hflip, vflip, grey, blur, solarize: probabilities.
-        rotation: degrees; the angle is uniform in ± this.
-        quarter_turns: turn by 0, 90, 180 or 270 degrees, each as likely.
-        blur_sigma: range of the Gaussian's standard deviation in pixels; blur_kernel: its odd length,
-            2⌊size/20⌋ + 1 if None.
-        fill: grey level in [0, 1] outside the image.
-        mean, std: normalisation, of pixels in [0, 1].
-        mask: patches hidden, or None.
-        share: name of another spec: the same part of the image, flips and turns as that one's views, at this
-            spec's size (BEiT's tokenizer). Everything is drawn from the same random numbers, so colour
-            operations with the same settings come out the same too.
-    """
-
-    name: str = Field("view", pattern=r"^[a-z][a-z0-9_]*$")
-    size: int = Field(ge=1, le=4096)
-    count: int = Field(1, ge=1, le=256)
-    scale: Range = (0.08, 1.0)
-    ratio: Range = (3 / 4, 4 / 3)
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    hflip: Probability = 0.5
-    vflip: Probability = 0.0
-    rotation: float = Field(0.0, ge=0, le=180)
-    quarter_turns: bool = False
-    jitter: Jitter | None = None
-    grey: Probability = 0.0
-    blur: Probability = 0.0
-    blur_sigma: Range = (0.1, 2.0)
-    blur_kernel: int | None = Field(None, ge=1)
-    solarize: Probability = 0.0
-    fill: float = Field(0.0, ge=0, le=1)
-    mean: Colour = IMAGENET_MEAN
-    std: Colour = IMAGENET_STD
-    mask: PatchMask | None = None
-    order: tuple[Operation, ...] = ORDER
-    share: str | None = None
-
-    @property
-    def kernel(self) -> int:
-        """Length of the blur's kernel in pixels."""
-        return 2 * (self.size // 20) + 1 if self.blur_kernel is None else self.blur_kernel
-
-    @field_validator("scale", "ratio", "blur_sigma")
-    @classmethod
-    def _check_range(cls, value: Range) -> Range:
-        return _increasing(value)
-
-    @field_validator("scale")
-    @classmethod
-    def _check_scale(cls, value: Range) -> Range:
-        if value[1] > 1:
-            raise ValueError("must not be above 1: it is a share of the image's area")
-        return value
-
-    @field_validator("std")
-    @classmethod
-    def _check_std(cls, value: Colour) -> Colour:
-        if min(value) <= 0:
-            raise ValueError("must be three numbers above 0")
-        return value
-
-    @field_validator("order")
-    @classmethod
-    def _check_order(cls, value: tuple[Operation, ...]) -> tuple[Operation, ...]:
-        if sorted(value) != sorted(ORDER):
-            raise ValueError(f"must name each of {', '.join(ORDER)} once")
-        if early := {"blur", "solarize"} & set(value[: value.index("crop")]):
-            raise ValueError(f"{' and '.join(sorted(early))} must come after crop")
-        return value
-
-    @model_validator(mode="after")
-    def _check_fit(self) -> ViewSpec:
-        if self.kernel % 2 == 0 or self.kernel // 2 >= self.size:
-            raise ValueError(f"blur_kernel must be odd and below {2 * self.size} for size {self.size}")
-        if self.mask is not None:
-            side = self.mask.patch_size * (self.mask.unit if self.mask.kind == "random" else 1)
-            if self.size % side:
-                raise ValueError(f"size {self.size} is not a multiple of the mask's {side} pixels")
-        return self
 
 
 class Recipe(Config):
@@ -329,8 +175,8 @@ def _check_keys(
     known = [key for key in model.model_fields if model is not ViewSpec or key not in FIXED] + names
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            near = nearest(str(key), known)
+            hint = f"did you mean {near}?" if near else f"known are {', '.join(known)}"
             raise UserError(f"{where}: unknown key {key}; {hint}")
 
 

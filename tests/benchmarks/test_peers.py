@@ -74,7 +74,7 @@ def test_it_learns_a_toy_set_in_our_loop(name: str, toy_reader: ToyReader, tmp_p
         Loader(toy_reader, batch_size=N, seed=0),
         small_engine(name),
         Config(epochs=30, batch_size=N, log_every=6, checkpoint_seconds=0.5),
-        OptimizerConfig(rate=3e-3, rule="absolute", warmup_epochs=0),
+        OptimizerConfig(lr=3e-3, rule="absolute", warmup_epochs=0),
         seed=0,
         checkpoints=Checkpoints(tmp_path),
     )
@@ -99,7 +99,7 @@ def test_the_optimiser_gets_the_same_parameters_in_the_same_groups(name: str) ->
     def groups(method: Method) -> Iterator[tuple[Any, ...]]:
         for group in method.parameter_groups():
             count = sum(parameter.numel() for parameter in group.parameters)
-            yield count, group.decay, group.adapt, group.fixed_rate
+            yield count, group.decay, group.adapt, group.fixed_lr
 
     assert list(groups(peer)) == list(groups(ours))
 
@@ -188,7 +188,7 @@ def test_mae_refuses_a_backbone_that_timm_has_no_twin_of(options: dict[str, Any]
 
 def steps(method: Method, views: Any, reader: ToyReader) -> list[float]:
     """The losses of some steps, in double precision."""
-    config = OptimizerConfig(name="sgd", rate=0.05, rule="absolute", weight_decay=1e-2, warmup_epochs=0)
+    config = OptimizerConfig(name="sgd", lr=0.05, rule="absolute", weight_decay=1e-2, warmup_epochs=0)
     optimizer = optim.build(method.parameter_groups(), config, N)
     loader, losses = Loader(reader, batch_size=N, seed=0), []
     for step in range(STEPS):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_runs import PARAMS, Page, write, write_csv
+from report_runs import PARAMS, Page, evaluated, numbers_of, write, write_csv
 
 from sslpipe.compare import compare
 from sslpipe.compare import page as compare_page
@@ -26,7 +26,7 @@ def params(file: Path) -> Mapping[str, Any]:
 def told(folder: Path, right: int) -> None:
     """A k-NN that tells so many of forty test images."""
     metrics = {"top1": right / COUNT, "random_init_top1": 0.1, "protocol": {"k": 20, "digests": DIGESTS}}
-    write(folder / "metrics/knn.json", metrics)
+    evaluated(folder, "knn", metrics)
     rows = [["a", "a" if n < right else "b"] for n in range(COUNT)]
     write_csv(folder / "plots/knn/confusion.csv", ["actual", "predicted"], rows)
 
@@ -61,9 +61,9 @@ def test_runs_on_the_same_images_are_compared_image_by_image(two: tuple[Path, Pa
 @pytest.mark.parametrize("what", ["data", "order", "file"])
 def test_other_images_are_not_paired(two: tuple[Path, Path], what: str) -> None:
     if what == "data":
-        metrics = json.loads((two[1] / "metrics/knn.json").read_text())
+        metrics = numbers_of(two[1], "knn")
         metrics["protocol"]["digests"]["data"] = "x" * 64
-        write(two[1] / "metrics/knn.json", metrics)
+        evaluated(two[1], "knn", metrics)
     elif what == "order":
         write_csv(two[1] / "plots/knn/confusion.csv", ["actual", "predicted"], [["b", "b"]] * COUNT)
     else:
@@ -77,9 +77,9 @@ def test_shards_of_another_format_hold_the_same_images(two: tuple[Path, Path]) -
     for folder, digest in zip(two, ("f" * 64, "h" * 64), strict=True):
         manifest = json.loads((folder / "data/shards/manifest.json").read_text())
         write(folder / "data/shards/manifest.json", {**manifest, "digest": digest})
-        metrics = json.loads((folder / "metrics/knn.json").read_text())
+        metrics = numbers_of(folder, "knn")
         metrics["protocol"]["digests"]["data"] = digest
-        write(folder / "metrics/knn.json", metrics)
+        evaluated(folder, "knn", metrics)
     found = difference(*loaded(two), ("knn", None))
     assert found is not None
     assert found.how.startswith("the same 40 test images")
@@ -99,8 +99,8 @@ def test_of_many_comparisons_more_is_asked(two: tuple[Path, Path]) -> None:
 
 def test_few_labels_count_their_draws(two: tuple[Path, Path]) -> None:
     for folder in two:
-        metrics = json.loads((folder / "metrics/linear.json").read_text())
-        write(folder / "metrics/linear.json", {**metrics, "protocol": {"draws": 5}})
+        metrics = numbers_of(folder, "linear")
+        evaluated(folder, "linear", {**metrics, "protocol": {"draws": 5}})
     found = difference(*loaded(two), ("linear", 5))
     assert found is not None
     assert "5 draws" in found.how
@@ -137,9 +137,9 @@ def test_other_data_and_other_protocols_are_warned_of(two: tuple[Path, Path]) ->
     manifest = json.loads((two[1] / "data/shards/manifest.json").read_text())
     other = {**manifest, "digest": "f" * 64, "source": {"name": "other", "digest": "g" * 64}}
     write(two[1] / "data/shards/manifest.json", other)
-    metrics = json.loads((two[1] / "metrics/knn.json").read_text())
+    metrics = numbers_of(two[1], "knn")
     metrics["protocol"]["digests"]["settings"] = "t" * 64
-    write(two[1] / "metrics/knn.json", metrics)
+    evaluated(two[1], "knn", metrics)
     said = " ".join(warnings(loaded(two)))
     assert "not evaluated on the same images" in said
     assert "k-NN did not follow the same protocol" in said
@@ -181,9 +181,9 @@ def test_nine_runs_are_too_many() -> None:
 
 def test_scores_over_seeds_are_compared_by_their_spread(two: tuple[Path, Path]) -> None:
     for folder in two:
-        metrics = json.loads((folder / "metrics/knn.json").read_text())
+        metrics = numbers_of(folder, "knn")
         metrics["protocol"]["seeds"], metrics["top1_std"] = 4, 0.1
-        write(folder / "metrics/knn.json", metrics)
+        evaluated(folder, "knn", metrics)
     found = difference(*loaded(two), ("knn", None))
     assert found is not None
     assert found.how == "8 test images, 4 draws"
@@ -194,8 +194,8 @@ def test_scores_over_seeds_are_compared_by_their_spread(two: tuple[Path, Path]) 
 
 def test_other_tasks_stand_beside_each_other(two: tuple[Path, Path], tmp_path: Path) -> None:
     for folder, value in zip(two, (0.25, 0.5), strict=True):
-        write(folder / "metrics/segment.json", {"miou": value, "miou_std": 0.01, "protocol": {}})
-    write(two[0] / "metrics/detect.json", {"ap50": 0.5, "protocol": {}})
+        evaluated(folder, "segment", {"miou": value, "miou_std": 0.01, "protocol": {}})
+    evaluated(two[0], "detect", {"ap50": 0.5, "protocol": {}})
     runs = loaded(two)
     found = compare.others(runs)
     assert found["Segmentation, linear, mIoU, %"] == [(25.0, 1.0), (50.0, 1.0)]
@@ -212,3 +212,20 @@ def test_losses_are_laid_over_each_other_for_one_method_alone(two: tuple[Path, P
     write(two[1] / "params.yaml", {**PARAMS, "pretrain.method": "simclr", "seed": 9})
     same = Page(compare_page.build(loaded(two), tmp_path / "page.html"))
     assert "loss" in same.sections
+
+
+def test_names_of_runs_and_settings_are_shown_as_they_are(two: tuple[Path, Path], tmp_path: Path) -> None:
+    names = ("<b onclick=\"x\">&amp; 'co'</b>", "\U0001f41c {{ 7 * 7 }} \u05e9\u05dc\u05d5\u05dd <\u05e2>")
+    write(two[1] / "params.yaml", {**PARAMS, "pretrain.method": names[0], names[0]: list(names)})
+
+    def made(names: tuple[str, ...], file: str) -> Page:
+        runs = [Compared(name, each.run, each.rows) for name, each in zip(names, loaded(two), strict=True)]
+        return Page(compare_page.build(runs, tmp_path / file))
+
+    page, harmless = made(names, "page.html"), made(("m", "n"), "harmless.html")
+    for name in names:
+        assert page.words.count(name) > 6  # heads of tables and legends
+        assert name in page.values["data-label"]
+    assert page.words.count(names[0]) > harmless.words.count("m")  # the setting, too
+    assert " ".join(names) in page.text
+    assert page.shape == harmless.shape

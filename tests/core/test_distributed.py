@@ -12,6 +12,8 @@ from sslpipe.losses import nt_xent, swapped_prediction
 from sslpipe.losses.clustering import sinkhorn
 from sslpipe.networks import backbone, mlp
 
+pytestmark = pytest.mark.slow
+
 B = 6
 
 

@@ -32,6 +32,8 @@ from sslpipe.sharding.sources import open_source
 from sslpipe.training.core.config import Config
 from sslpipe.training.core.loop import train
 
+pytestmark = pytest.mark.slow
+
 CLOCK = Clock(0, 0, 0.0, torch.Generator())
 TRIALS = int(os.environ.get("SSLPIPE_CRASHES", "150"))
 METHODS = ("moco", "byol", "swav", "mae")  # a queue, a momentum network, prototypes, masks
@@ -65,7 +67,7 @@ class Training:
         goes_on = Checkpoints(self.folder / "run").load() is not None
         method = small_method(self.name, seed=9 if goes_on else 0)  # then its first weights must not matter
         config = Config(epochs=SAVES // 2, batch_size=16, log_every=2, checkpoint_seconds=0)
-        optimizer = OptimizerConfig(rate=3e-3, rule="absolute", warmup_epochs=0.5)
+        optimizer = OptimizerConfig(lr=3e-3, rule="absolute", warmup_epochs=0.5)
         train(
             method, Loader(ToyReader(), batch_size=16, seed=0), small_engine(self.name), config, optimizer, seed=0,
             checkpoints=Checkpoints(self.folder / "run"),

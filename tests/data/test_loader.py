@@ -12,12 +12,12 @@ from sslpipe.data import Batch, Loader
 
 
 class Numbers:
-    """A reader whose image n is filled with n; it can be told to fail."""
+    """A reader whose image n is filled with n; one of them may be damaged."""
 
     resolution = 4
 
-    def __init__(self, number: int, fail_at: int | None = None) -> None:
-        self.number, self.fail_at, self.gathered = number, fail_at, 0
+    def __init__(self, number: int, damaged: int | None = None) -> None:
+        self.number, self.damaged, self.gathered = number, damaged, 0
         self.labels = torch.arange(number) % 3
         self.keys = [str(n) for n in range(number)]
 
@@ -29,10 +29,10 @@ class Numbers:
         return np.array([0, self.number])
 
     def gather(self, index: np.ndarray | Tensor) -> Batch:
-        if self.gathered == self.fail_at:
-            raise OSError("the disk is gone")
         self.gathered += 1
         index = torch.as_tensor(index)
+        if self.damaged in index.tolist():
+            raise OSError("the disk is gone")
         n = len(index)
         return Batch(
             pixels=index.to(torch.uint8)[:, None, None, None].expand(n, 4, 4, 3),
@@ -123,7 +123,8 @@ def test_the_next_batches_are_made_ahead_and_the_thread_ends() -> None:
 
 
 def test_a_readers_error_comes_in_its_turn() -> None:
-    batches = Loader(Numbers(100, fail_at=2), batch_size=10, seed=0).epoch(0)
+    order = Loader(Numbers(100), batch_size=10, seed=0).order(0).tolist()
+    batches = Loader(Numbers(100, damaged=order[25]), batch_size=10, seed=0).epoch(0)
     next(batches)
     next(batches)
     with pytest.raises(OSError, match="the disk is gone"):

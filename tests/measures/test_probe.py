@@ -33,7 +33,7 @@ def test_it_comes_to_the_optimum_of_scikit_learns_logistic_regression() -> None:
 
     (x, y), (q, _) = data(800, 0, spread=2.0), data(400, 1, spread=2.0)
     theirs = LogisticRegression(C=1e9, tol=1e-8, max_iter=5000).fit(x.double().numpy(), y.numpy())
-    settings = Config(epochs=1500, batch_size=800, rates=(0.3,), folds=2)
+    settings = Config(epochs=1500, batch_size=800, lrs=(0.3,), folds=2)
     probe = fit(x, y, 4, settings, seed=0)
     expected = torch.from_numpy(theirs.predict_proba(q.double().numpy())).float()
     torch.testing.assert_close(probe(q).softmax(1), expected, atol=1e-3, rtol=0)
@@ -42,14 +42,14 @@ def test_it_comes_to_the_optimum_of_scikit_learns_logistic_regression() -> None:
 def test_each_head_follows_torchs_sgd_step_for_step() -> None:
     x, y = data(60, 0)
     x = (x - x.mean(0)) / x.std(0, correction=0)
-    settings = Config(epochs=5, min_steps=1, batch_size=60, rates=(0.1, 0.3), weight_decays=(0.0, 0.2))
+    settings = Config(epochs=5, min_steps=1, batch_size=60, lrs=(0.1, 0.3), weight_decays=(0.0, 0.2))
     weight, bias = train(x, y, torch.zeros(60).long(), [-1], 4, settings)
-    for head, (rate, decay) in enumerate(settings.heads()):
+    for head, (lr, decay) in enumerate(settings.heads()):
         layer = torch.nn.Linear(12, 4)
         torch.nn.init.zeros_(layer.weight)
         torch.nn.init.zeros_(layer.bias)
         groups = [{"params": [layer.weight], "weight_decay": decay}, {"params": [layer.bias]}]
-        optimizer = torch.optim.SGD(groups, lr=rate, momentum=0.9)
+        optimizer = torch.optim.SGD(groups, lr=lr, momentum=0.9)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=5)
         for _ in range(5):
             optimizer.zero_grad()
@@ -67,19 +67,19 @@ def test_features_that_stay_where_they_are_give_the_same_probe(monkeypatch: pyte
     monkeypatch.setattr(probes, "CHUNK", 170)
     again = fit(x, y, 4, QUICK, seed=0)
     assert torch.equal(kept.weight, again.weight)
-    assert kept.rate == again.rate
+    assert kept.lr == again.lr
 
 
 def test_a_weight_decay_that_forgets_everything_is_not_taken() -> None:
     x, y = data(200, 0)
-    settings = QUICK.model_copy(update={"rates": (0.1,), "weight_decays": (9.0, 0.001)})
+    settings = QUICK.model_copy(update={"lrs": (0.1,), "weight_decays": (9.0, 0.001)})
     assert fit(x, y, 4, settings, seed=0).weight_decay == 0.001
 
 
 def test_a_rate_that_learns_nothing_is_not_taken_and_a_better_one_is_whatever_comes_first() -> None:
     y = torch.arange(200) % 4
-    for rates in ((1e-9, 0.1), (0.1, 1e-9)):
-        assert fit(one_hot(y).float(), y, 4, QUICK.model_copy(update={"rates": rates}), seed=0).rate == 0.1
+    for lrs in ((1e-9, 0.1), (0.1, 1e-9)):
+        assert fit(one_hot(y).float(), y, 4, QUICK.model_copy(update={"lrs": lrs}), seed=0).lr == 0.1
 
 
 def test_a_fold_that_is_left_out_is_not_learnt_from() -> None:
@@ -87,7 +87,7 @@ def test_a_fold_that_is_left_out_is_not_learnt_from() -> None:
     x = torch.cat([torch.ones(10, 1), -torch.ones(10, 1)]).repeat(2, 1)
     y = torch.cat([torch.zeros(10), torch.ones(10), torch.ones(10), torch.zeros(10)]).long()
     fold = torch.cat([torch.zeros(20), torch.ones(20)]).long()
-    settings = Config(epochs=50, min_steps=1, batch_size=40, rates=(0.1,))
+    settings = Config(epochs=50, min_steps=1, batch_size=40, lrs=(0.1,))
     weight, bias = train(x, y, fold, [1, 0], 2, settings)
     for row, kept in enumerate((0, 1)):
         logits = x[fold == kept] @ weight[row, 0] + bias[row, 0]
@@ -98,7 +98,7 @@ def test_other_features_of_each_epoch_are_learned_from() -> None:
     """Views that are the features themselves change nothing; each place comes once an epoch, the epochs in order."""
     torch.manual_seed(0)
     x, labels = torch.randn(50, 6), torch.arange(50) % 3
-    settings = Config(epochs=3, min_steps=1, batch_size=16, rates=(0.1,), folds=2)
+    settings = Config(epochs=3, min_steps=1, batch_size=16, lrs=(0.1,), folds=2)
     seen: list[tuple[int, list[int]]] = []
 
     def views(places: Tensor, epoch: int) -> Tensor:
@@ -122,7 +122,7 @@ def test_what_only_views_have_does_no_harm() -> None:
     x = 0.1 * torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
     x[:, 1] = 0.0
     x[:, 0] += 4 * labels
-    settings = Config(epochs=5, min_steps=1, batch_size=16, rates=(0.1,), folds=2)
+    settings = Config(epochs=5, min_steps=1, batch_size=16, lrs=(0.1,), folds=2)
     alive = torch.tensor([0.0, 3.0, 0.0, 0.0])
     probe = fit(x, labels, 2, settings, seed=0, views=lambda places, epoch: x[places] + alive)
     assert (probe.weight[1] == 0).all()

@@ -3,11 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
-from support import ToyReader
 
 from sslpipe.console.errors import UserError
 from sslpipe.measures.config import Labels
-from sslpipe.measures.subsets import Subset, count_of, draw, folds
+from sslpipe.measures.subsets import count_of, draw, folds
 
 
 def test_a_draw_is_stratified_distinct_and_seeded() -> None:
@@ -35,15 +34,6 @@ def test_every_class_is_spread_over_all_folds() -> None:
     fold = folds(labels, 5, seed=0)
     for label in range(4):
         assert fold[labels == label].bincount(minlength=5).tolist() == [5] * 5
-
-
-def test_a_subset_reads_through_and_keeps_the_whole_splits_places(toy_reader: ToyReader) -> None:
-    subset = Subset(toy_reader, torch.tensor([5, 9, 2]))
-    batch = subset.gather([2, 0])
-    assert batch.index.tolist() == [2, 5]
-    assert torch.equal(batch.pixels, toy_reader.pixels[[2, 5]])
-    assert subset.labels.tolist() == [1, 1, 2]
-    assert len(subset) == 3
 
 
 @pytest.mark.parametrize(

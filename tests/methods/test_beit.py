@@ -167,7 +167,7 @@ def test_prepare_trains_the_tokenizer_once_whatever_the_backbone(toy_reader: Any
 
 
 def test_what_the_tokenizer_depends_on_is_in_its_fingerprint(toy_reader: Any, tmp_path: Path) -> None:
-    config = {"tokenizer": {**CONFIG["tokenizer"], "rate": 2e-3}}
+    config = {"tokenizer": {**CONFIG["tokenizer"], "lr": 2e-3}}
     asked = [
         *prepare(build(), toy_reader, tmp_path),
         *prepare(build(), toy_reader, tmp_path, parts={"data": "other images"}),
@@ -188,7 +188,7 @@ def test_a_checkpoint_brings_the_tokenizer_along(toy_reader: Any, tmp_path: Path
 
 
 def test_a_trained_tokenizers_words_can_be_learnt(toy_reader: Any, tmp_path: Path) -> None:
-    method = build(config={"tokenizer": {**CONFIG["tokenizer"], "epochs": 30, "rate": 5e-3}})
+    method = build(config={"tokenizer": {**CONFIG["tokenizer"], "epochs": 30, "lr": 5e-3}})
     prepare(method, toy_reader, tmp_path)
     pair = views(toy_reader, 32)
     optimizer = torch.optim.AdamW(
@@ -244,7 +244,7 @@ def test_ranks_that_hide_more_count_more(toy_reader: Any, monkeypatch: pytest.Mo
 def test_the_settings_are_the_official_ones() -> None:
     config = methods.configure("beit")
     assert config.optimizer.peak(2048) == config.optimizer.peak(128) == 1.5e-3
-    assert config.optimizer.final_rate * config.optimizer.rate == pytest.approx(1e-5)
+    assert config.optimizer.final_lr * config.optimizer.lr == pytest.approx(1e-5)
     assert (config.optimizer.betas, config.optimizer.clip) == ((0.9, 0.98), 3.0)
     assert config.tokenizer.words == 8192  # type: ignore[attr-defined]
 

@@ -21,7 +21,7 @@ from sslpipe.methods.base.method import Clock, Preparation
 from sslpipe.methods.colorization import palette, weights
 from sslpipe.networks.lab import lab_to_rgb, lightness, rgb_to_lab
 from sslpipe.training.core import optim
-from sslpipe.training.core.schedules import rate_factor
+from sslpipe.training.core.schedules import lr_factor
 from sslpipe.views.recipe import IMAGENET_MEAN, IMAGENET_STD, Recipe
 from sslpipe.views.view import View
 
@@ -374,8 +374,8 @@ def test_the_sheet_shows_lightness_prediction_and_truth(target: str) -> None:
 
 def test_the_default_rates_are_the_official_ones() -> None:
     config = methods.configure("colorization").optimizer
-    rates = [config.peak(40) * rate_factor(config, step + 0.5, 500) for step in range(500)]
-    np.testing.assert_allclose(rates, [3e-5] * 225 + [3e-6] * 225 + [3e-7] * 50)
+    lrs = [config.peak(40) * lr_factor(config, step + 0.5, 500) for step in range(500)]
+    np.testing.assert_allclose(lrs, [3e-5] * 225 + [3e-6] * 225 + [3e-7] * 50)
     optimizer = optim.build(build().parameter_groups(), config, 40)
     assert isinstance(optimizer, torch.optim.AdamW)
     assert optimizer.param_groups[0]["betas"] == (0.9, 0.99)

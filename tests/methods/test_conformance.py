@@ -22,7 +22,7 @@ def clock(step: int = 0, total: int = 100) -> Clock:
 
 
 def train(method: Method, engine: Any, reader: Any, steps: int, first: int = 0, optimizer: Any = None) -> Any:
-    config = OptimizerConfig(rate=3e-3, rule="absolute", warmup_epochs=0)
+    config = OptimizerConfig(lr=3e-3, rule="absolute", warmup_epochs=0)
     optimizer = optimizer or optim.build(method.parameter_groups(), config, 16)
     method.train()
     loader = Loader(reader, batch_size=16, seed=0)
@@ -98,7 +98,7 @@ def test_saved_and_restored_it_continues_bit_for_bit(name: str, toy_reader: Any)
     saved = from_bytes(to_bytes({"method": half.state_dict(), "optimizer": optimizer.state_dict()}))
     again = small_method(name, seed=1)  # other weights, to be replaced
     again.load_state_dict(saved["method"])
-    config = OptimizerConfig(rate=3e-3, rule="absolute", warmup_epochs=0)
+    config = OptimizerConfig(lr=3e-3, rule="absolute", warmup_epochs=0)
     restored = optim.build(again.parameter_groups(), config, 16)
     optim.restore(restored, saved["optimizer"])
     train(again, small_engine(name), toy_reader, 3, first=3, optimizer=restored)

@@ -77,5 +77,5 @@ def train(name: str, settings: OptimizerConfig, folder: Path, accumulate: int = 
         views = engine(batch, 0)
         with NoWaiting():
             gradient = training_step.gradient(step, views)
-            ledger.note(step + 1, gradient.rate, gradient.numbers, batch.index)
+            ledger.note(step + 1, gradient.lr, gradient.numbers, batch.index)
             training_step.update(gradient, ledger.mask)

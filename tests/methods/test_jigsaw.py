@@ -22,7 +22,7 @@ from sslpipe.methods.base.method import Clock, Preparation
 from sslpipe.methods.jigsaw import cut, distant_permutations, normalised
 from sslpipe.networks.protocol import ConvBackbone
 from sslpipe.training.core import optim
-from sslpipe.training.core.schedules import rate_factor
+from sslpipe.training.core.schedules import lr_factor
 from sslpipe.views import ViewEngine
 from sslpipe.views.recipe import IMAGENET_MEAN, IMAGENET_STD, resolve
 from sslpipe.views.view import View
@@ -246,7 +246,7 @@ class Layout(ToyReader):
 def accuracy(reader: Any, steps: int = 120) -> float:
     method = build(permutations=8)
     recipe = resolve(methods.recipe("jigsaw", 16), user={"grey": 0.0})
-    config = OptimizerConfig(name="adamw", rate=3e-3, rule="absolute", warmup_epochs=0)
+    config = OptimizerConfig(name="adamw", lr=3e-3, rule="absolute", warmup_epochs=0)
     optimizer = optim.build(method.parameter_groups(), config, 16)
     engine, loader = ViewEngine(recipe, seed=0), Loader(reader, batch_size=16, seed=0)
     found = []
@@ -274,8 +274,8 @@ def test_images_with_a_layout_are_put_together() -> None:
 
 def test_the_default_rates_are_the_official_ones() -> None:
     config = methods.configure("jigsaw").optimizer
-    rates = [config.peak(256) * rate_factor(config, step + 0.5, 350) for step in range(350)]
-    np.testing.assert_allclose(rates, [1e-2] * 100 + [1e-3] * 100 + [1e-4] * 100 + [1e-5] * 50)
+    lrs = [config.peak(256) * lr_factor(config, step + 0.5, 350) for step in range(350)]
+    np.testing.assert_allclose(lrs, [1e-2] * 100 + [1e-3] * 100 + [1e-4] * 100 + [1e-5] * 50)
     assert (config.name, config.momentum, config.weight_decay) == ("sgd", 0.9, 5e-4)
 
 

@@ -15,7 +15,7 @@ from sslpipe.console.errors import UserError
 from sslpipe.core import distributed
 from sslpipe.methods.base.config import OptimizerConfig
 from sslpipe.methods.base.method import Clock
-from sslpipe.training.core.schedules import rate_factor
+from sslpipe.training.core.schedules import lr_factor
 from sslpipe.views.view import View
 
 N, K, C, M, TAU = 8, 24, 16, 0.9, 0.2  # the batch, the queue, and what trains here
@@ -246,10 +246,10 @@ def test_defaults_are_the_papers_of_each_version() -> None:
 
 
 def test_given_values_win_over_a_versions() -> None:
-    given = {"version": 1, "temperature": 0.1, "projector_hidden": 8, "optimizer": {"rate": 0.1}}
+    given = {"version": 1, "temperature": 0.1, "projector_hidden": 8, "optimizer": {"lr": 0.1}}
     config = methods.configure("moco", given)
     assert (config.temperature, config.projector_hidden) == (0.1, 8)
-    assert (config.optimizer.rate, config.optimizer.schedule, config.optimizer.name) == (0.1, "steps", "sgd")
+    assert (config.optimizer.lr, config.optimizer.schedule, config.optimizer.name) == (0.1, "steps", "sgd")
     cosine = methods.configure("moco", {"version": 1, "optimizer": {"schedule": "cosine"}})
     assert (cosine.optimizer.schedule, cosine.temperature) == ("cosine", 0.07)
     adamw = OptimizerConfig(name="adamw")
@@ -259,10 +259,10 @@ def test_given_values_win_over_a_versions() -> None:
 
 def test_rates_fall_as_in_the_official_scripts() -> None:
     steps, cosine = (methods.configure("moco", {"version": v}).optimizer for v in (1, 2))
-    assert [rate_factor(steps, epoch, 200) for epoch in (0, 119.9, 120, 159.9, 160, 200)] == pytest.approx(
+    assert [lr_factor(steps, epoch, 200) for epoch in (0, 119.9, 120, 159.9, 160, 200)] == pytest.approx(
         [1, 1, 0.1, 0.1, 0.01, 0.01]
     )
-    assert [rate_factor(cosine, epoch, 200) for epoch in (0, 100, 200)] == pytest.approx([1, 0.5, 0])
+    assert [lr_factor(cosine, epoch, 200) for epoch in (0, 100, 200)] == pytest.approx([1, 0.5, 0])
 
 
 def test_heads_are_linear_in_version_1_and_have_no_batch_norm_in_version_2() -> None:

@@ -14,7 +14,7 @@ from sslpipe.methods import mocov3
 from sslpipe.methods.base.config import OptimizerConfig
 from sslpipe.methods.base.method import Clock
 from sslpipe.training.core import optim
-from sslpipe.training.core.schedules import rate_factor
+from sslpipe.training.core.schedules import lr_factor
 from sslpipe.views import ViewEngine
 from sslpipe.views.view import View
 
@@ -193,7 +193,7 @@ def test_a_vits_patch_embedding_stays_as_it_starts(name: str) -> None:
     method = methods.build("mocov3", backbone, SMALL["mocov3"]).train()
     start = {key: p.clone() for key, p in patch_embedding(method.backbone).items()}
     assert len(start) == 2  # weight and bias
-    optimizer = optim.build(method.parameter_groups(), OptimizerConfig(rate=0.1, rule="absolute"), 8)
+    optimizer = optim.build(method.parameter_groups(), OptimizerConfig(lr=0.1, rule="absolute"), 8)
     grouped = {id(p) for group in method.parameter_groups() for p in group.parameters}
     recipe = methods.recipe("mocov3", 32, patch_size=backbone.patch_size)
     for _ in range(2):
@@ -239,21 +239,21 @@ def test_defaults_are_the_papers_for_the_backbone() -> None:
         0.1,
         40,
     )
-    assert [rate_factor(lars, epoch, 100) for epoch in (0, 5, 10, 55, 100)] == pytest.approx(
+    assert [lr_factor(lars, epoch, 100) for epoch in (0, 5, 10, 55, 100)] == pytest.approx(
         [0, 0.5, 1, 0.5, 0]
     )
 
 
 def test_given_values_win_and_lie_on_top_of_the_backbones() -> None:
-    given = {"temperature": 0.5, "projector_layers": 4, "optimizer": {"rate": 0.1}}
+    given = {"temperature": 0.5, "projector_layers": 4, "optimizer": {"lr": 0.1}}
     resnet, vit = (build(name, **given) for name in KINDS)
     for method in (resnet, vit):
         assert method.temperature == 0.5
         assert sum(isinstance(layer, nn.Linear) for layer in method.projector) == 4
-        assert method.optimizer.rate == 0.1
+        assert method.optimizer.lr == 0.1
     assert (resnet.optimizer.name, resnet.optimizer.weight_decay) == ("lars", 1e-6)
     assert (vit.optimizer.name, vit.optimizer.weight_decay) == ("adamw", 0.1)
-    sgd = {"name": "sgd", "rate": 0.1, "weight_decay": 0.0}
+    sgd = {"name": "sgd", "lr": 0.1, "weight_decay": 0.0}
     assert build("small_vit", optimizer=sgd).optimizer.name == "sgd"
 
 

@@ -17,7 +17,7 @@ from sslpipe.methods.base.config import OptimizerConfig
 from sslpipe.methods.base.method import Clock, Preparation
 from sslpipe.methods.rotation import _turned
 from sslpipe.training.core import optim
-from sslpipe.training.core.schedules import rate_factor
+from sslpipe.training.core.schedules import lr_factor
 from sslpipe.views import ViewEngine
 from sslpipe.views.recipe import Recipe, resolve
 from sslpipe.views.view import View
@@ -132,7 +132,7 @@ class Symmetric(ToyReader):
 
 def accuracies(reader: Any, steps: int, **changes: Any) -> list[float]:
     method, engine = build(), ViewEngine(recipe(**changes), seed=0)
-    config = OptimizerConfig(name="adamw", rate=3e-3, rule="absolute", warmup_epochs=0)
+    config = OptimizerConfig(name="adamw", lr=3e-3, rule="absolute", warmup_epochs=0)
     optimizer, loader = (
         optim.build(method.parameter_groups(), config, 16),
         Loader(reader, batch_size=16, seed=0),
@@ -171,8 +171,8 @@ def test_views_that_are_turned_already_are_refused(changes: Any, toy_reader: Any
 
 def test_the_default_rates_are_the_official_ones() -> None:
     config = methods.configure("rotation").optimizer
-    rates = [config.peak(192) * rate_factor(config, epoch + 0.5, 50) for epoch in range(50)]
-    np.testing.assert_allclose(rates, [1e-2] * 15 + [1e-3] * 15 + [1e-4] * 15 + [1e-5] * 5)
+    lrs = [config.peak(192) * lr_factor(config, epoch + 0.5, 50) for epoch in range(50)]
+    np.testing.assert_allclose(lrs, [1e-2] * 15 + [1e-3] * 15 + [1e-4] * 15 + [1e-5] * 5)
     assert (config.name, config.momentum, config.weight_decay) == ("sgd", 0.9, 5e-4)
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from sslpipe import methods, networks
 from sslpipe.methods.base.method import Clock
 from sslpipe.networks.patches import unpatchify
-from sslpipe.training.core.schedules import rate_factor
+from sslpipe.training.core.schedules import lr_factor
 from sslpipe.views import ViewEngine
 
 CLOCK = Clock(0, 0, 0.0, torch.Generator())
@@ -89,7 +89,7 @@ def test_the_head_is_the_official_convolution_and_pixel_shuffle() -> None:
 def test_the_rates_are_the_official_vits() -> None:
     config = methods.configure("simmim").optimizer
     assert config.peak(2048) == pytest.approx(4e-4)
-    assert [rate_factor(config, epoch, 800) for epoch in (5, 10, 699, 700, 799)] == pytest.approx(
+    assert [lr_factor(config, epoch, 800) for epoch in (5, 10, 699, 700, 799)] == pytest.approx(
         [0.5, 1, 1, 0.1, 0.1]
     )
 

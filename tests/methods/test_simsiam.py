@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sslpipe import methods, networks
 from sslpipe.methods.base.method import Clock
 from sslpipe.training.core import optim
-from sslpipe.training.core.schedules import rate_factor
+from sslpipe.training.core.schedules import lr_factor
 from sslpipe.views.view import View
 
 N = 8
@@ -157,10 +157,10 @@ def test_the_predictor_keeps_its_scaled_rate_and_everything_else_follows_the_cos
     predictor = {id(p) for p in method.predictor.parameters()}
     seen = set()
     for epoch in (0.0, 50.0, 100.0):
-        optim.set_rates(optimizer, config, clock(int(epoch)), epoch, 100)
+        optim.set_lrs(optimizer, config, clock(int(epoch)), epoch, 100)
         for group in optimizer.param_groups:
             for p in group["params"]:
-                expected = 0.1 if id(p) in predictor else 0.1 * rate_factor(config, epoch, 100)
+                expected = 0.1 if id(p) in predictor else 0.1 * lr_factor(config, epoch, 100)
                 assert group["lr"] == pytest.approx(expected)
                 seen.add(id(p))
     assert seen == {id(p) for p in method.parameters()}
@@ -169,7 +169,7 @@ def test_the_predictor_keeps_its_scaled_rate_and_everything_else_follows_the_cos
 def test_the_predictors_biases_and_norms_are_not_decayed_either() -> None:
     method = build()
     groups = method.parameter_groups()
-    assert sorted((group.decay, group.fixed_rate) for group in groups) == [
+    assert sorted((group.decay, group.fixed_lr) for group in groups) == [
         (decay, fixed) for decay in (False, True) for fixed in (False, True)
     ]
     for group in groups:
@@ -179,7 +179,7 @@ def test_the_predictors_biases_and_norms_are_not_decayed_either() -> None:
 def test_the_default_optimiser_is_the_official_codes() -> None:
     config = methods.configure("simsiam").optimizer
     assert (config.name, config.peak(512), config.weight_decay, config.momentum) == ("sgd", 0.1, 1e-4, 0.9)
-    assert [rate_factor(config, epoch, 100) for epoch in (0, 50, 100)] == pytest.approx(
+    assert [lr_factor(config, epoch, 100) for epoch in (0, 50, 100)] == pytest.approx(
         [1, 0.5, 0]
     )  # no warm-up
 

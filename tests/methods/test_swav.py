@@ -18,7 +18,7 @@ from sslpipe.losses import sinkhorn, swapped_prediction
 from sslpipe.methods import swav
 from sslpipe.methods.base.method import Clock
 from sslpipe.training.core import optim
-from sslpipe.training.core.schedules import rate_factor
+from sslpipe.training.core.schedules import lr_factor
 from sslpipe.views.view import View
 
 N, K, D, LENGTH = 16, 8, 16, 32  # the batch here; prototypes, features and queue of support's SMALL
@@ -324,7 +324,7 @@ def test_the_default_optimiser_is_larc_that_adapts_everything() -> None:
 def test_the_default_rate_ends_as_in_the_official_scripts() -> None:
     config = methods.configure("swav").optimizer
     assert config.peak(4096) == pytest.approx(4.8)
-    assert config.peak(4096) * rate_factor(config, 800, 800) == pytest.approx(0.0048)
+    assert config.peak(4096) * lr_factor(config, 800, 800) == pytest.approx(0.0048)
 
 
 # --- what is watched and shown ---

@@ -19,6 +19,8 @@ from sslpipe.core import distributed
 from sslpipe.methods.base.method import Clock
 from sslpipe.networks.queue import Queue
 
+pytestmark = pytest.mark.slow
+
 BATCH, STEPS = 16, 3
 
 #: What must be off for the comparison: MoCo's shuffled batch norm sees one rank's images only, and is meant to.

@@ -12,7 +12,7 @@ from sslpipe.console.errors import UserError
 from sslpipe.networks import tokenizer as module
 from sslpipe.networks.tokenizer import Averages, Tokenizer, TokenizerConfig, perplexity, trained
 
-CONFIG = TokenizerConfig(words=12, dim=8, width=12, epochs=3, batch_size=16, rate=5e-3)
+CONFIG = TokenizerConfig(words=12, dim=8, width=12, epochs=3, batch_size=16, lr=5e-3)
 CPU = torch.device("cpu")
 
 

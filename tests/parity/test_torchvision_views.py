@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from view_oracle import CHANCES, image_of
 
 from sslpipe.data.batch import Batch
 from sslpipe.views import Jitter, ViewSpec, centre
+from sslpipe.views.drawing import draw
 from sslpipe.views.render.choice import choose
 from sslpipe.views.render.reference import render
-from sslpipe.views.table import Table, draw
+from sslpipe.views.table import Table
 
 functional = pytest.importorskip("torchvision.transforms.v2.functional")
 
@@ -64,63 +66,10 @@ def table_of(batch: Batch, spec: ViewSpec, epoch: int = 0) -> Table:
 
 def one_by_one(batch: Batch, table: Table, spec: ViewSpec) -> torch.Tensor:
     """The same views by torchvision, a sample at a time, up to normalisation."""
-    views = []
-    for n in range(len(table)):
-        height, width = (int(v) for v in table.size[n])
-        image = batch.pixels[int(table.source[n]), :height, :width].permute(2, 0, 1)
-        image = functional.to_dtype(image, torch.float32, scale=True)
-        for operation in spec.order:
-            image = OPERATIONS[operation](image, table, n, spec)
-        views.append(functional.normalize(image, list(spec.mean), list(spec.std)))
-    return torch.stack(views)
-
-
-def _crop(image: torch.Tensor, table: Table, n: int, spec: ViewSpec) -> torch.Tensor:
-    top, left, height, width = (int(v) for v in table.box[n])
-    if spec.rotation:
-        middle = [left + width / 2, top + height / 2]
-        mode = functional.InterpolationMode.BILINEAR
-        image = functional.rotate(image, float(table.angle[n]), mode, center=middle, fill=[spec.fill])
-    image = functional.resized_crop(
-        image, top, left, height, width, [spec.size] * 2, interpolation=spec.interpolation, antialias=True
-    ).clamp(0, 1)
-    if table.hflip[n]:
-        image = functional.horizontal_flip(image)
-    if table.vflip[n]:
-        image = functional.vertical_flip(image)
-    return functional.rotate(image, 90.0 * int(table.turns[n]))
-
-
-def _jitter(image: torch.Tensor, table: Table, n: int, spec: ViewSpec) -> torch.Tensor:
-    if spec.jitter is None or not table.jitter[n]:
-        return image
-    strengths = (spec.jitter.brightness, spec.jitter.contrast, spec.jitter.saturation, spec.jitter.hue)
-    adjust = (
-        functional.adjust_brightness,
-        functional.adjust_contrast,
-        functional.adjust_saturation,
-        functional.adjust_hue,
-    )
-    for kind in table.order[n]:
-        if strengths[kind]:
-            image = adjust[kind](image, float(table.factors[n, kind]))
-    return image
-
-
-def _grey(image: torch.Tensor, table: Table, n: int, spec: ViewSpec) -> torch.Tensor:
-    return functional.rgb_to_grayscale(image, 3) if table.grey[n] else image
-
-
-def _blur(image: torch.Tensor, table: Table, n: int, spec: ViewSpec) -> torch.Tensor:
-    sigma = float(table.sigma[n])
-    return functional.gaussian_blur(image, [spec.kernel] * 2, [sigma] * 2) if sigma > 0 else image
-
-
-def _solarize(image: torch.Tensor, table: Table, n: int, spec: ViewSpec) -> torch.Tensor:
-    return functional.solarize(image, 0.5) if table.solarize[n] else image
-
-
-OPERATIONS = {"crop": _crop, "jitter": _jitter, "grey": _grey, "blur": _blur, "solarize": _solarize}
+    images = [
+        image_of(batch.pixels[source], table, n, spec) for n, source in enumerate(table.source.tolist())
+    ]
+    return torch.stack([functional.normalize(image, list(spec.mean), list(spec.std)) for image in images])
 
 
 def worst(batch: Batch, spec: ViewSpec, epoch: int = 0) -> float:
@@ -159,7 +108,7 @@ def test_every_crop_length_to_every_size(interpolation: str) -> None:
             np.int32
         )
         table = Table.plain(box, np.full((len(lengths), 2), 256, dtype=np.int32))
-        table = Table(**{**vars(table), "source": np.zeros(len(lengths), dtype=np.int64)})
+        table = table.change(source=np.zeros(len(lengths), dtype=np.int64))
         if size > 100:
             table = table[:: len(table) // 12]
         assert (render(batch.pixels, table, spec) - one_by_one(batch, table, spec)).abs().max() <= EXACT, size
@@ -172,7 +121,7 @@ def test_black_and_white_noise(interpolation: str) -> None:
     lengths = np.arange(225, 385, 13)
     box = np.stack((384 - lengths, lengths * 0, lengths, np.full_like(lengths, 32)), axis=1).astype(np.int32)
     table = Table.plain(box, np.full((len(box), 2), 384, dtype=np.int32))
-    table = Table(**{**vars(table), "source": np.zeros(len(box), dtype=np.int64)})
+    table = table.change(source=np.zeros(len(box), dtype=np.int64))
     batch = batch_of([(384, 384)], 384)
     batch = Batch(pixels=torch.from_numpy(pixels), size=batch.size, index=batch.index, label=batch.label)
     spec = ViewSpec(size=224, interpolation=interpolation, hflip=0, **RAW)
@@ -205,12 +154,11 @@ def test_rotation_of_a_large_image() -> None:
             )
         },
         {"jitter": JITTER},
-        {"grey": 0.5},
+        *({name: 0.5} for name in CHANCES),
         {"blur": 0.7},
         {"blur": 0.7, "blur_kernel": 23, "blur_sigma": (0.05, 8.0)},
         {"blur": 0.7, "blur_kernel": 55},
-        {"solarize": 0.5},
-        {"jitter": JITTER, "grey": 0.2, "blur": 0.5, "solarize": 0.2},
+        {"jitter": JITTER, **CHANCES},
         {"jitter": JITTER, "grey": 0.5, "order": ("crop", "grey", "jitter", "blur", "solarize")},
         {"jitter": JITTER, "grey": 0.5, "order": ("jitter", "crop", "grey", "blur", "solarize")},
         {"jitter": JITTER, "grey": 0.5, "order": ("grey", "jitter", "crop", "solarize", "blur")},
@@ -231,9 +179,7 @@ def test_everything_at_once() -> None:
         fill=0.3,
         quarter_turns=True,
         jitter=JITTER,
-        grey=0.3,
-        blur=0.5,
-        solarize=0.3,
+        **CHANCES,
         order=("jitter", "crop", "grey", "blur", "solarize"),
         **RAW,
     )

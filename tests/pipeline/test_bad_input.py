@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from dvc_project import Project
 
-pytestmark = pytest.mark.pipeline
+pytestmark = [pytest.mark.slow, pytest.mark.pipeline]
 
 
 def refused(project: Project, *command: str) -> str:
@@ -60,7 +60,7 @@ def test_broken_images_are_listed_and_the_run_goes_on(fresh: Project, tmp_path: 
     project.repro("shard")
     rejects = project.json("data/shards/manifest.json")["rejects"]
     assert {reject["key"] for reject in rejects["listed"]} == {"0/text.jpg", "1/cut.png", "7/empty.png"}
-    assert project.json("metrics/shard.json")["rejects"] == 3
+    assert project.json("metrics/shard.json")["shard"]["rejects"] == 3
 
 
 def test_only_broken_images_are_an_error(fresh: Project, tmp_path: Path) -> None:

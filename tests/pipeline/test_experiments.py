@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from dvc_project import Project, ran
 
-pytestmark = pytest.mark.pipeline
+pytestmark = [pytest.mark.slow, pytest.mark.pipeline]
 
 
 def table(project: Project) -> list[dict[str, str]]:
@@ -34,7 +34,7 @@ def test_exp_run_shows_up_beside_the_workspace(finished: Project, tmp_path: Path
     assert ran(output) == ["source", "knn", "transfer", "report"]
     rows = {row["Experiment"]: row for row in table(project)}
     assert rows["k7"]["knn.k"] == "7"
-    assert float(rows["k7"]["metrics/knn.json:top1"]) > 0
+    assert float(rows["k7"]["knn.top1"]) > 0
     assert "protocol.k" in project.run("dvc", "metrics", "diff").stdout
 
 
@@ -44,7 +44,7 @@ def test_a_temporary_workspace_keeps_its_results_and_its_rows(finished: Project,
     (row,) = [r for r in table(project) if r["Experiment"] == "k3"]
     assert row["knn.k"] == "3"
     assert sorted(p["knn.k"] for p in parents(project)) == ["3", "5"]
-    assert project.json("metrics/knn.json")["protocol"]["k"] == 5  # the workspace is as it was
+    assert project.result("knn")["protocol"]["k"] == 5  # the workspace is as it was
     compared = project.run("sslpipe", "compare", ".", "k3").stdout
     assert "k-NN, all labels" in compared
     assert "k-NN did not follow the same protocol" in compared
@@ -92,5 +92,5 @@ def test_two_queued_at_once_on_a_fresh_store(finished: Project, tmp_path: Path) 
         time.sleep(1)
     rows = {r["Experiment"]: r for r in table(project)}
     assert rows["k1"]["knn.k"] == "1"
-    assert rows["k2"]["metrics/knn.json:top1"]
+    assert rows["k2"]["knn.top1"]
     assert sorted(p["knn.k"] for p in parents(project)) == ["1", "2", "5"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from dvc_project import Project, end_group
 
-pytestmark = pytest.mark.pipeline
+pytestmark = [pytest.mark.slow, pytest.mark.pipeline]
 
 
 def wait_for(condition: object, seconds: float = 120.0) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from dvc_project import Project, ran
 
-pytestmark = pytest.mark.pipeline
+pytestmark = [pytest.mark.slow, pytest.mark.pipeline]
 
 
 class Failing(http.server.BaseHTTPRequestHandler):
@@ -43,7 +43,7 @@ def test_a_run_goes_on_without_its_tracking_server(
     project.set(knn__k=4)
     output = project.repro(MLFLOW_TRACKING_URI=address)
     assert ran(output) == ["source", "knn", "transfer", "report"]
-    assert project.json("metrics/knn.json")["protocol"]["k"] == 4
+    assert project.result("knn")["protocol"]["k"] == 4
     assert output.count("warning:") <= 1
     lenient = project.run("sslpipe", "sync", "--lenient", MLFLOW_TRACKING_URI=address).stdout
     assert "127.0.0.1" in lenient

@@ -14,16 +14,17 @@ import torch
 from PIL import Image, ImageFilter
 from scipy import stats
 
-from sslpipe import methods
+from sslpipe import methods, recipes
 from sslpipe.console.errors import UserError
 from sslpipe.core.yaml import read
 from sslpipe.data.batch import Batch
 from sslpipe.methods.base.method import Method
+from sslpipe.recipes import official as module
 from sslpipe.recipes.official import names, official, variants
 from sslpipe.views import Jitter, PatchMask, Recipe, ViewEngine, ViewSpec, masks, resolve
 from sslpipe.views.render import reference
 
-FOLDER = Path(reference.__file__).parent / "recipes"
+FOLDER = Path(recipes.__file__).parent
 ALL = [(name, variant) for name in names() for variant in variants(name) or (None,)]
 STRONG = Jitter(probability=0.8, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2)  # SimCLR, SwAV
 MILD = Jitter(probability=0.8, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)  # MoCo v2 and after
@@ -375,8 +376,6 @@ def test_the_first_variant_holds_where_none_is_named() -> None:
 
 
 def test_a_file_with_a_mistake_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sslpipe.recipes import official as module
-
     good = (FOLDER / "rotation.yaml").read_text()
     monkeypatch.setattr(module, "_FOLDER", tmp_path)
     for text, message in (

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from report_runs import PARAMS, write, write_csv
+from report_runs import PARAMS, evaluated, write, write_csv
 
-from sslpipe.report import build, plots
+from sslpipe.report import plots
+from sslpipe.report.page import build
 
 DIAGNOSTICS = {
     "rankme": 57.31, "random_init_rankme": 12.0, "raw_pixel_rankme": 101.25, "lidar": 33.02, "random_init_lidar": 8.5,
@@ -37,7 +38,7 @@ def part(text: str, name: str) -> str:
 
 def test_the_numbers_stand_beside_their_baselines(finished: Path) -> None:
     assert part(page(finished), "diagnostics") == ""
-    write(finished / "metrics/diagnostics.json", DIAGNOSTICS)
+    evaluated(finished, "diagnostics", DIAGNOSTICS)
     rows = [
         ["1", "encoder", "0.5"],
         ["2", "encoder", "0.05"],
@@ -60,7 +61,7 @@ def test_the_numbers_stand_beside_their_baselines(finished: Path) -> None:
 
 
 def test_a_spectrum_that_cannot_be_read_is_named_and_the_numbers_are_shown(finished: Path) -> None:
-    write(finished / "metrics/diagnostics.json", DIAGNOSTICS)
+    evaluated(finished, "diagnostics", DIAGNOSTICS)
     write(finished / "plots/diagnostics/eigenspectrum.csv", "rank,share\n1,x\n")
     text = page(finished)
     assert "plots/diagnostics/eigenspectrum.csv could not be read" in text
@@ -71,14 +72,14 @@ def test_a_spectrum_that_cannot_be_read_is_named_and_the_numbers_are_shown(finis
     "value", [{"skipped": "diagnostics.enabled is false"}, {"rankme": "high"}, {"lidar": None}]
 )
 def test_nothing_measured_is_no_section(finished: Path, value: Any) -> None:
-    write(finished / "metrics/diagnostics.json", value)
-    write(finished / "metrics/robustness.json", value)
+    evaluated(finished, "diagnostics", value)
+    evaluated(finished, "robustness", value)
     text = page(finished)
     assert part(text, "diagnostics") == part(text, "robustness") == ""
 
 
 def test_operations_and_corruptions_have_a_chart_each(finished: Path) -> None:
-    write(finished / "metrics/robustness.json", ROBUSTNESS)
+    evaluated(finished, "robustness", ROBUSTNESS)
     text = part(page(finished), "robustness")
     assert text.index(">mirrored<") < text.index(">blur<")  # most ignored first
     assert 'font-weight="700">mirrored' in text
@@ -91,7 +92,7 @@ def test_operations_and_corruptions_have_a_chart_each(finished: Path) -> None:
 
 def test_operations_alone_where_there_are_no_labels(finished: Path) -> None:
     bare = {key: ROBUSTNESS[key] for key in ("invariance", "random_init_invariance", "in_recipe")}
-    write(finished / "metrics/robustness.json", bare | {"corruptions_skipped": "there are no labels"})
+    evaluated(finished, "robustness", bare | {"corruptions_skipped": "there are no labels"})
     text = part(page(finished), "robustness")
     assert ">mirrored<" in text
     assert "Under corruption" not in text

@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from report_runs import CLASSES, PARAMS, Page, write
+from report_runs import CLASSES, PARAMS, Page, evaluated, numbers_of, write
 from safetensors.numpy import load_file, save_file
 
 from sslpipe.console.errors import UserError
 from sslpipe.data.loader import open_split
-from sslpipe.report import Config, build
-from sslpipe.report.parts import duration
+from sslpipe.report import Config
+from sslpipe.report.page import build, found_sections
+from sslpipe.report.rendering import environment
+from sslpipe.report.words import duration
 
 ALL = [
     "results",
@@ -46,9 +48,9 @@ def test_retrieval_stands_with_the_neighbours(finished: Path) -> None:
 def test_dense_tasks_stand_beside_random_weights(finished: Path) -> None:
     protocol = {"train_scenes": 256, "test_scenes": 128, "freeze": True}
     segment = {"miou": 0.4, "random_init_miou": 0.25, "knn_miou": 0.3, "random_init_knn_miou": 0.35}
-    write(finished / "metrics/segment.json", {**segment, "iou": [0.9, 0.2, None], "protocol": protocol})
+    evaluated(finished, "segment", {**segment, "iou": [0.9, 0.2, None], "protocol": protocol})
     detect = {"ap50": 0.5, "random_init_ap50": 0.2, "map": 0.3, "random_init_map": 0.1}
-    write(finished / "metrics/detect.json", {**detect, "protocol": protocol})
+    evaluated(finished, "detect", {**detect, "protocol": protocol})
     result = page(finished)
     assert {"segmentation", "detection"} <= set(result.sections)
     for words in (
@@ -65,10 +67,10 @@ def test_another_set_stands_with_all_baselines(finished: Path) -> None:
     numbers = {"linear_top1": 0.9, "random_init_linear_top1": 0.7, "raw_pixel_linear_top1": 0.6}
     few = {"20": {"top1": 0.5, "random_init_top1": 0.55, "raw_pixel_top1": 0.4}}
     protocol = {"source": "cells & co", "classes": 2, "train_images": 100, "test_images": 40}
-    write(finished / "metrics/transfer.json", {**numbers, "few_labels": few, "protocol": protocol})
+    evaluated(finished, "transfer", {**numbers, "few_labels": few, "protocol": protocol})
     result = page(finished)
     assert "transfer" in result.sections
-    assert "cells & co: 100 images to learn from, 40 to be tested on, 2 classes" in result.text
+    assert "cells & co : 100 images to learn from, 40 to be tested on, 2 classes" in result.text
     assert "all labels 90.0 70.0 60.0 +20.0" in result.text
     assert "20 labels 50.0 55.0 40.0 −5.0" in result.text
 
@@ -89,9 +91,9 @@ def test_strips_of_patches_are_shown_with_their_names(finished: Path) -> None:
 
 
 def test_scores_without_the_test_images_that_repeat_one_of_train(finished: Path) -> None:
-    metrics = json.loads((finished / "metrics/knn.json").read_text())
+    metrics = numbers_of(finished, "knn")
     others = {"top1": 0.85, "test_images": 6}
-    write(finished / "metrics/knn.json", {**metrics, "without_duplicates": others})
+    evaluated(finished, "knn", {**metrics, "without_duplicates": others})
     assert "On the 6 that do not: k-NN 85.0 % (−5.0)." in page(finished).text.replace("\u202f", " ")
 
 
@@ -159,8 +161,7 @@ def test_built_twice_is_the_same_bytes(finished: Path) -> None:
 
 
 PARTS = {
-    "metrics/linear.json": {"labels"},
-    "metrics": {"results", "labels"},
+    "metrics": set(),
     "data/shards/manifest.json": {"neighbours", "data"},
     "data/views/recipe.json": set(),
     "data/features": {"map"},
@@ -169,16 +170,19 @@ PARTS = {
     "plots": {"neighbours", "confusion", "training", "pictures"},
     "models": set(),
     "runs": {"times"},
+    "runs/linear.json metrics/linear.json": {"labels"},
+    "runs metrics": {"results", "labels", "times"},
 }
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_a_missing_part_leaves_out_its_sections_only(finished: Path, part: str) -> None:
-    gone = finished / part
-    if gone.is_dir():
-        shutil.rmtree(gone)
-    else:
-        gone.unlink()
+    for path in part.split():
+        gone = finished / path
+        if gone.is_dir():
+            shutil.rmtree(gone)
+        else:
+            gone.unlink()
     result = page(finished)
     assert result.sections == [name for name in ALL if name not in PARTS[part]]
     assert "Not shown" not in result.text
@@ -193,7 +197,7 @@ def test_an_empty_folder(project: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "metrics/knn.json",
+        "metrics/pretrain.json",
         "runs/knn.json",
         "data/views/recipe.json",
         "models/encoder.json",
@@ -230,7 +234,7 @@ def test_images_without_labels(finished: Path) -> None:
     tensors = load_file(finished / "data/features/test.safetensors")
     save_file(tensors | {"label": np.full(8, -1)}, finished / "data/features/test.safetensors")
     for stage in ("knn", "linear", "finetune"):
-        write(finished / f"metrics/{stage}.json", {"skipped": "the images have no labels"})
+        evaluated(finished, stage, {"skipped": "the images have no labels"})
     shutil.rmtree(finished / "plots/knn")
     result = page(finished)
     assert "SimCLR pretraining ran; its evaluations were skipped." in result.text
@@ -270,17 +274,17 @@ def test_looks_between_epochs_are_drawn_and_a_collapse_is_said(finished: Path) -
     assert "teacher gap" not in shown  # nothing but blanks
     assert "collapsed" not in shown
     pretrain = json.loads((finished / "metrics/pretrain.json").read_text())
-    write(finished / "metrics/pretrain.json", pretrain | {"collapsed": 1.0})
+    write(finished / "metrics/pretrain.json", {"pretrain": pretrain["pretrain"] | {"collapsed": 1.0}})
     assert "the features had collapsed" in training_of(page(finished))
 
 
 @pytest.mark.parametrize("looks", ["", "step,epoch,rankme\n", "step,epoch,rankme\n0,0,5\n"])
 def test_without_looks_the_loss_is_shown_alone(finished: Path, looks: str) -> None:
-    write(finished / "plots/pretrain/watch.csv", looks)
+    write(finished / "plots/pretrain/monitor.csv", looks)
     result = page(finished)
     assert "training" in result.sections
     assert "What the features say" not in result.text
-    (finished / "plots/pretrain/watch.csv").unlink()
+    (finished / "plots/pretrain/monitor.csv").unlink()
     assert "Not shown" not in page(finished).text
 
 
@@ -305,7 +309,7 @@ def test_many_classes_are_listed_instead_of_drawn(finished: Path) -> None:
     write(finished / "plots/knn/confusion.csv", "actual,predicted\n" + rows)
     section = page(finished).source.split('id="confusion"')[1].split("</section>")[0]
     assert "<svg" not in section
-    assert "<b>class 7</b> taken for <b>class 8</b>" in section
+    assert "<bdi>class 7</bdi></b> taken for <b><bdi>class 8</bdi>" in section
 
 
 def test_a_page_that_cannot_be_written_is_one_clear_sentence(finished: Path) -> None:
@@ -320,3 +324,12 @@ def test_a_page_that_cannot_be_written_is_one_clear_sentence(finished: Path) -> 
 )
 def test_durations(seconds: float, words: str) -> None:
     assert duration(seconds).replace("\u202f", " ") == words
+
+
+def test_each_section_has_a_place_of_its_own_and_a_template() -> None:
+    sections = found_sections()
+    orders = [module.ORDER for _, module in sections]
+    assert orders == sorted(set(orders))
+    templates = environment()
+    for name, _ in sections:
+        assert templates.get_template(f"{name}.html").blocks.keys() >= {"title", "note", "body"}

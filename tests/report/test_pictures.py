@@ -35,15 +35,15 @@ def test_large_ones_become_jpeg() -> None:
 
 def test_a_picture_is_made_as_small_as_the_page_needs(tmp_path: Path) -> None:
     noise(1500, 1700, 3).save(tmp_path / "large.png", compress_level=0)
-    uri, width, height = picture(tmp_path / "large.png")
-    assert len(uri) <= 700_000
-    assert (width, height) == opened(uri).size == (840, 741)
+    found = picture(tmp_path / "large.png", "noise")
+    assert len(found.uri) <= 700_000
+    assert (found.width, found.height) == opened(found.uri).size == (840, 741)
 
 
 def test_a_broken_picture_raises(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     with pytest.raises((OSError, ValueError, SyntaxError)):
-        picture(tmp_path / "broken.png")
+        picture(tmp_path / "broken.png", "broken")
 
 
 def test_sprite_places_images_in_rows() -> None:

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 from scipy.stats import binom
 
-from sslpipe.report.results import headline, integer, is_number, percent, points, rows, standard_error
+from sslpipe.report.results import headline, rows, standard_error
+from sslpipe.report.words import integer, is_number, percent, points
 
 NARROW = "\u202f"
 

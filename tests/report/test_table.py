@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from report_runs import write
+from report_runs import evaluated, write
 
 from sslpipe.report.table import summary_table
 
@@ -10,11 +10,11 @@ KNN = {"top1": 0.9, "random_init_top1": 0.6, "raw_pixel_top1": 0.8}
 
 
 def test_table(tmp_path: Path) -> None:
-    write(tmp_path / "metrics/knn.json", KNN)
-    write(tmp_path / "metrics/linear.json", {"few_labels": {"100": {"top1": 0.5, "random_init_top1": 0.6}}})
-    write(tmp_path / "metrics/finetune.json", {"skipped": "the images have no labels"})
+    evaluated(tmp_path, "knn", KNN)
+    evaluated(tmp_path, "linear", {"few_labels": {"100": {"top1": 0.5, "random_init_top1": 0.6}}})
+    evaluated(tmp_path, "finetune", {"skipped": "the images have no labels"})
     write(tmp_path / "report/index.html", "")
-    assert summary_table(tmp_path / "metrics").splitlines() == [
+    assert summary_table(tmp_path).splitlines() == [
         "top-1 on test, %           Pretrained   Random weights   Raw pixels    Gain",
         "---------------------------------------------------------------------------",
         "k-NN, all labels                 90.0             60.0         80.0   +30.0",
@@ -26,28 +26,29 @@ def test_table(tmp_path: Path) -> None:
 
 
 def test_paths_are_as_given(project: Path) -> None:
-    write(project / "metrics/knn.json", KNN)
+    evaluated(project, "knn", KNN)
     write(project / "report/index.html", "")
-    assert summary_table("metrics").endswith("report  report/index.html")
+    assert summary_table(".").endswith("report  report/index.html")
 
 
 def test_a_column_nothing_fills_is_left_out(tmp_path: Path) -> None:
-    write(tmp_path / "finetune.json", {"top1": 0.5, "random_init_top1": 0.4, "labels": 100})
+    evaluated(tmp_path, "finetune", {"top1": 0.5, "random_init_top1": 0.4, "labels": 100})
     table = summary_table(tmp_path)
     assert "Raw pixels" not in table
     assert "Random weights" in table
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    assert summary_table(tmp_path / "metrics") == "no evaluation has run yet"
+    assert summary_table(tmp_path) == "no evaluation has run yet"
 
 
 def test_broken_metrics_are_as_none(tmp_path: Path) -> None:
-    write(tmp_path / "knn.json", '{"top1":')
-    write(tmp_path / "linear.json", "[1]")
+    write(tmp_path / "runs/knn.json", '{"result":')
+    write(tmp_path / "runs/linear.json", "[1]")
+    write(tmp_path / "runs/finetune.json", {"result": 3})
     assert summary_table(tmp_path) == "no evaluation has run yet"
 
 
 def test_only_ascii_so_that_any_terminal_prints_it(tmp_path: Path) -> None:
-    write(tmp_path / "linear.json", {"few_labels": {"10000": {"top1": 0.5, "random_init_top1": 0.6}}})
+    evaluated(tmp_path, "linear", {"few_labels": {"10000": {"top1": 0.5, "random_init_top1": 0.6}}})
     assert summary_table(tmp_path).isascii()

@@ -247,7 +247,7 @@ def test_what_is_neither_is_refused(tmp_path: Path) -> None:
 def test_both_evaluations_take_them(name: str, tmp_path: Path) -> None:
     network = encoder(name, SIDE)
     train, test, names = opened(voc(tmp_path), "masks")
-    quick = segment.Config(epochs=1, rates=(0.01,), k=3, device="cpu")
+    quick = segment.Config(epochs=1, lrs=(0.01,), k=3, device="cpu")
     many = Scenes(
         train.pixels.repeat(4, 1, 1, 1), train.masks.repeat(4, 1, 1), 4 * train.boxes, 4 * train.labels
     )

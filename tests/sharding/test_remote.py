@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import functools
 import http.server
+import socket
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,8 +95,11 @@ def test_what_cannot_be_fetched(server: str, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(remote, "_PAUSE", 0.0)
     with pytest.raises(UserError, match=r"c\.tar: there is no such file"):
         remote.local([f"{server}/c.tar"], Path("fetched"))
-    with pytest.raises(UserError, match=r"cannot be reached .* check the address"):
-        remote.local(["http://127.0.0.1:9/c.tar"], Path("fetched"))
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))  # and does not listen: the port is nobody else's, and refuses
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/c.tar"
+        with pytest.raises(UserError, match=r"cannot be reached .* check the address"):
+            remote.local([address], Path("fetched"))
     monkeypatch.setattr(remote, "status", lambda name: (100, ""))
     with pytest.raises(UserError, match="8 of 100 bytes came: run it again"):
         remote.local([f"{server}/a-00.tar"], Path("fetched"))
@@ -102,5 +107,6 @@ def test_what_cannot_be_fetched(server: str, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_store_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(UserError, match=r"s3fs.*: install what it names"):
         remote.status("s3://bucket/a.tar")

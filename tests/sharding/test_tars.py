@@ -181,7 +181,13 @@ NAMES = st.text(st.sampled_from("ab./\\é\0"), min_size=1, max_size=8)
 EXTENSIONS = st.sampled_from([".png", ".jpg", ".cls", ".json", ".pkl", ""])
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     st.lists(st.tuples(NAMES, EXTENSIONS, st.binary(max_size=40)), max_size=6),
     st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=4),

@@ -8,21 +8,20 @@ from sslpipe.tracking import experiments
 
 RESOLVED = {
     "embed": {"settings": {"embed.batch_size": 64}, "code": {"sslpipe/evals/base": "1"}},
-    "linear": {"settings": {"linear": {"rates": [0.1, 1.0]}}, "code": {"sslpipe/evals/linear": "2"}},
+    "linear": {"settings": {"linear": {"lrs": [0.1, 1.0]}}, "code": {"sslpipe/evals/linear": "2"}},
 }
 
 
 def test_key_is_of_data_settings_and_code():
-    key = experiments.experiment_key("data", RESOLVED)
-    assert key == experiments.experiment_key("data", dict(reversed(RESOLVED.items())))
+    key = experiments.experiment_key(RESOLVED)
+    assert key == experiments.experiment_key(dict(reversed(RESOLVED.items())))
     assert len(key) == 16
-    other_settings = {**RESOLVED["linear"], "settings": {"linear": {"rates": [0.1]}}}
+    other_settings = {**RESOLVED["linear"], "settings": {"linear": {"lrs": [0.1]}}}
     other_code = {**RESOLVED["linear"], "code": {"sslpipe/evals/linear": "3"}}
     keys = [
         key,
-        experiments.experiment_key("other", RESOLVED),
-        experiments.experiment_key("data", {**RESOLVED, "linear": other_settings}),
-        experiments.experiment_key("data", {**RESOLVED, "linear": other_code}),
+        experiments.experiment_key({**RESOLVED, "linear": other_settings}),
+        experiments.experiment_key({**RESOLVED, "linear": other_code}),
     ]
     assert len(set(keys)) == len(keys)
 
@@ -67,7 +66,7 @@ def test_workspace_is_not_behind_after_a_whole_repro(locked, tmp_path_factory):
 @pytest.mark.parametrize(
     ("stage", "kind", "value", "behind"),
     [
-        ("linear", "settings", {"linear": {"rates": [0.1]}}, ["linear"]),
+        ("linear", "settings", {"linear": {"lrs": [0.1]}}, ["linear"]),
         ("embed", "code", {"sslpipe/evals/base": "changed"}, ["embed"]),
     ],
 )

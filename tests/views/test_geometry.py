@@ -8,9 +8,10 @@ import torch
 
 from sslpipe.data.batch import Batch
 from sslpipe.views import Recipe, View, ViewEngine, ViewSpec, matches
+from sslpipe.views.drawing import draw
 from sslpipe.views.geometry import to_canvas
 from sslpipe.views.render.reference import render
-from sslpipe.views.table import Table, draw
+from sslpipe.views.table import Table
 
 RAW = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 WILD = ViewSpec(
@@ -40,7 +41,7 @@ def test_pixels_come_from_where_the_map_says(spec: ViewSpec) -> None:
     n, resolution, size = 60, 120, spec.size
     sizes = np.full((n, 2), resolution, dtype=np.int32)
     table = draw(spec, seed=1, epoch=0, index=np.arange(n), view=0, size=sizes)
-    one = Table(**{**vars(table), "source": np.zeros(n, dtype=np.int64)})
+    one = table.change(source=np.zeros(n, dtype=np.int64))
     view = render(ramp(resolution), one, spec).double()[:, :2] * 255  # [n, (x, y), S, S]
     maps = torch.from_numpy(to_canvas(table, size))
     line = torch.arange(size, dtype=torch.float64)
@@ -71,7 +72,7 @@ def test_identity() -> None:
 
 def view_of(box: tuple[int, int, int, int], size: int, **change: np.ndarray) -> View:
     table = Table.plain(np.array([box], dtype=np.int32), np.array([[100, 100]], dtype=np.int32))
-    table = Table(**{**vars(table), **change})
+    table = table.change(**change)
     maps = torch.from_numpy(to_canvas(table, size)).float()
     return View(torch.zeros(1, 3, size, size), torch.arange(1), None, maps, (0, 0, 0), (1, 1, 1), "view")
 

@@ -7,7 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from sslpipe.console.errors import UserError
-from sslpipe.views import Jitter, PatchMask, Recipe, ViewSpec, resolve
+from sslpipe.views import Jitter, PatchMask, Recipe, ViewSpec, philox, resolve
+from sslpipe.views.operations import OPERATIONS, ORDER, in_words
 
 PAIR = Recipe(views=(ViewSpec(name="a", size=32, jitter=Jitter(), grey=0.2), ViewSpec(name="b", size=32)))
 BEIT = Recipe(
@@ -56,7 +57,8 @@ def test_reading_a_recipe_needs_no_torch() -> None:
         ({"scale": (0.5, 1.2)}, "share of the image"),
         ({"ratio": (0.0, 1.0)}, "above 0"),
         ({"std": (0.2, 0.0, 0.2)}, "above 0"),
-        ({"order": ("jitter", "crop")}, "once"),
+        ({"order": ("jitter", "crop", "jitter")}, "once"),
+        ({"order": ("jitter", "crop", "mirror")}, "steps of crop, jitter"),
         ({"order": ("blur", "crop", "jitter", "grey", "solarize")}, "blur must come after crop"),
         ({"blur_kernel": 4}, "odd"),
         ({"blur_kernel": 65}, "below 64"),
@@ -90,6 +92,13 @@ def test_a_recipe_that_cannot_be(views: list[ViewSpec], message: str) -> None:
 def test_the_blurs_kernel() -> None:
     assert [ViewSpec(size=size).kernel for size in (1, 19, 28, 32, 96, 224)] == [1, 1, 3, 3, 9, 23]
     assert ViewSpec(size=96, blur_kernel=5).kernel == 5
+
+
+@pytest.mark.parametrize("order", [(), ("jitter",), ("jitter", "crop"), ("crop", "solarize")])
+def test_steps_that_an_order_leaves_out_come_last(order: tuple[str, ...]) -> None:
+    assert ORDER[:5] == ("crop", "jitter", "grey", "blur", "solarize")
+    expected = (*order, *(step for step in ORDER if step not in order))
+    assert ViewSpec(size=8, order=order).order == expected
 
 
 def test_sharing_takes_the_crop_and_nothing_else() -> None:
@@ -200,3 +209,28 @@ def test_a_data_sets_scale_leaves_small_crops_and_crops_of_one_size_alone() -> N
     resolved = resolve(recipe, dataset={"scale": (0.3, 1.0), "hflip": 0.0})
     assert [spec.scale for spec in resolved.views] == [(0.3, 1.0), (0.05, 0.14), (1.0, 1.0)]
     assert [spec.scale for spec in resolve(recipe, user={"scale": (0.3, 0.9)}).views] == [(0.3, 0.9)] * 3
+
+
+def test_every_operation_has_settings_and_words_and_random_words_of_its_own() -> None:
+    used: set[int] = set()
+    for row in OPERATIONS:
+        assert set(row.settings) <= set(ViewSpec.model_fields)
+        words = {word for column in row.columns for word in (column.switch, column.word)}
+        assert not words & used
+        assert all(4 * philox.FLIPS <= word < 4 * philox.MASK for word in words)
+        used |= words
+        assert row.strengths
+
+
+def test_a_spec_in_words() -> None:
+    spec = ViewSpec(
+        size=32, scale=(0.2, 1), vflip=1.0, rotation=10, quarter_turns=True, jitter=Jitter(hue=0), grey=0.2, blur=0.5,
+        solarize=0.1, mask=PatchMask(patch_size=4),
+    )  # fmt: skip
+    assert in_words(spec.model_dump(mode="json")) == (
+        "crop of 20–100\u202f% of the area, mirrored 50\u202f%, upside down, turned ±10°, quarter turns, "
+        "jitter 80\u202f% (brightness 0.4, contrast 0.4, saturation 0.4), grey 20\u202f%, blurred 50\u202f%, "
+        "solarized 10\u202f%, 75\u202f% of the patches hidden"
+    )
+    assert in_words({"size": 32, "sharpness": 3, "hflip": 0}) == "crop of 8–100\u202f% of the area"
+    assert in_words({"size": "wide"}) == ""

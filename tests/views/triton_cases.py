@@ -14,11 +14,14 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from view_oracle import CHANCES
 
 from sslpipe.views import Jitter, ViewSpec
-from sslpipe.views.recipe import ORDER
+from sslpipe.views.drawing import draw
+from sslpipe.views.operations import NAMED, ORDER
 from sslpipe.views.render import reference, triton
-from sslpipe.views.table import Table, draw
+from sslpipe.views.render.triton.packing import Need
+from sslpipe.views.table import Table
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 EXACT, ROTATED = (2e-5, 1e-4) if DEVICE == "cuda" else (5e-6, 1e-5)
@@ -27,9 +30,10 @@ STRONG = Jitter(probability=1, brightness=0.8, contrast=0.8, saturation=0.8, hue
 ALWAYS: dict[str, Any] = {"jitter": STRONG, "blur": 1.0, **RAW}
 EVERYTHING: dict[str, Any] = {
     "scale": (0.1, 1), "vflip": 0.5, "quarter_turns": True, "jitter": Jitter(brightness=0.8, contrast=0.8, hue=0.5),
-    "grey": 0.3, "blur": 0.5, "solarize": 0.3, **RAW,
+    **CHANCES, **RAW,
 }  # fmt: skip
-ORDERS = [o for o in permutations(ORDER) if o.index("crop") < min(o.index("blur"), o.index("solarize"))]
+STEPS = ("crop", "jitter", "grey", "blur", "solarize")  # others come last
+ORDERS = [o for o in permutations(STEPS) if o.index("crop") < min(o.index("blur"), o.index("solarize"))]
 # Canvases with padding on either side, none at all, single pixels and lines.
 SIZES = np.array(
     [(40, 40), (40, 23), (17, 40), (40, 1), (1, 40), (1, 1), (3, 2), (31, 40), (40, 39), (8, 8)],
@@ -55,10 +59,6 @@ def table_of(spec: ViewSpec, size: np.ndarray, seed: int = 1) -> Table:
     return draw(
         spec, seed=seed, epoch=0, index=np.arange(len(size)), view=0, size=np.asarray(size, dtype=np.int32)
     )
-
-
-def change(table: Table, **columns: np.ndarray) -> Table:
-    return Table(**{**vars(table), **columns})
 
 
 def view(pixels: torch.Tensor, table: Table, spec: ViewSpec, out: torch.Tensor | None = None) -> torch.Tensor:
@@ -87,8 +87,7 @@ def test_flips_and_turns_are_exact_permutations() -> None:
     spec, pixels = ViewSpec(size=36, **RAW), noise(1, 36)
     table = Table.plain(np.array([[0, 0, 36, 36]] * 16, dtype=np.int32), np.full((16, 2), 36, dtype=np.int32))
     every = np.arange(16)
-    table = change(
-        table,
+    table = table.change(
         source=every * 0,
         hflip=every % 2 == 1,
         vflip=every // 2 % 2 == 1,
@@ -104,7 +103,7 @@ def test_every_crop_length(size: int, interpolation: str) -> None:
     pixels = noise(1, 72) // 128 * 255
     length = np.arange(1 + size % 3, 73, 6)
     box = np.stack((72 - length, length * 0, length, length[::-1]), axis=1).astype(np.int32)
-    table = change(Table.plain(box, np.full((len(box), 2), 72, dtype=np.int32)), source=length * 0)
+    table = Table.plain(box, np.full((len(box), 2), 72, dtype=np.int32)).change(source=length * 0)
     assert off(pixels, table, ViewSpec(size=size, interpolation=interpolation, **RAW)) <= EXACT
 
 
@@ -142,7 +141,7 @@ def test_rotation_of_a_large_crop() -> None:
 @pytest.mark.parametrize("order", ORDERS, ids="-".join)
 def test_every_order_of_operations(order: tuple) -> None:
     spec = ViewSpec(size=36, scale=(0.2, 1), blur_sigma=(0.5, 1), grey=0.5, solarize=1, order=order, **ALWAYS)
-    table = change(table_of(spec, SIZES[:1]), grey=np.array([ORDERS.index(order) % 2 == 0]))
+    table = table_of(spec, SIZES[:1]).change(grey=np.array([ORDERS.index(order) % 2 == 0]))
     assert off(smooth(1, 40), table, spec) <= EXACT
 
 
@@ -150,7 +149,7 @@ def test_every_order_of_operations(order: tuple) -> None:
 def test_every_order_of_jitter(size: int) -> None:
     spec = ViewSpec(size=size, jitter=STRONG, **RAW)
     orders = np.array(list(permutations(range(4))), dtype=np.uint8)
-    table = change(table_of(spec, np.tile(SIZES[:2], (12, 1))), order=orders)
+    table = table_of(spec, np.tile(SIZES[:2], (12, 1))).change(order=orders)
     assert off(smooth(24, 40), table, spec) <= EXACT
 
 
@@ -167,7 +166,8 @@ def test_an_adjustment_of_strength_0_is_left_out(left_out: str) -> None:
 def test_a_batch_with_and_without_each_operation() -> None:
     spec = ViewSpec(size=36, **EVERYTHING)
     table = table_of(spec, np.tile(SIZES, (2, 1)))
-    for flag in (table.jitter, table.grey, table.sigma > 0, table.solarize, table.turns % 2 == 1):
+    chances = [table.drawn[NAMED[name].columns[0].name] != 0 for name in ("jitter", *CHANCES)]
+    for flag in (*chances, table.turns % 2 == 1):
         assert 0 < flag.sum() < len(table)
     assert off(smooth(20, 40), table, spec) <= EXACT
 
@@ -270,7 +270,7 @@ def test_bits_do_not_depend_on_the_batch(
     whole = view(pixels, table, spec)
     rows = np.array([4, 1, 4])
     assert torch.equal(view(pixels, table[rows], spec), whole[rows])
-    need = triton._Need.of(table, spec)
+    need = Need.of(table, spec)
     monkeypatch.setattr(triton, "_BUDGET", 4 * need.scratch(spec))  # four at a time
     assert torch.equal(view(pixels, table, spec), whole)
 

@@ -70,22 +70,22 @@ def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
     _check_memory(encoder, (train, test), settings.memory, device)
     metrics: dict[str, Any] = {}
     predicted: dict[str, Tensor] = {}
-    rates: dict[str, float] = {}
+    lrs: dict[str, float] = {}
     with progress("attentive", 2 * 2 * settings.epochs, "epochs") as bar:
         for prefix, network in (("", encoder), ("random_init_", random_twin(encoder, seed))):
             network = network.to(device).eval()
             x, queries = (patches(network, split, device) for split in (train, test))
-            rate = choose(x, train.labels, classes, settings, seed, bar)
-            (model,) = fit(x, train.labels, classes, (rate,), settings, seed, bar)
+            lr = choose(x, train.labels, classes, settings, seed, bar)
+            (model,) = fit(x, train.labels, classes, (lr,), settings, seed, bar)
             predicted[prefix] = predict(model, queries)
             metrics[f"{prefix}top1"] = (predicted[prefix] == test.labels).double().mean().item()
-            rates[prefix or "encoder"] = rate
+            lrs[prefix or "encoder"] = lr
     protocol = {
         **settings.model_dump(mode="json", exclude={"enabled", "device", "memory"}),
         "patches": x.shape[1],
-        "rate_used": rates,
+        "lr_used": lrs,
         "optimiser": "AdamW, cosine, affine-free batch norm",
-        "chosen_on": f"the rate on one in {HELD_BACK} training images, held back; last epoch reported",
+        "chosen_on": f"the learning rate on one in {HELD_BACK} training images, held back; last epoch reported",
         "train_images": len(train),
         "test_images": len(test),
     }
@@ -134,16 +134,16 @@ def choose(x: Tensor, labels: Tensor, classes: int, settings: Config, seed: int,
     """The rate that does best on training images held back, all trained at once; ties go to the first."""
     held = folds(labels, min(HELD_BACK, len(labels)), seed) == 0
     kept = (~held).nonzero()[:, 0]
-    models = fit(x, labels, classes, settings.rates, settings, seed, bar, kept)
+    models = fit(x, labels, classes, settings.lrs, settings, seed, bar, kept)
     hits = [int((predict(model, x[held]) == labels[held]).sum()) for model in models]
-    return settings.rates[hits.index(max(hits))]
+    return settings.lrs[hits.index(max(hits))]
 
 
 def fit(
     x: Tensor,
     labels: Tensor,
     classes: int,
-    rates: tuple[float, ...],
+    lrs: tuple[float, ...],
     settings: Config,
     seed: int,
     bar: Progress,
@@ -155,7 +155,7 @@ def fit(
         x: patches [N, P, D].
         labels: int64 [N].
         classes: C.
-        rates: learning rates.
+        lrs: learning rates.
         settings: the protocol.
         seed: of weights and order.
         bar: moves on with each epoch.
@@ -164,12 +164,12 @@ def fit(
     device = resolve(settings.device)
     places = torch.arange(len(x)) if places is None else places
     models = []
-    for _ in rates:
+    for _ in lrs:
         torch.manual_seed(seed)  # all start from the same weights
         models.append(Pooling(x.shape[2], classes, settings.heads).to(device).train())
     optimizers = [
-        torch.optim.AdamW(model.parameters(), rate, weight_decay=settings.weight_decay)
-        for model, rate in zip(models, rates, strict=True)
+        torch.optim.AdamW(model.parameters(), lr, weight_decay=settings.weight_decay)
+        for model, lr in zip(models, lrs, strict=True)
     ]
     size = min(settings.batch_size, len(places))
     # Batch norm cannot train on one patch: a last batch of one image is left out.

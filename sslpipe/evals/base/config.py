@@ -10,14 +10,14 @@ from sslpipe.core.config import Config as Base
 class EmbedConfig(Base):
     """Settings of the section `embed`."""
 
-    batch_size: int = Field(256, ge=1)
+    batch_size: int = Field(256, ge=1, description="images at a time")
     last_blocks: int = Field(
         1,
         ge=1,
         description="blocks of a ViT, counted from the last, whose features stand side by side (DINO: 4)",
     )
     shown: int = Field(8, ge=0, le=12, description="images whose patches the report shows")
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu or cuda")
 
 
 class EvaluateConfig(Base):

@@ -38,8 +38,8 @@ class Evaluation:
         splits: of which it needs images.
         labels: whether it needs labels of them.
         repeats: whether it learns something, and so is repeated with `evaluate.seeds`.
-        headline: the numbers that go into metrics/NAME.json, by dotted name; `*` stands for any one part of a name.
-            A name counts for the baselines of that number, too (`top1` for `random_init_top1`).
+        headline: the numbers that go into metrics/NAME.json, by dotted name, where `*` stands for one part of a name.
+            Few: each is a column of `dvc exp show`.
         scores: numbers that comparisons show beside accuracies.
         elsewhere: from its Config to a digest of the data outside data/shards that it reads; None for none.
     """
@@ -52,6 +52,6 @@ class Evaluation:
     splits: tuple[str, ...] = ("train", "test")
     labels: bool = True
     repeats: bool = True
-    headline: tuple[str, ...] = ("top1",)
+    headline: tuple[str, ...] = ("top1", "random_init_top1")
     scores: tuple[Score, ...] = ()
     elsewhere: Callable[[Any], dict[str, Any] | None] = field(default=lambda config: None)

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from sslpipe import load_encoder
 from sslpipe.data.loader import Reader, open_split
+from sslpipe.data.subset import labelled
 from sslpipe.evals.base.features import Features
-from sslpipe.measures.subsets import labelled
 from sslpipe.networks.protocol import Backbone
 from sslpipe.shards import manifest as manifests
 from sslpipe.shards.manifest import Manifest

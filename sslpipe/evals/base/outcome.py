@@ -9,9 +9,6 @@ from typing import Any
 
 from sslpipe.core.config import flatten
 
-#: The prefix of a number's name, and what it was measured on.
-BASELINES = ("random_init_", "raw_pixel_")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -51,9 +48,8 @@ def headline(metrics: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, An
     """
     picked: dict[str, Any] = {}
     for name, value in numbers(metrics).items():
-        *path, last = name.split(".")
-        plain = [_plain(part) for part in (*path, last)]
-        if any(_matches(plain, pattern.split(".")) for pattern in names):
+        if any(fits(name, pattern) for pattern in names):
+            *path, last = name.split(".")
             inner = picked
             for part in path:
                 inner = inner.setdefault(part, {})
@@ -61,15 +57,7 @@ def headline(metrics: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, An
     return picked
 
 
-def _matches(parts: list[str], pattern: list[str]) -> bool:
-    """Whether the parts of a name are those of a pattern, in which `*` is any one part."""
-    return len(parts) == len(pattern) and all(
-        wanted in ("*", part) for part, wanted in zip(parts, pattern, strict=True)
-    )
-
-
-def _plain(part: str) -> str:
-    """A part of a name without the prefix of a baseline."""
-    for prefix in BASELINES:
-        part = part.removeprefix(prefix)
-    return part
+def fits(name: str, pattern: str) -> bool:
+    """Whether a dotted name is one of those that a pattern of `Evaluation.headline` stands for."""
+    parts, wanted = name.split("."), pattern.split(".")
+    return len(parts) == len(wanted) and all(w in ("*", part) for part, w in zip(parts, wanted, strict=True))

@@ -41,7 +41,7 @@ def merge(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     A fraction becomes its mean, with the standard deviation (of the population, as everywhere here) beside it as
     `<name>_std`. Where the evaluation already gives a deviation over draws, the two are put together: seeds draw anew,
     so all draws of all seeds are one sample. Lists of drawn results are joined. What is the same in all stays; what
-    else differs, such as a rate chosen, is listed, a value a seed.
+    else differs, such as a learning rate chosen, is listed, a value a seed.
     """
     merged: dict[str, Any] = {}
     for name in runs[0]:

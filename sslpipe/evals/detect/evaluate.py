@@ -181,7 +181,7 @@ def fit(
         clear = [(crowd == 0).nonzero()[:, 0] for crowd in scenes.crowd]
     some = torch.tensor([n for n, places in enumerate(clear) if len(places)])
     learning = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(learning, settings.rate, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(learning, settings.lr, weight_decay=settings.weight_decay)
     steps = settings.epochs * -(-len(some) // _BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     generator = torch.Generator().manual_seed(seed)

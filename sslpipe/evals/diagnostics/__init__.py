@@ -11,11 +11,11 @@ from sslpipe.evals.base.declaration import Evaluation, Score
 class Config(Base):
     """Settings of the section `diagnostics`."""
 
-    enabled: bool = True
+    enabled: bool = Field(True, description="whether this evaluation runs")
     images: int = Field(512, ge=2, description="training images that LiDAR and alignment draw views of")
     views: int = Field(8, ge=2, le=256, description="views of each of them, by the method's first view spec")
     k: int = Field(20, ge=1, description="neighbours that purity looks at")
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu or cuda")
 
 
 EVALUATION = Evaluation(
@@ -25,6 +25,6 @@ EVALUATION = Evaluation(
     splits=("train",),
     labels=False,
     repeats=False,
-    headline=("rankme", "lidar"),
+    headline=("rankme",),
     scores=(Score(key="rankme", title="RankMe", factor=1), Score(key="lidar", title="LiDAR", factor=1)),
 )

@@ -18,6 +18,7 @@ from sslpipe.console.errors import UserError
 from sslpipe.console.progress import Progress, progress
 from sslpipe.core.device import autocast, resolve
 from sslpipe.data.loader import Loader, Reader
+from sslpipe.data.subset import Subset
 from sslpipe.evals.base import tables
 from sslpipe.evals.base.embed import central, random_twin
 from sslpipe.evals.base.inputs import Inputs
@@ -28,10 +29,10 @@ from sslpipe.evals.finetune.mixing import Mixing
 from sslpipe.measures import probe as probes
 from sslpipe.measures.config import ProbeConfig
 from sslpipe.measures.probe import Probe
-from sslpipe.measures.subsets import Subset, count_of, draw
+from sslpipe.measures.subsets import count_of, draw
 from sslpipe.methods.base.config import OptimizerConfig
 from sslpipe.networks.protocol import Backbone
-from sslpipe.training.core.schedules import rate_factor
+from sslpipe.training.core.schedules import lr_factor
 from sslpipe.views.engine import ViewEngine
 from sslpipe.views.recipe import Recipe
 
@@ -144,7 +145,7 @@ def fit(
         subset: the images.
         views: of one spec, from `mild_recipe`.
         settings: the protocol.
-        layer_decay: factor on the rate from each layer to the one below; 1 for random weights.
+        layer_decay: factor on the learning rate from each layer to the one below; 1 for random weights.
         seed: of order, views and dropped paths.
         bar: moves on with each step.
     """
@@ -152,7 +153,7 @@ def fit(
 
     undecayed = {f"backbone.{name}" for name in model.backbone.no_weight_decay()}
     groups = param_groups_layer_decay(model, settings.weight_decay, undecayed, layer_decay=layer_decay)
-    optimizer = torch.optim.AdamW(groups, lr=settings.rate)
+    optimizer = torch.optim.AdamW(groups, lr=settings.lr)
     schedule = OptimizerConfig(warmup_epochs=settings.warmup_epochs)
     device = next(model.parameters()).device
     engine = ViewEngine(views, seed=seed, device=device)
@@ -170,9 +171,9 @@ def fit(
             parameter.requires_grad_(not frozen)
         model.backbone.train(not frozen)
         for step, (batch, (view,)) in enumerate(engine.ahead(loader.epoch(epoch), epoch)):
-            factor = rate_factor(schedule, epoch + step / loader.steps, settings.epochs)
+            factor = lr_factor(schedule, epoch + step / loader.steps, settings.epochs)
             for group in optimizer.param_groups:
-                group["lr"] = settings.rate * factor * group["lr_scale"]
+                group["lr"] = settings.lr * factor * group["lr_scale"]
             pixels, target = view.pixels, batch.label.to(device)
             if mix is not None:
                 pixels, target = mix(pixels, target)

@@ -19,7 +19,7 @@ _Positive = Annotated[float, Field(gt=0)]
 class Config(Base):
     """Settings of the section `knn`."""
 
-    enabled: bool = True
+    enabled: bool = Field(True, description="whether this evaluation runs")
     k: _Count | tuple[_Count, ...] = Field(
         20, description="neighbours that vote; of several, the best on a part of train"
     )
@@ -27,7 +27,7 @@ class Config(Base):
         0.07, description="T of a vote's weight exp(similarity / T); of several, likewise"
     )
     queries: int = Field(8, ge=0, description="test images whose nearest neighbours the report shows")
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu or cuda")
 
     def grid(self) -> list[tuple[int, float]]:
         """All pairs of a k and a T, the smaller k first."""
@@ -43,6 +43,7 @@ EVALUATION = Evaluation(
     subject="k-NN",
     rank=1,
     repeats=False,
+    headline=("top1", "random_init_top1", "raw_pixel_top1"),
 )
 
 

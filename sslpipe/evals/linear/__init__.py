@@ -11,14 +11,14 @@ from sslpipe.measures.config import Labels, ProbeConfig
 class Config(ProbeConfig):
     """Settings of the section `linear`."""
 
-    enabled: bool = True
+    enabled: bool = Field(True, description="whether this evaluation runs")
     few_labels: tuple[Labels, ...] = Field(
         (400, 100),
         description='numbers of labels to repeat the probe with, such as 400, "10%" or "5 per class"',
     )
     draws: int = Field(5, ge=1, description="random draws of few labels; their mean and spread are reported")
     logistic: bool = Field(False, description="also logistic regression, by scikit-learn, on all labels")
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu or cuda")
 
 
 EVALUATION = Evaluation(
@@ -27,5 +27,11 @@ EVALUATION = Evaluation(
     order=20,
     subject="a linear probe",
     rank=0,
-    headline=("top1", "few_labels.*.top1"),
+    headline=(
+        "top1",
+        "random_init_top1",
+        "raw_pixel_top1",
+        "few_labels.*.top1",
+        "few_labels.*.random_init_top1",
+    ),
 )

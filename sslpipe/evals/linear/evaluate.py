@@ -47,13 +47,13 @@ def scores(train: Features, test: Features, settings: Config, seed: int) -> Outc
     """Accuracy on features of labelled images, without a look at how they were split."""
     classes, device = int(train.label.max()) + 1, resolve(settings.device)
     metrics: dict[str, Any] = {}
-    used: dict[str, dict[str, float]] = {"rate_used": {}, "weight_decay_used": {}}
+    used: dict[str, dict[str, float]] = {"lr_used": {}, "weight_decay_used": {}}
     predicted: dict[str, Tensor] = {}
     for prefix, kind in KINDS:
         probe = fit(getattr(train, kind), train.label, classes, settings, seed, device)
         predicted[prefix] = probe(getattr(test, kind)).argmax(1)
         metrics[f"{prefix}top1"] = _share(predicted[prefix] == test.label)
-        used["rate_used"][kind], used["weight_decay_used"][kind] = probe.rate, probe.weight_decay
+        used["lr_used"][kind], used["weight_decay_used"][kind] = probe.lr, probe.weight_decay
     if len(settings.weight_decays) == 1:
         del used["weight_decay_used"]
     counts = dict.fromkeys(count_of(wanted, train.label) for wanted in settings.few_labels)

@@ -36,7 +36,7 @@ def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
     recipe = mild_recipe(encoder.preprocess, config.crop_scale, inputs.changes)
     metrics: dict[str, Any] = {}
     predicted: dict[str, Tensor] = {}
-    used: dict[str, dict[str, float]] = {"rate_used": {}, "weight_decay_used": {}}
+    used: dict[str, dict[str, float]] = {"lr_used": {}, "weight_decay_used": {}}
     steps = config.epochs * -(-len(train) // min(config.batch_size, len(train)))
     with progress("online", 2 * steps, "steps") as bar:
         for prefix, network in (("", encoder), ("random_init_", random_twin(encoder, seed))):
@@ -47,7 +47,7 @@ def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
             trained = probes.fit(x, train.labels, classes, probe, seed, device, views)
             predicted[prefix] = trained(queries).argmax(1)
             metrics[f"{prefix}top1"] = (predicted[prefix] == test.labels).double().mean().item()
-            used["rate_used"][prefix or "encoder"] = trained.rate
+            used["lr_used"][prefix or "encoder"] = trained.lr
             used["weight_decay_used"][prefix or "encoder"] = trained.weight_decay
     if len(config.weight_decays) == 1:
         del used["weight_decay_used"]

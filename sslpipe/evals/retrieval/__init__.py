@@ -11,13 +11,13 @@ from sslpipe.evals.base.declaration import Evaluation, Score
 class Config(Base):
     """Settings of the section `retrieval`."""
 
-    enabled: bool = True
+    enabled: bool = Field(True, description="whether this evaluation runs")
     ks: tuple[int, ...] = Field((1, 5, 10), min_length=1, description="for recall among the k nearest")
     queries: int = Field(
         5000, ge=1, description="test images that ask, at most, evenly spread: each ranks all of train"
     )
     shown: int = Field(6, ge=0, description="queries with the worst rankings that the report shows")
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu or cuda")
 
 
 EVALUATION = Evaluation(
@@ -25,6 +25,6 @@ EVALUATION = Evaluation(
     about="How far up the list of similar training images those of a test image's class are.",
     order=60,
     repeats=False,
-    headline=("top1", "map"),
+    headline=("top1", "random_init_top1", "map", "random_init_map"),
     scores=(Score(key="map", title="Retrieval, mean average precision, %"),),
 )

@@ -11,14 +11,14 @@ from sslpipe.evals.base.declaration import Evaluation, Score
 class Config(Base):
     """Settings of the section `robustness`."""
 
-    enabled: bool = False
+    enabled: bool = Field(False, description="whether this evaluation runs")
     images: int = Field(1000, ge=2, description="test images that are changed and corrupted")
     severities: tuple[int, ...] = Field(
         (1, 3, 5), min_length=1, description="of the corruptions, from 1 to 5"
     )
     k: int = Field(20, ge=1, description="neighbours, among clean training images")
-    temperature: float = Field(0.07, gt=0)
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    temperature: float = Field(0.07, gt=0, description="T of a vote's weight exp(similarity / T)")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu or cuda")
 
     @field_validator("severities")
     @classmethod
@@ -35,6 +35,6 @@ EVALUATION = Evaluation(
     splits=("test",),
     labels=False,
     repeats=False,
-    headline=("top1", "mean_corrupted_top1"),
+    headline=("top1", "random_init_top1", "mean_corrupted_top1", "random_init_mean_corrupted_top1"),
     scores=(Score(key="mean_corrupted_top1", title="k-NN under corruptions, %"),),
 )

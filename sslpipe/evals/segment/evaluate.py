@@ -39,13 +39,13 @@ def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
     classes = len(names)
     device = resolve(settings.device)
     metrics: dict[str, Any] = {}
-    rates: dict[str, float] = {}
-    rounds = len(settings.rates) + (1 if settings.freeze else 2)
+    lrs: dict[str, float] = {}
+    rounds = len(settings.lrs) + (1 if settings.freeze else 2)
     with progress("segment", 2 * rounds * settings.epochs, "epochs") as bar:
         for prefix, network in (("", encoder), ("random_init_", random_twin(encoder, seed))):
             network = network.to(device).eval()
             features = [dense(network, scene.pixels, settings.levels, device) for scene in (train, test)]
-            head, rates[prefix or "encoder"] = _choose(features[0], train.masks, classes, settings, seed, bar)
+            head, lrs[prefix or "encoder"] = _choose(features[0], train.masks, classes, settings, seed, bar)
             found = predict(head, features[1], test.masks.shape[-1])
             by_votes = neighbours(features[0], train.masks, features[1], classes, settings, seed)
             votes = enlarged(by_votes, test.masks.shape[-1]).argmax(1)
@@ -66,11 +66,11 @@ def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
                     shown = masks
     protocol = {
         **settings.model_dump(mode="json", exclude={"enabled", "device", "shown"}),
-        "rate_used": rates,
+        "lr_used": lrs,
         "optimiser": "AdamW, cosine, standardised features",
         "patches": list(features[0].shape[2:]),
         "classes": classes + 1,
-        "chosen_on": "the rate on a quarter of the training scenes, held back; last epoch reported",
+        "chosen_on": "the learning rate on a quarter of the training scenes, held back; last epoch reported",
         "train_scenes": len(train),
         "test_scenes": len(test),
         "class_names": names,
@@ -118,21 +118,21 @@ class Head(nn.Module):
 def _choose(
     features: Tensor, masks: Tensor, classes: int, settings: Config, seed: int, bar: Progress
 ) -> tuple[Head, float]:
-    """The head trained on all training scenes at the rate that does best on a quarter held back, and the rate."""
+    """The head trained on all scenes at the rate that does best on a quarter held back, and that rate."""
     held = torch.arange(len(features)) % 4 == 3
-    best, rate = -1.0, settings.rates[0]
-    for candidate in settings.rates:
+    best, lr = -1.0, settings.lrs[0]
+    for candidate in settings.lrs:
         head = fit(features[~held], masks[~held], classes + 1, candidate, settings, seed, bar)
         scores = intersection_over_union(
             predict(head, features[held], masks.shape[-1]), masks[held], classes + 1
         )
         if _mean(scores) > best:
-            best, rate = _mean(scores), candidate
-    return fit(features, masks, classes + 1, rate, settings, seed, bar), rate
+            best, lr = _mean(scores), candidate
+    return fit(features, masks, classes + 1, lr, settings, seed, bar), lr
 
 
 def fit(
-    features: Tensor, masks: Tensor, classes: int, rate: float, settings: Config, seed: int, bar: Progress
+    features: Tensor, masks: Tensor, classes: int, lr: float, settings: Config, seed: int, bar: Progress
 ) -> Head:
     """A head trained on scenes.
 
@@ -140,14 +140,14 @@ def fit(
         features: [N, D, h, w].
         masks: int64 [N, S, S].
         classes: with the background.
-        rate: the learning rate.
+        lr: the learning rate.
         settings: epochs and device.
         seed: of the order.
         bar: moves on with each epoch.
     """
     device = resolve(settings.device)
     head = Head(features, classes).to(device)
-    optimizer = torch.optim.AdamW(head.parameters(), rate, weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(head.parameters(), lr, weight_decay=1e-4)
     _descend(lambda rows: head(features[rows].to(device)), optimizer, masks, settings.epochs, seed, bar)
     return head.eval()
 
@@ -173,7 +173,7 @@ def finetune(
     device = resolve(settings.device)
     parts = nn.ModuleList([network, head]).eval()  # batch norm keeps its statistics
     learning = [parameter for parameter in parts.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(learning, settings.finetune_rate, weight_decay=0.05)
+    optimizer = torch.optim.AdamW(learning, settings.finetune_lr, weight_decay=0.05)
 
     def logits(rows: Tensor) -> Tensor:
         x = normalised(scenes.pixels[rows], network.preprocess, device)
@@ -190,7 +190,7 @@ def _descend(
     seed: int,
     bar: Progress,
 ) -> None:
-    """Cross-entropy of masks by logits [n, C, h, w] of rows, in shuffled batches, the rate along a cosine."""
+    """Cross-entropy of masks by logits [n, C, h, w] of rows, in shuffled batches, the learning rate along a cosine."""
     generator = torch.Generator().manual_seed(seed)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * -(-len(masks) // _BATCH))
     for _ in range(epochs):

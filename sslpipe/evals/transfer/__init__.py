@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from sslpipe.core.config import Config as Base
 from sslpipe.evals.base.declaration import Evaluation, Score
@@ -14,12 +14,12 @@ from sslpipe.sharding import sources
 class Config(Base):
     """Settings of the section `transfer`: as those of `data`, of another set."""
 
-    enabled: bool = False
-    source: str | None = None
-    root: str | None = None
-    test_root: str | None = None
-    schemes: tuple[str, ...] = ()
-    test_fraction: float = 0.2
+    enabled: bool = Field(False, description="whether this evaluation runs")
+    source: str | None = Field(None, description="as data.source, such as torchvision:CIFAR10 or folder")
+    root: str | None = Field(None, description="as data.root")
+    test_root: str | None = Field(None, description="as data.test_root")
+    schemes: tuple[str, ...] = Field((), description="as data.schemes")
+    test_fraction: float = Field(0.2, description="as data.test_fraction")
 
     @model_validator(mode="after")
     def _whole(self) -> Config:
@@ -46,7 +46,7 @@ EVALUATION = Evaluation(
     title="Another set",
     about="A linear probe and k-NN on a labelled set that the encoder was not trained on.",
     order=110,
-    headline=("linear_top1", "knn_top1"),
+    headline=("linear_top1", "random_init_linear_top1", "knn_top1", "random_init_knn_top1"),
     scores=(
         Score(key="linear_top1", title="Another set, linear probe, %"),
         Score(key="knn_top1", title="Another set, k-NN, %"),

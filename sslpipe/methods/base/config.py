@@ -12,29 +12,35 @@ from sslpipe.core.config import Config
 class OptimizerConfig(Config):
     """How a method's parameters are optimised; each paper has its own.
 
-    `rule` turns `rate` into the peak learning rate: `linear` is rate · batch / 256, `sqrt` is rate · √batch,
-    `absolute` is rate itself.
+    `rule` turns `lr` into the peak learning rate: `linear` is lr · batch / 256, `sqrt` is lr · √batch,
+    `absolute` is lr itself.
     """
 
-    name: Literal["adamw", "sgd", "lars"] = "adamw"
-    rate: float = Field(1e-3, gt=0)
-    rule: Literal["linear", "sqrt", "absolute"] = "linear"
-    weight_decay: float = Field(0.05, ge=0)
-    weight_decay_end: float | None = Field(None, ge=0, description="cosine from weight_decay to this (DINO)")
-    momentum: float = Field(0.9, ge=0, lt=1)
-    betas: tuple[float, float] = (0.9, 0.999)
-    schedule: Literal["cosine", "steps", "constant"] = "cosine"
-    milestones: tuple[float, ...] = Field(
-        (0.6, 0.8), description="`steps`: shares of training at which rate · 0.1"
+    name: Literal["adamw", "sgd", "lars"] = Field("adamw", description="adamw, sgd or lars")
+    lr: float = Field(1e-3, gt=0, description="learning rate, which `rule` scales")
+    rule: Literal["linear", "sqrt", "absolute"] = Field(
+        "linear", description="peak learning rate: linear, lr · batch / 256; sqrt, lr · √batch; absolute, lr"
     )
-    warmup_epochs: float = Field(10.0, ge=0)
-    final_rate: float = Field(0.0, ge=0, description="where the cosine ends, as a share of the peak")
+    weight_decay: float = Field(0.05, ge=0, description="of weights, not of biases and norms")
+    weight_decay_end: float | None = Field(None, ge=0, description="cosine from weight_decay to this (DINO)")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd and lars")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="of adamw")
+    schedule: Literal["cosine", "steps", "constant"] = Field(
+        "cosine", description="the learning rate after the warm-up"
+    )
+    milestones: tuple[float, ...] = Field(
+        (0.6, 0.8), description="`steps`: shares of training at which lr · 0.1"
+    )
+    warmup_epochs: float = Field(
+        10.0, ge=0, description="epochs in which the learning rate rises to its peak"
+    )
+    final_lr: float = Field(0.0, ge=0, description="where the cosine ends, as a share of the peak")
     clip: float | None = Field(None, gt=0, description="largest norm of all gradients together")
 
     def peak(self, batch_size: int) -> float:
         """The learning rate after warm-up for a global batch of this size."""
         scale = {"linear": batch_size / 256, "sqrt": batch_size**0.5, "absolute": 1.0}[self.rule]
-        return self.rate * scale
+        return self.lr * scale
 
     @model_validator(mode="after")
     def _check(self) -> OptimizerConfig:
@@ -48,7 +54,7 @@ class OptimizerConfig(Config):
 class MethodConfig(Config):
     """Settings every method has. A subclass gives its paper's defaults."""
 
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimizer: OptimizerConfig = Field(OptimizerConfig(), description="how parameters are optimised")
     views: dict[str, Any] = Field(
         {}, description="changes of this method's views, written as views.recipe, which comes on top"
     )
@@ -56,5 +62,5 @@ class MethodConfig(Config):
 
 #: The optimiser of most methods on a few thousand small images; found by trying.
 SMALL_ADAMW: dict[str, Any] = {
-    "name": "adamw", "rate": 0.002, "rule": "absolute", "weight_decay": 0.05, "warmup_epochs": 2,
+    "name": "adamw", "lr": 0.002, "rule": "absolute", "weight_decay": 0.05, "warmup_epochs": 2,
 }  # fmt: skip

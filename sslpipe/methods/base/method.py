@@ -52,16 +52,16 @@ class ParamGroup:
     Attributes:
         parameters: what is optimised.
         decay: whether weight decay applies.
-        adapt: whether LARS adapts the rate to the norms.
-        rate_scale: factor on the learning rate.
-        fixed_rate: keep the peak rate through warm-up and decay (SimSiam's predictor).
+        adapt: whether LARS adapts the learning rate to the norms.
+        lr_scale: factor on the learning rate.
+        fixed_lr: keep the peak learning rate through warm-up and decay (SimSiam's predictor).
     """
 
     parameters: list[nn.Parameter]
     decay: bool = True
     adapt: bool = True
-    rate_scale: float = 1.0
-    fixed_rate: bool = False
+    lr_scale: float = 1.0
+    fixed_lr: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,12 +99,10 @@ class Method(nn.Module, ABC):
     takes: ClassVar[tuple[str, ...]] = ("resnet", "cnn", "vit")
     needs: ClassVar[str] = ""  # what it asks of data or batches beside images, in a few words
     default_backbone: ClassVar[str] = "small_resnet"
-    suspects: ClassVar[str] = (
-        "check the rate and the views"  # what a user should check where features have collapsed
-    )
-    scales: ClassVar[
-        tuple[Scale, ...]
-    ]  # the runs that the paper's settings are of, the first with all defaults
+    #: What a user should check where features have collapsed.
+    suspects: ClassVar[str] = "check the learning rate and the views"
+    #: The runs that the paper's settings are of, the first one with all defaults.
+    scales: ClassVar[tuple[Scale, ...]]
     #: What its settings are on a few thousand small images where they are not the paper's; found by trying.
     small: ClassVar[Mapping[str, Any]] = {}
     rules: ClassVar[Mapping[str, Rule]] = {}  # settings that change with the scale, and how

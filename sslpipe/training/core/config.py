@@ -22,8 +22,8 @@ class Cluster(Base):
     restarts: int = Field(
         3, ge=0, description="how often processes that died are started again, from the newest checkpoint"
     )
-    partition: str | None = Field(None, description="Slurm's")
-    account: str | None = Field(None, description="Slurm's")
+    partition: str | None = Field(None, description="of Slurm; null: its default")
+    account: str | None = Field(None, description="of Slurm; null: the user's default")
     hours: float = Field(
         24.0, gt=0, description="a job's time limit; a training that needs more is queued again"
     )
@@ -50,8 +50,8 @@ class Config(Base):
     backbone_options: dict[str, Any] = Field(
         {}, description="the backbone's own options, such as {width: 32}"
     )
-    epochs: int = Field(36, ge=1)
-    batch_size: int = Field(128, ge=2)
+    epochs: int = Field(36, ge=1, description="passes over the training images")
+    batch_size: int = Field(128, ge=2, description="images an optimiser step, over all processes")
     accumulate: int = Field(
         1, ge=1, description="parts that a batch goes through one after another, to save memory"
     )
@@ -59,7 +59,7 @@ class Config(Base):
         False,
         description="with parts: the loss of the whole batch all the same, for twice the forward passes",
     )
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu or cuda")
     devices: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         "auto", description="processes on each machine; auto: one a GPU, one on a CPU"
     )
@@ -78,7 +78,7 @@ class Config(Base):
     deterministic: bool = Field(True, description="the same seed gives the same weights, bit for bit")
     checkpoint_seconds: float = Field(20.0, ge=0, description="time between resume checkpoints")
     log_every: int = Field(10, ge=1, description="steps between points of the training curves")
-    watch_epochs: int = Field(
+    monitor_epochs: int = Field(
         6,
         ge=0,
         description="epochs between looks at the features of a sample of the training images; 0: never",

@@ -36,11 +36,11 @@ class History:
         self.rows, self.pending = state["rows"], state["pending"]
         self.looks, self.seconds = state["looks"], state["seconds"]
 
-    def point(self, step: int, epoch: float, rate: float) -> dict[str, float]:
+    def point(self, step: int, epoch: float, lr: float) -> dict[str, float]:
         """Close the interval since the last point into a new one."""
         names = self.pending[-1]
         means = {name: sum(row[name] for row in self.pending) / len(self.pending) for name in names}
-        row = {"step": step, "epoch": epoch, "rate": rate, **means}
+        row = {"step": step, "epoch": epoch, "lr": lr, **means}
         self.rows.append(row)
         self.pending = []
         return row

@@ -28,14 +28,14 @@ class Row:
 
     Attributes:
         step: steps done, with this one.
-        rate: its learning rate.
+        lr: its learning rate.
         numbers: loss, gradient norm and what the method reports; means over ranks.
         stop: some rank was told to stop.
         save: it is time for a checkpoint.
     """
 
     step: int
-    rate: float
+    lr: float
     numbers: dict[str, float]
     stop: bool
     save: bool
@@ -44,7 +44,7 @@ class Row:
 @dataclass(frozen=True)
 class _Entry:
     step: int
-    rate: float
+    lr: float
     names: tuple[str, ...]
     values: Tensor  # float64 on the host, perhaps still on its way: bad, stop, save, then the named numbers
     arrived: torch.cuda.Event | None
@@ -77,7 +77,7 @@ class Ledger:
     def note(
         self,
         step: int,
-        rate: float,
+        lr: float,
         numbers: Mapping[str, Tensor | float],
         index: Tensor,
         *,
@@ -88,7 +88,7 @@ class Ledger:
 
         Args:
             step: steps done, with this one.
-            rate: its learning rate.
+            lr: its learning rate.
             numbers: `loss` and `gradient_norm`, which must be finite, and others.
             index: the samples of this rank's batch.
             stop: this rank wants to stop.
@@ -105,7 +105,7 @@ class Ledger:
         if distributed.world_size() > 1:
             dist.all_reduce(values)
         self.bad = torch.maximum(self.bad, (values[0] > 0).float())
-        self._entries.append(_Entry(step, rate, tuple(numbers), *_to_host(values), index))
+        self._entries.append(_Entry(step, lr, tuple(numbers), *_to_host(values), index))
         if self.lag == 0:
             self._check(self._entries[-1])
 
@@ -130,7 +130,7 @@ class Ledger:
         self._check(entry)
         _, stop, save, *numbers = entry.values.tolist()
         means = [value / distributed.world_size() for value in numbers]
-        return Row(entry.step, entry.rate, dict(zip(entry.names, means, strict=True)), stop > 0, save > 0)
+        return Row(entry.step, entry.lr, dict(zip(entry.names, means, strict=True)), stop > 0, save > 0)
 
     def _check(self, entry: _Entry) -> None:
         bad, _, _, *numbers = entry.values.tolist()

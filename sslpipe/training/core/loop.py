@@ -76,7 +76,7 @@ def train(
                 gradient = training_step.gradient(state.step, views)
                 ledger.note(
                     state.step + 1,
-                    gradient.rate,
+                    gradient.lr,
                     gradient.numbers,
                     batch.index,
                     stop=signals.received is not None,

@@ -75,7 +75,7 @@ class Monitor:
         Raises:
             CollapseError: features have, and `stop_on_collapse` asks to stop; a checkpoint is made before.
         """
-        every = self.config.watch_epochs
+        every = self.config.monitor_epochs
         if every == 0 or (epoch % every and epoch < self.config.epochs):
             return
         reasons: list[str | None] = []

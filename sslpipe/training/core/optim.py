@@ -11,7 +11,7 @@ from torch import Tensor
 from sslpipe.methods.base.config import OptimizerConfig
 from sslpipe.methods.base.method import Clock, ParamGroup
 from sslpipe.training.core import parallel
-from sslpipe.training.core.schedules import rate_factor, weight_decay
+from sslpipe.training.core.schedules import lr_factor, weight_decay
 
 
 def build(groups: Sequence[ParamGroup], config: OptimizerConfig, batch_size: int) -> torch.optim.Optimizer:
@@ -20,16 +20,16 @@ def build(groups: Sequence[ParamGroup], config: OptimizerConfig, batch_size: int
     Args:
         groups: what to optimise; groups without `adapt` take plain steps under LARS.
         config: the method's optimiser settings.
-        batch_size: the global batch, which scales the rate.
+        batch_size: the global batch, which scales the learning rate.
     """
     peak = config.peak(batch_size)
     settings: list[dict[str, Any]] = [
         {
             "params": group.parameters,
-            "lr": peak * group.rate_scale,
+            "lr": peak * group.lr_scale,
             "weight_decay": config.weight_decay if group.decay else 0.0,
-            "peak": peak * group.rate_scale,
-            "fixed_rate": group.fixed_rate,
+            "peak": peak * group.lr_scale,
+            "fixed_lr": group.fixed_lr,
             "decay": group.decay,
         }
         for group in groups
@@ -103,12 +103,12 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def set_rates(
+def set_lrs(
     optimizer: torch.optim.Optimizer, config: OptimizerConfig, clock: Clock, epoch: float, epochs: int
 ) -> None:
     """Give every group its learning rate and weight decay for this step."""
-    factor, decay = rate_factor(config, epoch, epochs), weight_decay(config, clock.progress)
+    factor, decay = lr_factor(config, epoch, epochs), weight_decay(config, clock.progress)
     for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * (1.0 if group["fixed_rate"] else factor)
+        group["lr"] = group["peak"] * (1.0 if group["fixed_lr"] else factor)
         if group["decay"]:
             group["weight_decay"] = decay

@@ -48,9 +48,13 @@ FREE = {
     "launch",
     "sharding",
     "cluster",
-    "watch_epochs",
+    "monitor_epochs",
     "stop_on_collapse",
 }
+HEADLINE = (
+    "loss",
+    "knn_top1",
+)  # of the numbers that metrics/pretrain.json has, each a column of `dvc exp show`
 UNFINISHED_KEPT = 3  # older unfinished runs with other settings are deleted
 
 
@@ -169,7 +173,8 @@ def run(
                 {"method": config.method, "title": method.title, "seed": seed, "data": data},
             )
             _write_plots(method, history, made.engine, loader)
-            scratch.write_json("metrics/pretrain.json", {"pretrain": metrics})
+            headline = {name: metrics[name] for name in HEADLINE if name in metrics}
+            scratch.write_json("metrics/pretrain.json", {"pretrain": headline})
             checkpoints.clear()
     return Result(metrics, data)
 
@@ -256,7 +261,7 @@ def _export(method: Method, preprocess: Preprocess, info: Mapping[str, Any]) -> 
 def _write_plots(method: Method, history: History, engine: ViewEngine, loader: Loader) -> None:
     _write_table("plots/pretrain/curves.csv", list(history.rows[-1]), history.rows)
     seen = dict.fromkeys([*COLUMNS, *(name for look in history.looks for name in look)])
-    _write_table("plots/pretrain/watch.csv", list(seen), history.looks)
+    _write_table("plots/pretrain/monitor.csv", list(seen), history.looks)
     method.eval()
     batch = loader.reader.gather(torch.arange(min(PICTURED, len(loader.reader))))
     for name, picture in method.pictures(engine(batch.to(next(method.parameters()).device), 0)):

@@ -12,7 +12,7 @@ def longest_warmup(epochs: float) -> float:
     return epochs / 5
 
 
-def rate_factor(config: OptimizerConfig, epoch: float, epochs: float) -> float:
+def lr_factor(config: OptimizerConfig, epoch: float, epochs: float) -> float:
     """The learning rate as a share of its peak.
 
     Args:
@@ -28,7 +28,7 @@ def rate_factor(config: OptimizerConfig, epoch: float, epochs: float) -> float:
     if config.schedule == "steps":
         return 0.1 ** sum(epoch / epochs >= milestone for milestone in config.milestones)
     progress = (epoch - warmup) / max(epochs - warmup, 1e-9)
-    return config.final_rate + (1 - config.final_rate) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    return config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
 def weight_decay(config: OptimizerConfig, progress: float) -> float:

@@ -61,7 +61,7 @@ class RunState:
             self.history.pending.append(row.numbers)
             if row.step % self.training_step.config.log_every == 0 or row.step == self.training_step.total:
                 epoch = row.step / self.training_step.steps_per_epoch
-                self.on_log(self.history.point(row.step, epoch, row.rate))
+                self.on_log(self.history.point(row.step, epoch, row.lr))
         return row
 
     @property

@@ -24,13 +24,13 @@ class Gradient:
 
     Attributes:
         clock: of the step.
-        rate: the learning rate of the first parameter group.
+        lr: the learning rate of the first parameter group.
         norm: of the whole gradient, before clipping.
         numbers: `loss`, `gradient_norm` and what the method reports; on the device.
     """
 
     clock: Clock
-    rate: float
+    lr: float
     norm: Tensor
     numbers: dict[str, Tensor]
 
@@ -81,7 +81,7 @@ class TrainingStep:
         epoch = step // self.steps_per_epoch
         clock = seeded_clock(step, epoch, self.total, self.seed, self._device)
         after = (step + 1) / self.steps_per_epoch  # epochs done with this step: a warm-up does not begin at 0
-        optim.set_rates(self.optimizer, self.optimizer_config, clock, after, self.config.epochs)
+        optim.set_lrs(self.optimizer, self.optimizer_config, clock, after, self.config.epochs)
         self.optimizer.zero_grad(set_to_none=True)
         outcome = accumulation.backward(self.trained, views, clock, self.config, phase)
         with phase(OPTIMISER):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 from importlib import metadata
 from typing import Protocol
@@ -10,7 +9,8 @@ from typing import Protocol
 import torch
 
 from sslpipe.console.errors import UserError
-from sslpipe.views.recipe import ViewSpec
+from sslpipe.console.spelling import nearest
+from sslpipe.views.operations import ViewSpec
 from sslpipe.views.render import reference
 from sslpipe.views.table import Table
 
@@ -37,8 +37,8 @@ def choose(name: str, device: torch.device) -> tuple[str, Renderer]:
         name = _fastest(device)
     elif name not in NAMES:
         known = ["auto", *NAMES]
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(known)}"
+        near = nearest(name, known)
+        hint = f"did you mean {near}?" if near else f"choose one of {', '.join(known)}"
         raise UserError(f"views.renderer: there is no renderer {name}; {hint}")
     elif name != "reference" and (reason := _missing(name, device)):
         raise UserError(f"views.renderer: {name} {reason}, or choose auto")

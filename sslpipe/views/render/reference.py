@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from sslpipe.views.recipe import ViewSpec
+from sslpipe.views.operations import ViewSpec
 from sslpipe.views.table import Table
 
 # Float canvases in work at once: on a CPU what its caches hold, on a GPU enough to keep it busy.
@@ -55,21 +55,11 @@ def _render(pixels: Tensor, table: Table, spec: ViewSpec) -> Tensor:
     """[n, 3, S, S] in [0, 1]."""
     x = unit(pixels[_tensor(table.source, pixels)])  # [n, 3, R, R]
     area: Tensor | None = _area(table, x)  # the image on its canvas; None once x is all image
-    for operation in spec.order:
-        if operation == "crop":
+    for step in spec.order:
+        if step == "crop":
             x, area = _crop(x, area, table, spec), None
-        elif operation == "jitter" and spec.jitter is not None:
-            _jitter(x, area, table, spec)
-        elif operation == "grey":
-            _change(x, table.grey, lambda part, rows: grey(part).expand_as(part))
-        elif operation == "blur":
-            _change(
-                x,
-                table.sigma > 0,
-                lambda part, rows: blur(part, _tensor(table.sigma[rows], part), spec.kernel),
-            )
-        elif operation == "solarize":
-            _change(x, table.solarize, lambda part, rows: torch.where(part >= 0.5, 1 - part, part))
+        else:
+            _STEPS[step](x, area, table, spec)
     return x
 
 
@@ -251,21 +241,12 @@ def blur(x: Tensor, sigma: Tensor, kernel: int) -> Tensor:
     return along_axes(x, taps, taps)
 
 
-_ADJUSTMENTS: tuple[Callable[[Tensor, Tensor, Tensor | None], Tensor], ...] = (
-    brightness,
-    contrast,
-    saturation,
-    hue,
-)
-
-
 def _jitter(x: Tensor, area: Tensor | None, table: Table, spec: ViewSpec) -> None:
     """The four adjustments in each sample's own order; at each step, each over the samples that are at it."""
-    jitter = spec.jitter
-    assert jitter is not None
-    strengths = (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
+    if spec.jitter is None:
+        return
     for step in range(4):
-        for kind, strength in enumerate(strengths):
+        for kind, strength in enumerate(spec.jitter.strengths):
             if strength == 0:
                 continue
 
@@ -277,8 +258,40 @@ def _jitter(x: Tensor, area: Tensor | None, table: Table, spec: ViewSpec) -> Non
             _change(x, table.jitter & (table.order[:, step] == kind), adjust)
 
 
+def _grey(x: Tensor, area: Tensor | None, table: Table, spec: ViewSpec) -> None:
+    _change(x, table.grey, lambda part, rows: grey(part).expand_as(part))
+
+
+def _blur(x: Tensor, area: Tensor | None, table: Table, spec: ViewSpec) -> None:
+    _change(
+        x,
+        table.sigma > 0,
+        lambda part, rows: blur(part, _tensor(table.sigma[rows], part), spec.kernel),
+    )
+
+
+def _solarize(x: Tensor, area: Tensor | None, table: Table, spec: ViewSpec) -> None:
+    _change(x, table.solarize, lambda part, rows: torch.where(part >= 0.5, 1 - part, part))
+
+
 def _blend(x: Tensor, other: Tensor, factor: Tensor) -> Tensor:
     return (x * factor).add_(other * (1 - factor)).clamp_(0, 1)
+
+
+#: In the order of `Jitter.strengths`; (pixels, factors [N, 1, 1, 1], area of the image on its canvas) → pixels.
+_ADJUSTMENTS: tuple[Callable[[Tensor, Tensor, Tensor | None], Tensor], ...] = (
+    brightness,
+    contrast,
+    saturation,
+    hue,
+)
+#: Each step but the crop; (pixels, area of the image on its canvas, table, spec) changes the pixels in place.
+_STEPS: dict[str, Callable[[Tensor, Tensor | None, Table, ViewSpec], None]] = {
+    "jitter": _jitter,
+    "grey": _grey,
+    "blur": _blur,
+    "solarize": _solarize,
+}
 
 
 # ------------------------------------------------------------------------------------------------- helpers

@@ -14,7 +14,7 @@ from sslpipe.evals.attentive import evaluate as attentive
 from sslpipe.evals.attentive.evaluate import Config, Pooling, evaluate, patches
 from sslpipe.measures.subsets import folds
 
-QUICK = Config(epochs=4, batch_size=16, rates=(0.003, 0.01), heads=2, device="cpu")
+QUICK = Config(epochs=4, batch_size=16, lrs=(0.003, 0.01), heads=2, device="cpu")
 
 
 @torch.no_grad()
@@ -57,7 +57,7 @@ def test_evaluate_sets_the_encoder_beside_random_weights(name: str) -> None:
     for prefix in ("", "random_init_"):
         expected = (found.details[prefix] == test.labels).double().mean().item()
         assert found.metrics[f"{prefix}top1"] == expected
-    assert set(found.protocol["rate_used"]) == {"encoder", "random_init_"}
+    assert set(found.protocol["lr_used"]) == {"encoder", "random_init_"}
     assert "held back" in found.protocol["chosen_on"]
 
 
@@ -86,14 +86,14 @@ def test_what_a_patch_alone_shows_is_found() -> None:
 def test_the_rate_is_chosen_on_images_held_back_as_by_training_each_alone() -> None:
     labels = torch.arange(80) % 4
     x = torch.nn.functional.one_hot(labels, 8).float()[:, None].repeat(1, 3, 1)
-    rates = (1e-7, 0.01)
+    lrs = (1e-7, 0.01)
     with progress("test", 80, "epochs") as bar:
-        for order in (rates, rates[::-1]):
-            settings = QUICK.model_copy(update={"rates": order, "epochs": 20})
+        for order in (lrs, lrs[::-1]):
+            settings = QUICK.model_copy(update={"lrs": order, "epochs": 20})
             assert attentive.choose(x, labels, 4, settings, 0, bar) == 0.01
         held = folds(labels, attentive.HELD_BACK, 0) == 0
-        both = attentive.fit(x, labels, 4, rates, settings, 0, bar, (~held).nonzero()[:, 0])
-        (alone,) = attentive.fit(x[~held], labels[~held], 4, rates[1:], settings, 0, bar)
+        both = attentive.fit(x, labels, 4, lrs, settings, 0, bar, (~held).nonzero()[:, 0])
+        (alone,) = attentive.fit(x[~held], labels[~held], 4, lrs[1:], settings, 0, bar)
     assert torch.equal(both[1].head.weight, alone.head.weight)
 
 

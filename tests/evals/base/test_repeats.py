@@ -30,7 +30,7 @@ def scored(seed: int) -> Outcome:
         "few_labels": {"10": {"top1": float(generator.random()), "top1_std": 0.0}},
         "without_duplicates": {"top1": float(generator.random()), "test_images": 7},
     }
-    protocol = {"rate_used": {"encoder": seed / 8}, "epochs": 5, "smoothing": 0.1, "draws": 3}
+    protocol = {"lr_used": {"encoder": seed / 8}, "epochs": 5, "smoothing": 0.1, "draws": 3}
     return Outcome(metrics=metrics, protocol=protocol, details=f"predictions of seed {seed}")
 
 
@@ -56,7 +56,7 @@ def test_mean_and_spread_are_those_of_all_draws() -> None:
     }  # fmt: skip
     # What was chosen is listed and not averaged.
     assert outcome.protocol == {
-        "rate_used": {"encoder": [seed / 8 for seed in seeds]},
+        "lr_used": {"encoder": [seed / 8 for seed in seeds]},
         "epochs": 5, "smoothing": 0.1, "draws": 3, "seeds": 4,
     }  # fmt: skip
     assert outcome.details == "predictions of seed 7"
@@ -83,7 +83,7 @@ def test_a_deviation_that_goes_with_no_value_is_a_value() -> None:
 def test_seeds_of_a_linear_probe_draw_other_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     train, test = planted_features(80), planted_features(6)
     given = inputs(features=(train, test), manifest=manifest(("test", 5)))
-    settings = linear.Config(epochs=2, min_steps=10, rates=(0.1,), few_labels=(8,), draws=2, folds=2)
+    settings = linear.Config(epochs=2, min_steps=10, lrs=(0.1,), few_labels=(8,), draws=2, folds=2)
     drawn: list[torch.Tensor] = []
     original = linear.draw
 

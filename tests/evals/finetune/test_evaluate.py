@@ -11,15 +11,15 @@ from support import encoder as small
 from sslpipe import networks
 from sslpipe.console.errors import UserError
 from sslpipe.console.progress import progress
+from sslpipe.data.subset import Subset
 from sslpipe.evals.base.views import mild_recipe as recipe
 from sslpipe.evals.finetune import evaluate as finetune
 from sslpipe.evals.finetune.evaluate import Classifier, Config, evaluate, plots
 from sslpipe.evals.finetune.mixing import Config as Mixed
 from sslpipe.measures.config import ProbeConfig
 from sslpipe.measures.probe import fit as fit_probe
-from sslpipe.measures.subsets import Subset
 
-QUICK = Config(labels=16, draws=2, epochs=6, batch_size=8, rate=3e-3, device="cpu")
+QUICK = Config(labels=16, draws=2, epochs=6, batch_size=8, lr=3e-3, device="cpu")
 
 
 def encoder() -> Any:

@@ -78,7 +78,7 @@ def test_numbers_are_those_of_probes_fitted_one_by_one() -> None:
 def test_test_labels_do_not_change_what_is_chosen() -> None:
     train, test = features(200, 0), features(100, 1)
     other = replace(test, label=test.label.flip(0))
-    first, second = (found(train, each, QUICK).protocol["rate_used"] for each in (test, other))
+    first, second = (found(train, each, QUICK).protocol["lr_used"] for each in (test, other))
     assert first == second
 
 

@@ -14,7 +14,7 @@ from sslpipe.evals.base.views import mild_recipe
 from sslpipe.evals.online.evaluate import Config, evaluate
 from sslpipe.views.engine import ViewEngine
 
-QUICK = Config(epochs=3, batch_size=32, rates=(0.01, 0.1), folds=2, crop_scale=(0.6, 1.0), device="cpu")
+QUICK = Config(epochs=3, batch_size=32, lrs=(0.01, 0.1), folds=2, crop_scale=(0.6, 1.0), device="cpu")
 
 
 def given(train: ToyReader, test: ToyReader, network: Any, blocks: int = 1, **changes: Any) -> Any:
@@ -39,8 +39,8 @@ def test_evaluate_sets_the_encoder_beside_random_weights(name: str, blocks: int)
     for prefix in ("", "random_init_"):
         expected = (found.details[prefix] == test.labels).double().mean().item()
         assert found.metrics[f"{prefix}top1"] == expected
-    assert set(found.protocol["rate_used"]) == {"encoder", "random_init_"}
-    assert found.protocol["rate_used"]["encoder"] in QUICK.rates
+    assert set(found.protocol["lr_used"]) == {"encoder", "random_init_"}
+    assert found.protocol["lr_used"]["encoder"] in QUICK.lrs
     assert "cross-validation" in found.protocol["chosen_on"]
     assert found.protocol["last_blocks"] == blocks
 
@@ -49,7 +49,7 @@ def test_evaluate_sets_the_encoder_beside_random_weights(name: str, blocks: int)
 def test_the_probe_is_torchs_own_training_on_the_same_views() -> None:
     """One rate, by nn.Linear, torch's SGD and its cosine, on views made here."""
     network, train, test = encoder(), ToyReader(70), ToyReader(60)
-    settings = QUICK.model_copy(update={"rates": (0.03,), "epochs": 4})
+    settings = QUICK.model_copy(update={"lrs": (0.03,), "epochs": 4})
     predicted = evaluate(given(train, test, network, hflip=0.5), settings, seed=3).details[""]
 
     def central(reader: ToyReader) -> Tensor:

@@ -28,7 +28,7 @@ from sslpipe.evals.segment.evaluate import (
 from sslpipe.networks.pyramid import hypercolumns, pyramid
 from sslpipe.scenes import composed as scenes
 
-QUICK = Config(scenes=scenes.Config(train=24, test=12), epochs=8, rates=(0.01, 0.03), k=5, device="cpu")
+QUICK = Config(scenes=scenes.Config(train=24, test=12), epochs=8, lrs=(0.01, 0.03), k=5, device="cpu")
 
 
 NAMES = ["a", "b", "c", "d"]
@@ -112,7 +112,7 @@ def whole(count: int) -> scenes.Scenes:
 def test_what_the_encoder_sees_is_told_and_random_weights_that_see_nothing_are_at_chance(
     colours: Any,
 ) -> None:
-    settings = QUICK.model_copy(update={"epochs": 25, "rates": (0.1, 0.01), "freeze": False})
+    settings = QUICK.model_copy(update={"epochs": 25, "lrs": (0.1, 0.01), "freeze": False})
     train, test = whole(40), whole(20)
     found = evaluate(inputs(encoder=colours, made={"masks": (train, test, NAMES)}), settings, seed=0)
     assert found.metrics["miou"] == found.metrics["knn_miou"] == found.metrics["finetuned_miou"] == 1.0
@@ -145,7 +145,7 @@ def test_evaluate_sets_the_encoder_beside_random_weights(name: str) -> None:
 def test_an_encoder_that_learns_is_scored_beside_and_the_given_one_stays() -> None:
     train, network = composed("train", 24), encoder()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    settings = QUICK.model_copy(update={"epochs": 2, "freeze": False, "finetune_rate": 3e-3})
+    settings = QUICK.model_copy(update={"epochs": 2, "freeze": False, "finetune_lr": 3e-3})
     frozen = settings.model_copy(update={"freeze": True})
     given = inputs(encoder=network, made={"masks": (train, train, NAMES)})
     metrics, both = (evaluate(given, each, 0).metrics for each in (frozen, settings))
@@ -155,7 +155,7 @@ def test_an_encoder_that_learns_is_scored_beside_and_the_given_one_stays() -> No
 
 
 def test_encoder_and_head_learn_as_by_a_plain_loop() -> None:
-    train, settings = composed("train", 48), QUICK.model_copy(update={"epochs": 2, "finetune_rate": 3e-3})
+    train, settings = composed("train", 48), QUICK.model_copy(update={"epochs": 2, "finetune_lr": 3e-3})
     network = encoder()
     with progress("test", 10, "epochs") as bar:
         features = dense(network, train.pixels, 3, torch.device("cpu"))

@@ -13,6 +13,7 @@ from support import encoder, inputs, manifest
 
 from sslpipe.console.errors import UserError
 from sslpipe.data.loader import open_split
+from sslpipe.data.subset import labelled
 from sslpipe.evals.base.config import EmbedConfig
 from sslpipe.evals.base.embed import embed
 from sslpipe.evals.base.features import Features
@@ -20,7 +21,6 @@ from sslpipe.evals.knn import evaluate as neighbours
 from sslpipe.evals.linear import evaluate as linear
 from sslpipe.evals.transfer import evaluate as transfer
 from sslpipe.evals.transfer.evaluate import Config
-from sslpipe.measures.subsets import labelled
 from sslpipe.sharding.config import Config as ShardConfig
 
 FORM = ShardConfig(resolution=8, duplicates=False, workers=1)
@@ -44,7 +44,7 @@ def test_numbers_are_those_of_the_protocols_themselves() -> None:
     label = torch.arange(60) % 3
     features = torch.randn(60, 6, generator=generator) + label[:, None]
     split = Features(features, features.flip(0), features[:, :2], label, torch.arange(60))
-    probe = linear.Config(epochs=2, min_steps=10, rates=(0.1,), few_labels=(9,), draws=2, folds=2)
+    probe = linear.Config(epochs=2, min_steps=10, lrs=(0.1,), few_labels=(9,), draws=2, folds=2)
     knn = neighbours.Config(k=5)
     listed = manifest(classes=("a", "b", "c"))
     given = inputs(sections={"knn": knn, "linear": probe}, made={"transfer": (split, split, listed)})
@@ -66,7 +66,7 @@ def test_numbers_are_those_of_the_protocols_themselves() -> None:
 
 def test_the_other_set_is_embedded_once_for_all_seeds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = Config(enabled=True, source="folder", root=str(folder), test_fraction=0.5)
-    probe = linear.Config(epochs=2, min_steps=10, rates=(0.1,), few_labels=(), folds=2)
+    probe = linear.Config(epochs=2, min_steps=10, lrs=(0.1,), few_labels=(), folds=2)
     network, embedding = encoder(image_size=8), EmbedConfig(device="cpu")
     given = inputs(
         encoder=network,

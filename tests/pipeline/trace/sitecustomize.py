@@ -9,8 +9,8 @@ from pathlib import Path
 
 def note() -> None:
     folder, here = Path(os.environ["SSLPIPE_TEST_TRACE"]), Path.cwd()
-    stage = getattr(sys.modules.get("__main__"), "__spec__", None)
-    name = getattr(stage, "name", None) or ""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    name = getattr(spec, "name", None) or ""
     if not name.startswith("stages."):
         return
     files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
@@ -18,7 +18,8 @@ def note() -> None:
         {Path(f).relative_to(here).as_posix() for f in files if f and Path(f).is_relative_to(here)}
     )
     folder.mkdir(exist_ok=True)
-    path = folder / f"{name.removeprefix('stages.')}.json"
+    stage = sys.argv[1] if name == "stages.evaluate" else name.removeprefix("stages.")
+    path = folder / f"{stage}.json"
     before = json.loads(path.read_text()) if path.exists() else []
     path.write_text(json.dumps(sorted({*before, *inside})))
 

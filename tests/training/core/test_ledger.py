@@ -22,7 +22,7 @@ def test_without_lag_a_step_is_read_at_once(tmp_path: Path) -> None:
     ledger = Ledger(CPU, tmp_path)
     note(ledger, 1, loss=3.25, save=True)
     (row,) = ledger.settled()
-    assert (row.step, row.rate, row.stop, row.save) == (1, 0.5, False, True)
+    assert (row.step, row.lr, row.stop, row.save) == (1, 0.5, False, True)
     assert row.numbers == {"loss": 3.25, "gradient_norm": 2.0, "accuracy": 0.1}
     assert list(ledger.settled()) == list(ledger.drain()) == []
 

@@ -24,7 +24,7 @@ from sslpipe.training.core.history import History
 from sslpipe.training.core.ledger import Ledger
 from sslpipe.training.core.loop import train
 
-OPTIMIZER = OptimizerConfig(rate=3e-3, rule="absolute", warmup_epochs=0.5)
+OPTIMIZER = OptimizerConfig(lr=3e-3, rule="absolute", warmup_epochs=0.5)
 CONFIG = Config(epochs=4, batch_size=16, log_every=3, checkpoint_seconds=1e9)
 
 
@@ -171,7 +171,7 @@ def test_clipping_bounds_the_update(tmp_path: Path, toy_reader: ToyReader) -> No
     method = small_method("simclr")
     start = {name: value.clone() for name, value in method.named_parameters()}
     plain = OptimizerConfig(
-        name="sgd", rate=1.0, rule="absolute", momentum=0, weight_decay=0, warmup_epochs=0, clip=0.01
+        name="sgd", lr=1.0, rule="absolute", momentum=0, weight_decay=0, warmup_epochs=0, clip=0.01
     )
     train(
         method, Loader(toy_reader, batch_size=16, seed=0), small_engine("simclr"),

@@ -32,8 +32,8 @@ from sslpipe.views import centre
 from sslpipe.views.recipe import IMAGENET_MEAN, IMAGENET_STD
 
 PREPROCESS: dict[str, Any] = {"size": SIZE, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-OPTIMIZER = OptimizerConfig(rate=1e-2, rule="absolute", warmup_epochs=0.5)
-STILL = OptimizerConfig(rate=1e-20, rule="absolute", weight_decay=0.0)  # the weights stay what they are
+OPTIMIZER = OptimizerConfig(lr=1e-2, rule="absolute", warmup_epochs=0.5)
+STILL = OptimizerConfig(lr=1e-20, rule="absolute", weight_decay=0.0)  # the weights stay what they are
 
 
 def config(**changes: Any) -> Config:
@@ -177,8 +177,8 @@ def test_features_that_are_not_finite_are_nan() -> None:
 
 @pytest.mark.parametrize("name", ["byol", "swav"])
 def test_monitored_or_not_the_weights_are_the_same(name: str, tmp_path: Path, toy_reader: ToyReader) -> None:
-    watched, history = run(tmp_path / "a", toy_reader, name, config(watch_epochs=1))
-    alone, unwatched = run(tmp_path / "b", toy_reader, name, config(watch_epochs=0))
+    watched, history = run(tmp_path / "a", toy_reader, name, config(monitor_epochs=1))
+    alone, unwatched = run(tmp_path / "b", toy_reader, name, config(monitor_epochs=0))
     assert [row["epoch"] for row in history.looks] == [0, 1, 2, 3, 4]
     assert unwatched.looks == []
     for key, value in watched.state_dict().items():
@@ -188,7 +188,7 @@ def test_monitored_or_not_the_weights_are_the_same(name: str, tmp_path: Path, to
 
 def test_it_looks_as_often_as_asked_and_at_the_end(tmp_path: Path, toy_reader: ToyReader) -> None:
     rows: list[dict[str, float]] = []
-    _, history = run(tmp_path, toy_reader, "simclr", config(watch_epochs=3), on_log=rows.append)
+    _, history = run(tmp_path, toy_reader, "simclr", config(monitor_epochs=3), on_log=rows.append)
     assert [(row["epoch"], row["step"]) for row in history.looks] == [(0, 0), (3, 6), (4, 8)]
     assert rows == history.looks
 
@@ -207,7 +207,7 @@ class StopAt:
 
 @pytest.mark.parametrize("step", [2, 3])  # within the second epoch, and as its last one
 def test_stopped_and_continued_it_has_seen_the_same(step: int, tmp_path: Path, toy_reader: ToyReader) -> None:
-    settings = config(watch_epochs=2)
+    settings = config(monitor_epochs=2)
     _, whole = run(tmp_path / "whole", toy_reader, "byol", settings)
     method = small_method("byol")
     method.step = StopAt(method, step)  # type: ignore[method-assign]
@@ -221,7 +221,7 @@ def test_stopped_and_continued_it_has_seen_the_same(step: int, tmp_path: Path, t
 def test_a_collapsed_run_is_named_and_a_healthy_one_is_not(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    reader, settings = ToyReader(64), config(watch_epochs=3, epochs=6)
+    reader, settings = ToyReader(64), config(monitor_epochs=3, epochs=6)
     run(tmp_path / "a", reader, "simclr", settings, optimizer=STILL)
     assert "collapse" not in capsys.readouterr().out
     run(tmp_path / "b", reader, "simclr", settings, method=collapsing(4), optimizer=STILL)
@@ -232,7 +232,7 @@ def test_a_collapsed_run_is_named_and_a_healthy_one_is_not(
 
 
 def test_where_asked_it_stops_a_collapsed_run_with_a_checkpoint(tmp_path: Path) -> None:
-    reader, settings = ToyReader(64), config(watch_epochs=6, epochs=9, stop_on_collapse=True)
+    reader, settings = ToyReader(64), config(monitor_epochs=6, epochs=9, stop_on_collapse=True)
     with pytest.raises(
         CollapseError, match=r"stopped at epoch 6, all projections .*stop_on_collapse to false"
     ):

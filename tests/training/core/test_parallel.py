@@ -34,10 +34,12 @@ from sslpipe.training.core.ledger import Ledger
 from sslpipe.training.core.loop import train
 from sslpipe.training.core.step import seeded_clock
 
+pytestmark = pytest.mark.slow
+
 BATCH = 16
-SGD = OptimizerConfig(name="sgd", rate=0.01, rule="absolute", warmup_epochs=0, weight_decay=0.01)
-ADAMW = OptimizerConfig(name="adamw", rate=1e-4, rule="absolute", warmup_epochs=0, clip=1.0)
-LARS = OptimizerConfig(name="lars", rate=0.01, rule="absolute", warmup_epochs=0)
+SGD = OptimizerConfig(name="sgd", lr=0.01, rule="absolute", warmup_epochs=0, weight_decay=0.01)
+ADAMW = OptimizerConfig(name="adamw", lr=1e-4, rule="absolute", warmup_epochs=0, clip=1.0)
+LARS = OptimizerConfig(name="lars", lr=0.01, rule="absolute", warmup_epochs=0)
 #: MoCo's shuffled batch norm sees one rank's images only, and is meant to.
 CHANGES: dict[str, dict[str, Any]] = {"moco": {"shuffle": False, "queue": 32}}
 SAVED = "SSLPIPE_TEST_SAVED"

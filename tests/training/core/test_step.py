@@ -20,7 +20,7 @@ from sslpipe.training.core.loop import train
 from sslpipe.training.core.phases import untimed
 from sslpipe.training.core.step import TrainingStep
 
-OPTIMIZER = OptimizerConfig(rate=3e-3, rule="absolute", warmup_epochs=0.5, clip=1.0)
+OPTIMIZER = OptimizerConfig(lr=3e-3, rule="absolute", warmup_epochs=0.5, clip=1.0)
 CONFIG = Config(epochs=2, batch_size=16, checkpoint_seconds=1e9)
 STEPS = 2  # an epoch of the toy images
 
@@ -101,6 +101,6 @@ def test_the_numbers_are_those_of_the_weights_before_the_update(toy_reader: ToyR
     assert all(torch.equal(before[name], value) for name, value in method.named_parameters())
     assert list(gradient.numbers) == ["loss", "gradient_norm", "positive_similarity"]
     assert gradient.numbers["gradient_norm"] is gradient.norm
-    assert gradient.rate == training_step.optimizer.param_groups[0]["lr"]
+    assert gradient.lr == training_step.optimizer.param_groups[0]["lr"]
     training_step.update(gradient)
     assert not all(torch.equal(before[name], value) for name, value in method.named_parameters())

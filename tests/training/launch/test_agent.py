@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 #: What each process does at its n-th start: the n-th word of `todo<rank>`, of which the last one holds.
 STAND_IN = """
 import os, signal, sys, time
-from sslpipe.training.messages import tell
+from sslpipe.training.core.messages import tell
 rank = os.environ["RANK"]
 with open(f"started{rank}", "a+") as file:
     file.write("x")
@@ -58,9 +60,9 @@ if word == "deaf":
 """
 LAUNCHER = """
 import json, sys
-from sslpipe.errors import UserError
-from sslpipe.training import agent
-from sslpipe.training.config import Config
+from sslpipe.console.errors import UserError
+from sslpipe.training.launch import agent
+from sslpipe.training.core.config import Config
 agent.PATIENCE = 0.5
 try:
     agent.run(Config.parse(json.loads(sys.argv[1])), "stand_in")

@@ -17,6 +17,8 @@ from sslpipe.console.errors import UserError
 from sslpipe.training.core.config import Config
 from sslpipe.training.launch import slurm
 
+pytestmark = pytest.mark.slow
+
 submitit: Any = pytest.importorskip(
     "submitit", reason="jobs of Slurm need submitit: pip install 'sslpipe[slurm]'"
 )
@@ -24,7 +26,7 @@ submitit: Any = pytest.importorskip(
 #: Stands for the stage: it does what its argument in the environment says, and leaves word as the stage does.
 STAGE = """
 import json, os, signal, sys, time
-from sslpipe.training.messages import tell
+from sslpipe.training.core.messages import tell
 rank = int(os.environ["RANK"])
 print("rank", rank, "of", os.environ["WORLD_SIZE"], flush=True)
 todo = open("todo").read().split()

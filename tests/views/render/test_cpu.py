@@ -12,16 +12,17 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from view_oracle import CHANCES
 
 from sslpipe.views import Jitter, ViewSpec
+from sslpipe.views.drawing import draw
 from sslpipe.views.render import cpu, reference
-from sslpipe.views.table import Table, draw
+from sslpipe.views.table import Table
 
 RAW = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 JITTER = Jitter(probability=0.8, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2)
 EVERYTHING = ViewSpec(
-    size=20, scale=(0.1, 1), vflip=0.5, quarter_turns=True, rotation=20, jitter=JITTER, grey=0.3, blur=0.5,
-    solarize=0.3, **RAW,
+    size=20, scale=(0.1, 1), vflip=0.5, quarter_turns=True, rotation=20, jitter=JITTER, **CHANCES, **RAW,
 )  # fmt: skip
 
 
@@ -120,7 +121,8 @@ def test_working_memory_is_kept_and_does_not_grow() -> None:
 def test_a_forked_child_has_threads_of_its_own() -> None:
     code = """
 import os, numpy as np, torch
-from sslpipe.views import cpu, ViewSpec
+from sslpipe.views import ViewSpec
+from sslpipe.views.render import cpu
 from sslpipe.views.table import Table
 torch.set_num_threads(2)
 box = np.tile(np.array([[0, 0, 8, 8]], dtype=np.int32), (4, 1))
@@ -143,7 +145,7 @@ def test_compiled_code_is_found_again_by_a_copy_of_the_package(tmp_path: Path) -
 
     shutil.copytree(Path(sslpipe.__file__).parent, tmp_path / "sslpipe")
     code = (
-        "from sslpipe.views import cpu; from sslpipe.views.render.cpu import view; cpu.warm_up(); "
+        "from sslpipe.views.render import cpu; from sslpipe.views.render.cpu import view; cpu.warm_up(); "
         "print(cpu.__file__, sum(view.render_rows.stats.cache_hits.values()))"
     )
     cpu.warm_up()

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from sslpipe.views import ViewSpec
+from sslpipe.views.drawing import draw
 from sslpipe.views.render import reference
 from sslpipe.views.render.reference import along_axes, blur, render, resize_taps
-from sslpipe.views.table import Table, draw
+from sslpipe.views.table import Table
 
 RAW = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
@@ -56,7 +57,7 @@ def test_flips_and_turns_are_exact_permutations() -> None:
     plain = Table.plain(np.array([[0, 0, 16, 16]], dtype=np.int32), np.array([[16, 16]], dtype=np.int32))
 
     def view(**change: np.ndarray) -> torch.Tensor:
-        return render(pixels, Table(**{**vars(plain), **change}), spec)[0]
+        return render(pixels, plain.change(**change), spec)[0]
 
     image = view()
     assert torch.equal(image, pixels[0].permute(2, 0, 1).float() * (1 / 255))

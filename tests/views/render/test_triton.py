@@ -14,13 +14,16 @@ import pytest
 import torch
 
 from sslpipe.views import Jitter, ViewSpec
+from sslpipe.views.drawing import draw
 from sslpipe.views.render import reference
-from sslpipe.views.table import Table, draw
+from sslpipe.views.table import Table
+
+pytestmark = pytest.mark.slow
 
 FOUND = importlib.util.find_spec("triton")
 if FOUND is None:
     pytest.skip("triton is not installed", allow_module_level=True)
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PTXAS = Path(next(iter(FOUND.submodule_search_locations or [""]))) / "backends" / "nvidia" / "bin" / "ptxas"
 SIMCLR: dict[str, Any] = {"jitter": Jitter(), "grey": 0.2, "blur": 0.5, "solarize": 0.2}
 
@@ -52,8 +55,9 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from sslpipe.views import Jitter, ViewSpec, triton
-from sslpipe.views.table import draw
+from sslpipe.views import Jitter, ViewSpec
+from sslpipe.views.render import triton
+from sslpipe.views.drawing import draw
 
 
 class H100:
@@ -176,5 +180,5 @@ def test_gpu_reaches_beyond_two_gigabytes() -> None:
     pixels[-1, :256, :256] = pictures(1, 256)[0].cuda()
     table = table_of(spec, 1, 256)
     table.source[:] = n
-    near = Table(**{**vars(table), "source": np.zeros(1, dtype=np.int64)})
+    near = table.change(source=np.zeros(1, dtype=np.int64))
     assert torch.equal(triton.render(pixels, table, spec), triton.render(pixels[-1:], near, spec))

@@ -20,18 +20,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sslpipe.views.recipe import ViewSpec
+from sslpipe.views.operations import ViewSpec
 from sslpipe.views.render.cpu import view
+from sslpipe.views.render.cpu.colour import STEPS
 from sslpipe.views.render.cpu.vectors import LANES
 from sslpipe.views.table import Table
 
-_STEPS = {
-    "crop": view.CROP_STEP,
-    "jitter": view.JITTER_STEP,
-    "grey": view.GREY_STEP,
-    "blur": view.BLUR_STEP,
-    "solarize": view.SOLARIZE_STEP,
-}
 _TURNS = 8  # a thread comes back for more about so often, since some views cost more than others
 
 _kept = threading.local()
@@ -62,31 +56,33 @@ def _render(canvases: NDArray[np.uint8], table: Table, spec: ViewSpec, out: NDAr
     n = len(table)
     if n == 0:
         return
-    extent = canvases.shape[1]
-    cubic, rotates = spec.interpolation == "bicubic", spec.rotation > 0
-    half = spec.kernel // 2 if spec.blur else 0
-    slots, reaches = _tap_bounds(table, spec.size, cubic)
-    order = np.array([_STEPS[step] for step in spec.order])
-    early = order[0] != _STEPS["crop"]
-    floats = _scratch_floats(spec.size, extent, half, slots, reaches, rotates, early)
-    jitter = spec.jitter
-    strengths = (
-        (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue) if jitter else (0, 0, 0, 0)
-    )
-    arguments = (
-        canvases, table.source, table.size, table.box, table.angle, table.hflip, table.vflip, table.turns,
-        table.jitter if jitter else np.zeros(n, dtype=bool), table.factors, table.order, table.grey, table.sigma,
-        table.solarize, order, np.array(strengths, dtype=np.float32), half, cubic, rotates, np.float32(spec.fill),
-        np.array(spec.mean, dtype=np.float32), 1 / np.array(spec.std, dtype=np.float32), slots, reaches,
-    )  # fmt: skip
-
+    rows = view.Rows(table.source, table.size, table.box, table.drawn)
+    settings = _settings(table, spec)
+    floats = _scratch_floats(settings, spec.size, extent=canvases.shape[1])
     threads = min(torch.get_num_threads(), n)
     counter, share = np.zeros(1, dtype=np.intp), max(1, n // (threads * _TURNS))
 
     def work() -> None:
-        view.render_rows(*arguments, _scratch(floats), out, counter, share)
+        view.render_rows(canvases, rows, settings, _scratch(floats), out, counter, share)
 
     _in_threads(work, threads)
+
+
+def _settings(table: Table, spec: ViewSpec) -> view.Settings:
+    cubic = spec.interpolation == "bicubic"
+    slots, reaches = _tap_bounds(table, spec.size, cubic)
+    return view.Settings(
+        steps=np.array([STEPS[step] for step in spec.order]),
+        strengths=np.array(spec.jitter.strengths if spec.jitter else (0, 0, 0, 0), dtype=np.float32),
+        half=spec.kernel // 2 if spec.blur else 0,
+        cubic=cubic,
+        rotates=spec.rotation > 0,
+        fill=np.float32(spec.fill),
+        mean=np.array(spec.mean, dtype=np.float32),
+        inverse=1 / np.array(spec.std, dtype=np.float32),
+        slots=slots,
+        reaches=reaches,
+    )
 
 
 def _tap_bounds(table: Table, size: int, cubic: bool) -> tuple[int, int]:
@@ -99,25 +95,14 @@ def _tap_bounds(table: Table, size: int, cubic: bool) -> tuple[int, int]:
     return slots, reaches
 
 
-def _scratch_floats(
-    size: int, extent: int, half: int, slots: int, reaches: int, rotates: bool, early: bool
-) -> int:
+def _scratch_floats(settings: view.Settings, size: int, extent: int) -> int:
     """What `view.render_rows` takes out of its scratch."""
-    pitch = -(-size // LANES) * LANES
+    pitch, half = -(-size // LANES) * LANES, settings.half
     pictures = 3 * size * pitch + 3 * (size + 2 * half) * pitch
-    rows = (
-        slots * 3 * pitch
-        + pitch * reaches
-        + 3 * (extent + LANES)
-        + extent
-        + pitch
-        + 2 * half
-        + 2 * LANES
-        + half
-        + 1
-    )
-    whole = 3 * extent**2 if early else 3 * extent if rotates else 0
-    return pictures + rows + (2 * whole if rotates else whole)
+    ring, bands = settings.slots * 3 * pitch, pitch * settings.reaches
+    row, line, weights = 3 * (extent + LANES), extent + pitch + 2 * half + 2 * LANES, half + 1
+    whole = 3 * extent**2 if settings.steps[0] != STEPS["crop"] else 3 * extent if settings.rotates else 0
+    return pictures + ring + bands + row + line + weights + (2 * whole if settings.rotates else whole)
 
 
 def _scratch(floats: int) -> NDArray[np.float32]:

@@ -1,18 +1,52 @@
-"""Colour operations on three rows of pixels, in place, and on whole pictures."""
+"""Colour operations: which of them a view drew, and what they do to rows of pixels and to whole pictures, in place."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from sslpipe.core.numba import pixels, summing
+from sslpipe.core.numba import exact, pixels, summing
 from sslpipe.views.render.cpu.vectors import wide
 
 # What a view may go through. The first four are jitter's, in the order of `Table.factors`.
 BRIGHTNESS, CONTRAST, SATURATION, HUE, GREY, BLUR, SOLARIZE = range(7)
+CROP, JITTER = -1, -2  # steps that are no such operation
+#: The steps of `ViewSpec.order`.
+STEPS = {"crop": CROP, "jitter": JITTER, "grey": GREY, "blur": BLUR, "solarize": SOLARIZE}
+MOST = len(STEPS) + 2  # operations that one view may go through: jitter's are four, and the crop is none
 TILE = 2048  # pixels that go through a run of operations together: 3 · 8 kB of float32
 
 _ONE, _ZERO = np.float32(1), np.float32(0)
 _RED, _GREEN, _BLUE = np.float32(0.2989), np.float32(0.587), np.float32(0.114)
+
+
+@exact
+def plan(steps: np.ndarray, strengths: np.ndarray, drawn: Any, ops: np.ndarray, factors: np.ndarray) -> int:
+    """The operations that a view goes through in some steps, and the factor of each; returns how many.
+
+    Args:
+        steps: numbers of steps, as in `STEPS`.
+        strengths: of jitter's adjustments; those of strength 0 are left out.
+        drawn: the view's row of `Table.drawn`.
+        ops: [MOST] to fill in.
+        factors: [MOST] to fill in.
+    """
+    n = 0
+    for step in steps:
+        if step == JITTER and drawn.jitter:
+            for k in range(4):
+                kind = drawn.order[k]
+                if strengths[kind] != _ZERO:
+                    ops[n], factors[n] = kind, drawn.factors[kind]
+                    n += 1
+        elif step == BLUR and drawn.sigma > _ZERO:
+            ops[n], factors[n] = BLUR, drawn.sigma
+            n += 1
+        elif (step == GREY and drawn.grey) or (step == SOLARIZE and drawn.solarize):
+            ops[n] = step
+            n += 1
+    return n
 
 
 @pixels

@@ -1,11 +1,9 @@
-"""The table's rows as one compiled loop: the very numbers of `table.draw_plainly`, tens of times as fast.
-
-At 32 pixels drawing a view's parameters would else take longer than rendering it.
-"""
+"""Drawing a table's parameters by compiled loops: see `sslpipe.views.drawing`."""
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +15,29 @@ _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _WEYL = (np.uint64(0x9E3779B9), np.uint64(0xBB67AE85))
 
 
+class Samples(NamedTuple):
+    """Whose parameters are drawn.
+
+    Attributes:
+        place: [N] of the samples in the split.
+        number: [N] of the views in their recipe.
+        seed: of the run.
+        epoch: counted from 0.
+    """
+
+    place: NDArray[np.int64]
+    number: NDArray[np.int64]
+    seed: np.uint64
+    epoch: int
+
+
 @exact
-def _block(
-    number: int, place: np.uint64, epoch: int, view: int, seed: np.uint64, word: NDArray[np.uint64]
-) -> None:
-    """One block of four random words: Philox4x32-10, see philox.py."""
-    c0, c1, c2, c3 = np.uint64(number | view << 20), place & _LOW, place >> _HALF, np.uint64(epoch)
-    k0, k1 = seed & _LOW, seed >> _HALF
+def _block(block: int, samples: Samples, n: int, word: NDArray[np.uint64]) -> None:
+    """One block of four random words of sample n: Philox4x32-10, see philox.py."""
+    place = np.uint64(samples.place[n])
+    c0, c1 = np.uint64(block | samples.number[n] << 20), place & _LOW
+    c2, c3 = place >> _HALF, np.uint64(samples.epoch)
+    k0, k1 = samples.seed & _LOW, samples.seed >> _HALF
     for _ in range(10):
         p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
         c0, c1, c2, c3 = (p1 >> _HALF) ^ c1 ^ k0, p1 & _LOW, (p0 >> _HALF) ^ c3 ^ k1, p0 & _LOW
@@ -43,22 +57,19 @@ def _below(word: np.uint64, bound: int) -> np.int64:
 
 @exact
 def _box(
+    samples: Samples,
+    n: int,
     height: int,
     width: int,
-    place: np.uint64,
-    epoch: int,
-    view: int,
-    seed: np.uint64,
     first: int,
-    scale: NDArray[np.float64],
-    ratio: NDArray[np.float64],
-    logs: NDArray[np.float64],
+    limits: NDArray[np.float64],
     word: NDArray[np.uint64],
     box: NDArray[np.int32],
 ) -> None:
-    """torchvision's RandomResizedCrop: the first of ten tries that fits, else the centre; see `table._boxes`."""
+    """torchvision's RandomResizedCrop: the first of ten tries that fits, else the centre."""
+    scale, ratio, logs = limits[0], limits[1], limits[2]
     for attempt in range(10):
-        _block(first + attempt, place, epoch, view, seed, word)
+        _block(first + attempt, samples, n, word)
         area = np.float64(height * width) * (scale[0] + (scale[1] - scale[0]) * _uniform(word[0]))
         aspect = math.exp(logs[0] + (logs[1] - logs[0]) * _uniform(word[1]))
         h, w = int(np.rint(math.sqrt(area / aspect))), int(np.rint(math.sqrt(area * aspect)))
@@ -77,63 +88,49 @@ def _box(
 
 
 @entry
-def draw_rows(
-    index: NDArray[np.int64],
-    size: NDArray[np.int32],
-    views: NDArray[np.int64],
-    seed: np.uint64,
-    epoch: int,
-    blocks: NDArray[np.int64],
-    scale: NDArray[np.float64],
-    ratio: NDArray[np.float64],
-    logs: NDArray[np.float64],
-    limits: NDArray[np.float64],
-    chances: NDArray[np.float64],
-    quarter_turns: bool,
-    orders: NDArray[np.uint8],
-    box: NDArray[np.int32],
-    angle: NDArray[np.float32],
-    flags: NDArray[np.bool_],
-    turns: NDArray[np.uint8],
-    factors: NDArray[np.float32],
-    order: NDArray[np.uint8],
-    sigma: NDArray[np.float32],
+def draw_boxes(
+    samples: Samples, size: NDArray[np.int32], first: int, limits: NDArray[np.float64], box: NDArray[np.int32]
 ) -> None:
-    """Fill in a table's rows.
+    """Draw crops.
 
     Args:
-        index: [N] places of the samples.
+        samples: N.
         size: [N, 2] height and width of each image.
-        views: [N] number of the view.
-        seed: of the run.
-        epoch: counted from 0.
-        blocks: first blocks of crop, flips and colour.
-        scale, ratio: of the crop; `logs` are ratio's logarithms.
-        limits: [6, 2] of angle, brightness, contrast, saturation, hue, sigma.
-        chances: of hflip, vflip, jitter, grey, blur, solarize.
-        quarter_turns: whether to turn.
-        orders: [24, 4].
-        box, angle, turns, factors, order, sigma: to fill in, as in `Table`.
-        flags: to fill in, [5, N]: hflip, vflip, jitter, grey, solarize.
+        first: block of random words.
+        limits: [3, 2] of the area's share, of the aspect, and of the aspect's logarithm.
+        box: [N, 4] to fill in, as in `Table`.
     """
     word = np.empty(4, dtype=np.uint64)
-    colour = np.empty(12, dtype=np.uint64)
-    for n in range(len(index)):
-        place, view = np.uint64(index[n]), views[n]
-        _box(size[n, 0], size[n, 1], place, epoch, view, seed, blocks[0], scale, ratio, logs, word, box[n])
-        _block(blocks[1], place, epoch, view, seed, word)
-        flags[0, n] = _uniform(word[0]) < chances[0]
-        flags[1, n] = _uniform(word[1]) < chances[1]
-        angle[n] = limits[0, 0] + (limits[0, 1] - limits[0, 0]) * _uniform(word[2])
-        turns[n] = _below(word[3], 4) if quarter_turns else 0
-        for k in range(3):
-            _block(blocks[2] + k, place, epoch, view, seed, colour[4 * k : 4 * k + 4])
-        flags[2, n] = _uniform(colour[0]) < chances[2]
-        for k in range(4):
-            low, high = limits[1 + k, 0], limits[1 + k, 1]
-            factors[n, k] = low + (high - low) * _uniform(colour[1 + k])
-        order[n] = orders[_below(colour[5], 24)]
-        flags[3, n] = _uniform(colour[6]) < chances[3]
-        blurred = _uniform(colour[7]) < chances[4]
-        sigma[n] = limits[5, 0] + (limits[5, 1] - limits[5, 0]) * _uniform(colour[8]) if blurred else 0.0
-        flags[4, n] = _uniform(colour[9]) < chances[5]
+    for n in range(len(box)):
+        _box(samples, n, size[n, 0], size[n, 1], first, limits, word, box[n])
+
+
+@entry
+def draw_columns(
+    samples: Samples,
+    blocks: NDArray[np.int64],
+    places: NDArray[np.int64],
+    chances: NDArray[np.float64],
+    rests: NDArray[np.float64],
+    values: NDArray[np.float64],
+) -> None:
+    """Draw the columns of the operations.
+
+    Args:
+        samples: N.
+        blocks: [B] of random words that are needed.
+        places: [C, 2] where in these blocks each column has its switch and its value.
+        chances: [C, 3] chance, lower and upper limit of each column.
+        rests: [C] values where the switch is not below the chance.
+        values: [C, N] to fill in.
+    """
+    word = np.empty(4 * len(blocks), dtype=np.uint64)
+    for n in range(values.shape[1]):
+        for k in range(len(blocks)):
+            _block(blocks[k], samples, n, word[4 * k : 4 * k + 4])
+        for c in range(len(places)):
+            value = rests[c]
+            if _uniform(word[places[c, 0]]) < chances[c, 0]:
+                low, high = chances[c, 1], chances[c, 2]
+                value = low + (high - low) * _uniform(word[places[c, 1]])
+            values[c, n] = value

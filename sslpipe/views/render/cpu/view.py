@@ -14,422 +14,232 @@ rounding order; only pixel arithmetic may use fused multiply-add.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
-from sslpipe.core.numba import entry, exact, pixels
+from sslpipe.core.numba import entry, exact
 from sslpipe.views.render.cpu.blur import blur_across, blur_down, gaussian
 from sslpipe.views.render.cpu.colour import (
     BLUR,
     CONTRAST,
-    GREY,
-    SOLARIZE,
+    CROP,
+    MOST,
     TILE,
     apply,
     colour_whole,
+    plan,
     total_luma,
     towards,
 )
-from sslpipe.views.render.cpu.source import load_image, rotate, rotate_row, unit
-from sslpipe.views.render.cpu.taps import make_bands, taps
-from sslpipe.views.render.cpu.vectors import LANES, blend, blend_4, claim, prefetch, weigh, wide
+from sslpipe.views.render.cpu.resizing import (
+    BYTES,
+    PICTURE,
+    TURNED,
+    Crop,
+    Scratch,
+    Settings,
+    bring_near,
+    resize,
+)
+from sslpipe.views.render.cpu.source import load_image, rotate
+from sslpipe.views.render.cpu.taps import make_bands
+from sslpipe.views.render.cpu.vectors import LANES, claim
+from sslpipe.views.render.cpu.writing import write, write_turned
 
-# `ViewSpec.order` in numbers.
-CROP_STEP, JITTER_STEP, GREY_STEP, BLUR_STEP, SOLARIZE_STEP = range(5)
 _RESIZE, _CONTRASTED, _BLURRED = range(3)  # where a phase's rows come from
-_BYTES, _PICTURE, _TURNED = range(3)  # where a crop's rows come from
-_ONE, _ZERO = np.float32(1), np.float32(0)
+_ZERO = np.float32(0)
+
+
+class Rows(NamedTuple):
+    """A `Table`.
+
+    Attributes:
+        source: [N] which canvas.
+        size: [N, 2] height and width of the image on it.
+        box: [N, 4] top, left, height and width of the crop.
+        drawn: [N] records of what is drawn for the operations.
+    """
+
+    source: np.ndarray
+    size: np.ndarray
+    box: np.ndarray
+    drawn: np.ndarray
 
 
 @exact
-def _plan(
-    spec_order: np.ndarray,
-    first: int,
-    end: int,
-    strengths: np.ndarray,
-    jitter: bool,
-    order: np.ndarray,
-    values: np.ndarray,
-    grey: bool,
-    sigma: np.float32,
-    solarize: bool,
-    ops: np.ndarray,
-    factors: np.ndarray,
-) -> int:
-    """The operations one view drew among the steps `first` to `end` of `ViewSpec.order`; returns how many."""
-    n = 0
-    for step in range(first, end):
-        kind = spec_order[step]
-        if kind == JITTER_STEP and jitter:
-            for k in range(4):
-                if strengths[order[k]] != _ZERO:
-                    ops[n], factors[n] = order[k], values[order[k]]
-                    n += 1
-        elif kind == GREY_STEP and grey:
-            ops[n] = GREY
-            n += 1
-        elif kind == BLUR_STEP and sigma > _ZERO:
-            ops[n], factors[n] = BLUR, sigma
-            n += 1
-        elif kind == SOLARIZE_STEP and solarize:
-            ops[n] = SOLARIZE
-            n += 1
-    return n
+def _pieces(
+    scratch: np.ndarray, settings: Settings, size: int, pitch: int, extent: int, early: bool
+) -> Scratch:
+    """The scratch, piece by piece; `cpu._scratch_floats` counts the same.
+
+    Args:
+        scratch: a thread's.
+        settings: of the spec.
+        size: of the views.
+        pitch: numbers a row of a view.
+        extent: side of the canvases.
+        early: whether colour comes before the crop.
+    """
+    half, blocks, at = settings.half, pitch // LANES, 0
+    x = scratch[at : at + 3 * size * pitch]
+    at += x.size
+    y = scratch[at : at + 3 * (size + 2 * half) * pitch]
+    at += y.size
+    ring = scratch[at : at + settings.slots * 3 * pitch]
+    at += ring.size
+    bands = scratch[at : at + blocks * settings.reaches * LANES]
+    at += bands.size
+    row = scratch[at : at + 3 * (extent + LANES)]
+    at += row.size
+    line = scratch[at : at + extent + pitch + 2 * half + 2 * LANES]
+    at += line.size
+    weights = scratch[at : at + half + 1]
+    at += weights.size
+    whole = (
+        3 * extent * extent if early else 3 * extent if settings.rotates else 0
+    )  # 3 · extent: one pixel wide
+    image = scratch[at : at + whole]
+    at += image.size
+    turned = scratch[at : at + whole] if settings.rotates else scratch[:0]
+    starts = np.empty((blocks, 3), np.intp)
+    return Scratch(x, y, ring, bands, starts, row, line, weights, image, turned)
 
 
-@pixels
-def _write(
-    x: np.ndarray,
-    out: np.ndarray,
-    size: int,
-    pitch: int,
-    first: int,
-    end: int,
-    vflip: bool,
-    mean: np.ndarray,
-    inverse: np.ndarray,
-) -> None:
-    """Normalise rows into out [3, S, S], upside down where the view drew it."""
-    wide()
-    for c in range(3):
-        m, s = mean[c], inverse[c]
-        for row in range(first, end):
-            source = x[(c * size + row) * pitch :][:size]
-            target = out[c, size - 1 - row if vflip else row]
-            for i in range(size):
-                target[i] = (source[i] - m) * s
-
-
-@pixels
-def _write_turned(
-    x: np.ndarray,
-    out: np.ndarray,
-    size: int,
-    pitch: int,
-    first: int,
-    end: int,
-    vflip: bool,
-    turns: int,
-    mean: np.ndarray,
-    inverse: np.ndarray,
-) -> None:
-    """As `_write`, then turned counter-clockwise by one to three quarters."""
-    last = size - 1
-    for c in range(3):
-        m, s = mean[c], inverse[c]
-        for row in range(first, end):
-            source = x[(c * size + row) * pitch :][:size]
-            y = last - row if vflip else row
-            if turns == 1:
-                for i in range(size):
-                    out[c, last - i, y] = (source[i] - m) * s
-            elif turns == 2:
-                for i in range(size):
-                    out[c, last - y, last - i] = (source[i] - m) * s
-            else:
-                for i in range(size):
-                    out[c, i, last - y] = (source[i] - m) * s
-
-
-@pixels
-def _mix(
-    ring: np.ndarray,
-    slots: int,
-    first: int,
-    count: int,
-    weights: np.ndarray,
-    pitch: int,
-    out: np.ndarray,
-    to: int,
-    plane: int,
-) -> None:
-    """One output row of three channels from the ring of rows that are resized across."""
-    slot, step = first % slots, 3 * pitch
-    wide = pitch // (4 * LANES) * (4 * LANES)
-    for c in range(3):
-        for i in range(0, wide, 4 * LANES):
-            blend_4(out, to + c * plane + i, ring, c * pitch + i, slot, slots, step, weights, count)
-        for i in range(wide, pitch, LANES):
-            blend(out, to + c * plane + i, ring, c * pitch + i, slot, slots, step, weights, count)
-
-
-@pixels
-def _bring_near(canvas: np.ndarray, height: int, width: int, box: np.ndarray) -> None:
-    """Ask for the pixels that a turned crop may need: its reads go across rows, which no processor foresees."""
-    data, pitch = canvas.reshape(-1), 3 * canvas.shape[1]
-    reach = (box[2] + box[3]) // 8
-    for y in range(max(box[0] - reach, 0), min(box[0] + box[2] + reach, height)):
-        for at in range(
-            y * pitch + 3 * max(box[1] - reach, 0), y * pitch + 3 * min(box[1] + box[3] + reach, width), 64
-        ):
-            prefetch(data, at)
-
-
-@pixels
-def _resize(
+@exact
+def _crop(
     canvas: np.ndarray,
-    origin: int,
-    image_height: int,
-    image_width: int,
-    box: np.ndarray,
-    cos: np.float32,
-    sin: np.float32,
-    fill: np.float32,
-    picture: np.ndarray,
-    start: int,
-    step: int,
-    plane: int,
     height: int,
     width: int,
-    cubic: bool,
-    row: np.ndarray,
-    line: np.ndarray,
-    ring: np.ndarray,
-    slots: int,
-    ready: int,
-    starts: np.ndarray,
-    bands: np.ndarray,
-    x: np.ndarray,
+    box: np.ndarray,
+    angle: np.float32,
+    settings: Settings,
+    scratch: Scratch,
+    ops: np.ndarray,
+    factors: np.ndarray,
+    count: int,
+) -> Crop:
+    """What a view is resized from, after the first `count` of the operations that come before the crop."""
+    extent, plane = canvas.shape[1], height * width
+    top, left, box_height, box_width = box.astype(np.int64)
+    if count > 0 or (settings.rotates and min(height, width) < 2):
+        load_image(canvas, height, width, scratch.image)
+        colour_whole(scratch.image, plane, ops, factors, count)
+        if settings.rotates:
+            rotate(scratch.image, height, width, box, angle, settings.fill, scratch.turned)
+            return Crop(
+                canvas, height, width, box, _ZERO, _ZERO, PICTURE, scratch.turned, box_height * box_width, 0, box_width
+            )  # fmt: skip
+        start = top * width + left
+        return Crop(canvas, height, width, box, _ZERO, _ZERO, PICTURE, scratch.image, plane, start, width)
+    if settings.rotates:
+        radians = math.radians(np.float64(angle))
+        cos, sin = np.float32(math.cos(radians)), np.float32(math.sin(radians))
+        bring_near(canvas, height, width, box)
+        plane = (box_width + LANES - 1) // LANES * LANES  # of one row, each in the place of the one before
+        return Crop(canvas, height, width, box, cos, sin, TURNED, scratch.row, plane, 0, 0)
+    start, step = 3 * (top * extent + left), 3 * extent
+    return Crop(canvas, height, width, box, _ZERO, _ZERO, BYTES, scratch.row, 0, start, step)
+
+
+@exact
+def _finish(
+    crop: Crop,
+    settings: Settings,
+    scratch: Scratch,
     size: int,
     pitch: int,
-    first: int,
-    end: int,
-) -> int:
-    """Output rows `first` to `end` of a crop, into x; returns how many of the crop's rows are resized across so far.
-
-    Row y of the crop begins at start + y · step of a canvas of bytes; or at c · plane more for channel c of a
-    picture; or it is made by turning the canvas.
-    """
-    data = canvas.reshape(-1)
-    for output in range(first, end):
-        low, count = taps(output, height, size, cubic, line)
-        while ready < low + count:
-            slot = (ready % slots) * 3 * pitch
-            if origin != _BYTES:
-                at = start + ready * step
-                if origin == _TURNED:
-                    rotate_row(canvas, image_height, image_width, box, cos, sin, fill, ready, row, plane)
-                for block in range(starts.shape[0]):
-                    weigh(
-                        ring,
-                        slot + block * LANES,
-                        pitch,
-                        bands,
-                        starts[block, 2],
-                        picture,
-                        at + starts[block, 0],
-                        plane,
-                        1,
-                        starts[block, 1],
-                    )
+    ops: np.ndarray,
+    factors: np.ndarray,
+    count: int,
+    vflip: bool,
+    turns: int,
+    out: np.ndarray,
+) -> None:
+    """Resize a crop and do the first `count` operations, phase by phase, into out [3, S, S]."""
+    x, mean, inverse = scratch.x, settings.mean, settings.inverse
+    rows_a_tile = max(1, TILE // pitch)
+    ready = 0  # rows of the crop that are resized across
+    phase, i, reach = _RESIZE, 0, 0
+    factor = luma = _ZERO
+    while True:
+        j = i
+        while j < count and ops[j] != CONTRAST and ops[j] != BLUR:
+            j += 1
+        total = 0.0
+        for first in range(0, size, rows_a_tile):
+            end = min(first + rows_a_tile, size)
+            if phase == _RESIZE:
+                ready = resize(crop, settings, scratch, size, pitch, ready, first, end)
+            elif phase == _BLURRED:
+                blur_down(scratch.y, x, size, pitch, reach, scratch.weights, first, end)
+            r = x[first * pitch : end * pitch]
+            g = x[(size + first) * pitch : (size + end) * pitch]
+            b = x[(2 * size + first) * pitch : (2 * size + end) * pitch]
+            if phase == _CONTRASTED:
+                towards(r, g, b, factor, luma)
+            for k in range(i, j):
+                apply(ops[k], r, g, b, factors[k])
+            if j < count:
+                if ops[j] == CONTRAST:
+                    total += total_luma(r, g, b)
+            elif turns == 0:
+                write(x, out, size, pitch, first, end, vflip, mean, inverse)
             else:
-                unit(data[start + ready * step : start + ready * step + 3 * width], row)
-                for block in range(starts.shape[0]):
-                    weigh(
-                        ring,
-                        slot + block * LANES,
-                        pitch,
-                        bands,
-                        starts[block, 2],
-                        row,
-                        3 * starts[block, 0],
-                        1,
-                        3,
-                        starts[block, 1],
-                    )
-            ready += 1
-        _mix(ring, slots, low, count, line, pitch, x, output * pitch, size * pitch)
-    return ready
+                write_turned(x, out, size, pitch, first, end, vflip, turns, mean, inverse)
+        if j == count:
+            break
+        if ops[j] == CONTRAST:
+            phase, factor, luma = _CONTRASTED, factors[j], np.float32(total / (size * size))
+        else:
+            phase = _BLURRED
+            reach = gaussian(factors[j], settings.half, scratch.weights)
+            blur_across(x, scratch.y, size, pitch, reach, scratch.weights, scratch.line)
+        i = j + 1
 
 
 @entry
 def render_rows(
     canvases: np.ndarray,
-    source: np.ndarray,
-    image_size: np.ndarray,
-    boxes: np.ndarray,
-    angle: np.ndarray,
-    hflip: np.ndarray,
-    vflip: np.ndarray,
-    turns: np.ndarray,
-    jitter: np.ndarray,
-    factors: np.ndarray,
-    order: np.ndarray,
-    grey: np.ndarray,
-    sigma: np.ndarray,
-    solarize: np.ndarray,
-    spec_order: np.ndarray,
-    strengths: np.ndarray,
-    half: int,
-    cubic: bool,
-    rotates: bool,
-    fill: np.float32,
-    mean: np.ndarray,
-    inverse: np.ndarray,
-    slots: int,
-    reaches: int,
-    scratch: np.ndarray,
+    rows: Rows,
+    settings: Settings,
+    memory: np.ndarray,
     out: np.ndarray,
     counter: np.ndarray,
     share: int,
 ) -> None:
     """Render rows of a table into out [N, 3, S, S]: `share` at a time, from `counter` on, until there are none left.
 
-    Threads with the same counter divide the work among them. cpu.py makes the arguments.
+    Threads with the same counter divide the work among them.
+
+    Args:
+        canvases: [M, R, R, 3] bytes.
+        rows: of the table.
+        settings: of the spec.
+        memory: float32, this thread's own.
+        out: where to write.
+        counter: [1] the next row that no thread has taken.
+        share: rows to take at a time.
     """
     size = out.shape[2]
     pitch = (size + LANES - 1) // LANES * LANES
-    extent = canvases.shape[1]
-    blocks = pitch // LANES
     crop_step = 0
-    while spec_order[crop_step] != CROP_STEP:
+    while settings.steps[crop_step] != CROP:
         crop_step += 1
-
-    # The scratch, piece by piece; `cpu.scratch_floats` counts the same.
-    at = 0
-    x = scratch[at : at + 3 * size * pitch]
-    at += 3 * size * pitch
-    y = scratch[at : at + 3 * (size + 2 * half) * pitch]
-    at += 3 * (size + 2 * half) * pitch
-    ring = scratch[at : at + slots * 3 * pitch]
-    at += slots * 3 * pitch
-    bands = scratch[at : at + blocks * reaches * LANES]
-    at += blocks * reaches * LANES
-    row = scratch[at : at + 3 * (extent + LANES)]
-    at += row.size
-    line = scratch[at : at + extent + pitch + 2 * half + 2 * LANES]
-    at += extent + pitch + 2 * half + 2 * LANES
-    weights = scratch[at : at + half + 1]
-    at += half + 1
-    whole = 3 * extent * extent if crop_step else 3 * extent if rotates else 0  # 3 · extent: one pixel wide
-    image = scratch[at : at + whole]
-    at += image.size
-    turned = scratch[at : at + whole] if rotates else scratch[:0]
-
-    starts = np.empty((blocks, 3), np.intp)
-    early, late = np.empty(8, np.int64), np.empty(8, np.int64)
-    early_factors, late_factors = np.empty(8, np.float32), np.empty(8, np.float32)
-    rows_a_tile = max(1, TILE // pitch)
+    early_steps, late_steps = settings.steps[:crop_step], settings.steps[crop_step + 1 :]
+    scratch = _pieces(memory, settings, size, pitch, canvases.shape[1], crop_step > 0)
+    ops, factors = np.empty(MOST, np.int64), np.empty(MOST, np.float32)
     while True:
         start = claim(counter, share)
-        if start >= len(source):
+        if start >= len(rows.source):
             break
-        for n in range(start, min(start + share, len(source))):
-            canvas = canvases[source[n]]
-            height, width = image_size[n, 0], image_size[n, 1]
-            top, left, box_height, box_width = boxes[n, 0], boxes[n, 1], boxes[n, 2], boxes[n, 3]
-            early_ops = _plan(
-                spec_order,
-                0,
-                crop_step,
-                strengths,
-                jitter[n],
-                order[n],
-                factors[n],
-                grey[n],
-                _ZERO,
-                False,
-                early,
-                early_factors,
+        for n in range(start, min(start + share, len(rows.source))):
+            canvas, drawn, box = canvases[rows.source[n]], rows.drawn[n], rows.box[n]
+            height, width = np.int64(rows.size[n, 0]), np.int64(rows.size[n, 1])
+            count = plan(early_steps, settings.strengths, drawn, ops, factors)
+            crop = _crop(canvas, height, width, box, drawn.angle, settings, scratch, ops, factors, count)
+            count = plan(late_steps, settings.strengths, drawn, ops, factors)
+            make_bands(box[3], size, settings.cubic, drawn.hflip, scratch.line, scratch.starts, scratch.bands)
+            _finish(
+                crop, settings, scratch, size, pitch, ops, factors, count, drawn.vflip, drawn.turns, out[n]
             )
-            ops = _plan(
-                spec_order,
-                crop_step + 1,
-                len(spec_order),
-                strengths,
-                jitter[n],
-                order[n],
-                factors[n],
-                grey[n],
-                sigma[n],
-                solarize[n],
-                late,
-                late_factors,
-            )
-
-            origin, picture, plane = _BYTES, row, 0
-            start_of_crop, row_step = 3 * (top * extent + left), 3 * extent
-            cos = sin = _ZERO
-            if early_ops > 0 or (rotates and min(height, width) < 2):
-                load_image(canvas, height, width, image)
-                colour_whole(image, height * width, early, early_factors, early_ops)
-                origin, picture, plane = _PICTURE, image, height * width
-                start_of_crop, row_step = top * width + left, width
-                if rotates:
-                    rotate(image, height, width, boxes[n], angle[n], fill, turned)
-                    picture, plane, start_of_crop, row_step = turned, box_height * box_width, 0, box_width
-            elif rotates:
-                radians = math.radians(np.float64(angle[n]))
-                cos, sin = np.float32(math.cos(radians)), np.float32(math.sin(radians))
-                _bring_near(canvas, height, width, boxes[n])
-                origin, plane = _TURNED, (box_width + LANES - 1) // LANES * LANES
-                start_of_crop = row_step = 0  # each row in the place of the one before
-
-            make_bands(box_width, size, cubic, hflip[n], line, starts, bands)
-            ready = 0  # rows of the crop that are resized across
-            phase, i, reach = _RESIZE, 0, 0
-            factor = luma = _ZERO
-            while True:
-                j = i
-                while j < ops and late[j] != CONTRAST and late[j] != BLUR:
-                    j += 1
-                total = 0.0
-                for first in range(0, size, rows_a_tile):
-                    end = min(first + rows_a_tile, size)
-                    if phase == _RESIZE:
-                        ready = _resize(
-                            canvas,
-                            origin,
-                            height,
-                            width,
-                            boxes[n],
-                            cos,
-                            sin,
-                            fill,
-                            picture,
-                            start_of_crop,
-                            row_step,
-                            plane,
-                            box_height,
-                            box_width,
-                            cubic,
-                            row,
-                            line,
-                            ring,
-                            slots,
-                            ready,
-                            starts,
-                            bands,
-                            x,
-                            size,
-                            pitch,
-                            first,
-                            end,
-                        )
-                    elif phase == _BLURRED:
-                        blur_down(y, x, size, pitch, reach, weights, first, end)
-                    r = x[first * pitch : end * pitch]
-                    g = x[(size + first) * pitch : (size + end) * pitch]
-                    b = x[(2 * size + first) * pitch : (2 * size + end) * pitch]
-                    if phase == _CONTRASTED:
-                        towards(r, g, b, factor, luma)
-                    for k in range(i, j):
-                        apply(late[k], r, g, b, late_factors[k])
-                    if j == ops:
-                        if turns[n] == 0:
-                            _write(x, out[n], size, pitch, first, end, vflip[n], mean, inverse)
-                        else:
-                            _write_turned(
-                                x, out[n], size, pitch, first, end, vflip[n], turns[n], mean, inverse
-                            )
-                    elif late[j] == CONTRAST:
-                        total += total_luma(r, g, b)
-                if j == ops:
-                    break
-                if late[j] == CONTRAST:
-                    phase, factor, luma = _CONTRASTED, late_factors[j], np.float32(total / (size * size))
-                else:
-                    phase = _BLURRED
-                    reach = gaussian(late_factors[j], half, weights)
-                    blur_across(x, y, size, pitch, reach, weights, line)
-                i = j + 1

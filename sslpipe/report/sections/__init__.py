@@ -1,0 +1,1 @@
+"""The sections of the page, found in this folder; each has a template of its own name."""
