@@ -13,7 +13,7 @@ from sslpipe.evals.base import run as runs
 from sslpipe.evals.base.run import run
 from sslpipe.evals.base.trust import digests
 
-PROBE = linear.Config(epochs=2, min_steps=20, rates=(0.1,), few_labels=(8,), draws=2, folds=2)
+PROBE = linear.Config(epochs=2, min_steps=20, lrs=(0.1,), few_labels=(8,), draws=2, folds=2)
 
 
 @pytest.fixture
