@@ -35,8 +35,8 @@ def test_an_empty_file_of_sections_gives_defaults(tmp_path: Path) -> None:
         ("pretrain: {method: ../base}", "unknown value `../base`"),
         ("methods: {simcl: {}}", "methods: unknown key `simcl`; did you mean `simclr`?"),
         (
-            "methods: {byol: {optimizer: {ratee: 1}}}",
-            "methods.byol.optimizer: unknown key `ratee`; did you mean `lr`?",
+            "methods: {byol: {optimizer: {lrr: 1}}}",
+            "methods.byol.optimizer: unknown key `lrr`; did you mean `lr`?",
         ),
         ("methods: {simclr: {temperature: 0}}", "methods.simclr.temperature: should be greater than 0"),
         ("data: {source: mnist}", "mnist5k"),

@@ -67,12 +67,14 @@ def test_what_is_equal_by_definition(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_learns_a_toy_set_in_our_loop(name: str, toy_reader: ToyReader, tmp_path: Path) -> None:
-    peer = small_peer(name)
+    peer, engine = small_peer(name), small_engine(name)
+    # Always the same views, which are learned by heart whatever the numbers are rounded to.
+    engine.ahead = lambda batches, epoch: type(engine).ahead(engine, batches, 0)
     start = {key: value.clone() for key, value in peer.encoder.state_dict().items()}
     history = train(
         peer,
         Loader(toy_reader, batch_size=N, seed=0),
-        small_engine(name),
+        engine,
         Config(epochs=30, batch_size=N, log_every=6, checkpoint_seconds=0.5),
         OptimizerConfig(lr=3e-3, rule="absolute", warmup_epochs=0),
         seed=0,

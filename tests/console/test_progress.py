@@ -13,7 +13,7 @@ import pytest
 from sslpipe.console.progress import progress
 
 CODE = """
-from sslpipe.progress import progress
+from sslpipe.console.progress import progress
 with progress("pretrain", 20, "steps", done=5) as bar:
     for step in range(15):
         bar.update(1, f"loss {step}.5")

@@ -83,10 +83,24 @@ def test_norms_and_biases_take_no_weight_decay(name: str) -> None:
             assert all(parameter.ndim > 1 for parameter in group.parameters)
 
 
-def test_it_learns_a_toy_set(name: str, toy_reader: Any) -> None:
-    losses, _ = train(small_method(name), small_engine(name), toy_reader, 60)
-    first, last = sum(losses[:6]) / 6, sum(losses[-6:]) / 6
-    assert last < first - 0.05 * abs(first), (first, last)
+def test_it_learns_one_batch_by_heart(name: str, toy_reader: Any) -> None:
+    """Always the same views: whatever the numbers are rounded to, the loss falls by a quarter at least."""
+    method, views = small_method(name).train(), small_engine(name)(toy_reader.gather(range(16)), 0)
+    optimizer = optim.build(
+        method.parameter_groups(), OptimizerConfig(lr=3e-3, rule="absolute", warmup_epochs=0), 16
+    )
+    losses = []
+    for step in range(40):
+        torch.manual_seed(step)
+        optimizer.zero_grad(set_to_none=True)
+        loss = method.step(views, clock(step, total=40)).loss
+        loss.backward()
+        method.before_update(clock(step, total=40))
+        optimizer.step()
+        method.after_update(clock(step, total=40))
+        losses.append(loss.item())
+    first, last = sum(losses[:3]) / 3, sum(losses[-3:]) / 3
+    assert last < first - 0.1 * abs(first), (first, last)
 
 
 def test_saved_and_restored_it_continues_bit_for_bit(name: str, toy_reader: Any) -> None:

@@ -191,7 +191,7 @@ def test_an_error_that_is_not_finite_is_said(tmp_path: Path) -> None:
             yield batch * float("nan")
 
     with pytest.raises(
-        UserError, match=r"the tokenizer's error became nan: lower the tokenizer's rate, now 0\.005"
+        UserError, match=r"the tokenizer's error became nan: lower the tokenizer's lr, now 0\.005"
     ):
         fit(tmp_path, batches=broken)
 

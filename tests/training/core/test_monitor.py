@@ -28,10 +28,10 @@ from sslpipe.training.core.guards import Interrupted
 from sslpipe.training.core.history import History
 from sslpipe.training.core.loop import train
 from sslpipe.training.core.monitor import SAMPLE, CollapseError, Monitor, judged, sample
-from sslpipe.views import centre
+from sslpipe.views.preprocess import Preprocess
 from sslpipe.views.recipe import IMAGENET_MEAN, IMAGENET_STD
 
-PREPROCESS: dict[str, Any] = {"size": SIZE, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+PREPROCESS = Preprocess(size=SIZE, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 OPTIMIZER = OptimizerConfig(lr=1e-2, rule="absolute", warmup_epochs=0.5)
 STILL = OptimizerConfig(lr=1e-20, rule="absolute", weight_decay=0.0)  # the weights stay what they are
 
@@ -127,7 +127,7 @@ def test_it_sees_the_encoders_features_of_a_sample(toy_reader: ToyReader) -> Non
     row = monitor.look()
     with torch.no_grad():
         method.eval()
-        x = centre(toy_reader.gather(monitor.places), **PREPROCESS)
+        x = PREPROCESS.view(toy_reader.gather(monitor.places))
         h = method.encoder(x)
         z, z_prime = method.projector(h), method.target(x)  # type: ignore[operator]
     assert row["rankme"] == pytest.approx(effective_rank(h).item(), rel=1e-4)
