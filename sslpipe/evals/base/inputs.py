@@ -1,4 +1,8 @@
-"""What evaluations read, each opened when it is first asked for."""
+"""What evaluations read, each opened when it is first asked for.
+
+Rooms are imported where they are asked for, too: an evaluation of features rests on no networks, readers or views, and
+is not run again where those change.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,16 @@ import json
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from sslpipe import load_encoder
-from sslpipe.data.loader import Reader, open_split
-from sslpipe.data.subset import labelled
 from sslpipe.evals.base.features import Features
-from sslpipe.networks.protocol import Backbone
 from sslpipe.shards import manifest as manifests
 from sslpipe.shards.manifest import Manifest
-from sslpipe.views.recipe import Recipe
+
+if TYPE_CHECKING:
+    from sslpipe.data.loader import Reader
+    from sslpipe.networks.protocol import Backbone
+    from sslpipe.views.recipe import Recipe
 
 T = TypeVar("T")
 
@@ -59,6 +63,8 @@ class Inputs:
     @cached_property
     def encoder(self) -> Backbone:
         """The exported encoder, in eval mode."""
+        from sslpipe.export import load_encoder
+
         return load_encoder(self.root / "models" / "encoder.safetensors")
 
     @cached_property
@@ -70,15 +76,21 @@ class Inputs:
     @cached_property
     def train(self) -> Reader:
         """The training images."""
+        from sslpipe.data.loader import open_split
+
         return open_split(self.shards, "train", self.config("loader").reader)
 
     @cached_property
     def test(self) -> Reader:
         """The test images."""
+        from sslpipe.data.loader import open_split
+
         return open_split(self.shards, "test", self.config("loader").reader)
 
     def labelled(self) -> tuple[Reader, Reader]:
         """The training and the test images that have a label."""
+        from sslpipe.data.subset import labelled
+
         return labelled(self.train), labelled(self.test)
 
     @cached_property
@@ -98,6 +110,8 @@ class Inputs:
     @cached_property
     def recipe(self) -> Recipe:
         """The resolved views that the method was trained on."""
+        from sslpipe.views.recipe import Recipe
+
         return Recipe.from_json((self.root / "data" / "views" / "recipe.json").read_bytes())
 
     @cached_property
