@@ -35,7 +35,7 @@ def make(settings: Settings, record: Record) -> None:
         on_resume=record.resumed,
     )
     record.dataset(result.data["name"], result.data["digest"], result.data["name"])
-    record.result(result.metrics)
+    record.result(result.metrics, prefix="final_", step=int(result.metrics["steps"]))
     record.artifact("plots/pretrain")
     record.artifact("models/encoder.json")
 

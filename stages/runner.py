@@ -78,7 +78,7 @@ def record_of(name: str, settings: Settings, own: tuple[str, ...], fingerprint: 
 class Unrecorded:
     """Takes what a `Record` takes, and keeps nothing of it."""
 
-    def _nothing(self, *args: object) -> None:
+    def _nothing(self, *args: object, **options: object) -> None:
         pass
 
     metric = metrics = dataset = tag = artifact = resumed = result = _nothing

@@ -131,6 +131,9 @@ class Record:
         metrics: Mapping[str, Any],
         protocol: Mapping[str, Any] | None = None,
         skipped: str | None = None,
+        *,
+        prefix: str = "",
+        step: int = 0,
     ) -> None:
         """Keep what an evaluation found. MLflow shows its numbers as metrics, and the protocol as a tag.
 
@@ -138,11 +141,13 @@ class Record:
             metrics: all numbers, nested as one likes; MLflow shows them by dotted names.
             protocol: how they were measured.
             skipped: why there are none, in a few words; None for an evaluation that ran.
+            prefix: put before their names in MLflow, where a curve has the same name.
+            step: at which MLflow shows them.
         """
         found = journal.plain_numbers({"metrics": metrics, "protocol": protocol or {}})
         self._write({"event": "result", **found, "skipped": skipped})
         if numbers := flat(metrics):
-            self.metrics(numbers)
+            self.metrics({f"{prefix}{name}": value for name, value in numbers.items()}, step)
         if protocol:
             self.tag("protocol", json.dumps(found["protocol"], sort_keys=True))
         if skipped is not None:

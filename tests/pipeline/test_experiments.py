@@ -31,11 +31,12 @@ def parents(project: Project) -> list[dict[str, str]]:
 def test_exp_run_shows_up_beside_the_workspace(finished: Project, tmp_path: Path) -> None:
     project = finished.clone(tmp_path / "project")
     output = project.run("dvc", "exp", "run", "-S", "knn.k=7", "--name", "k7").stdout
-    assert ran(output) == ["source", "knn", "transfer", "report"]
+    assert ran(output) == ["source", "knn", "report"]
     rows = {row["Experiment"]: row for row in table(project)}
     assert rows["k7"]["knn.k"] == "7"
     assert float(rows["k7"]["knn.top1"]) > 0
-    assert "protocol.k" in project.run("dvc", "metrics", "diff").stdout
+    assert "protocol" not in project.run("dvc", "metrics", "diff").stdout
+    assert "knn.k" in project.run("dvc", "params", "diff").stdout
 
 
 def test_a_temporary_workspace_keeps_its_results_and_its_rows(finished: Project, tmp_path: Path) -> None:
@@ -57,7 +58,7 @@ def test_a_temporary_workspace_keeps_its_results_and_its_rows(finished: Project,
 def test_a_row_of_mlflow_is_compared_as_its_files_are(finished: Project, tmp_path: Path) -> None:
     project = finished.clone(tmp_path / "project", tracking=True)
     project.run("sslpipe", "sync")
-    key = project.json("runs/report.json")["key"][:6]
+    key = project.json("report/run.json")["key"][:6]
     lines = project.run("sslpipe", "compare", ".", f"mlflow:{key}").stdout.splitlines()
     scores = [line.split("   ") for line in lines if "labels   " in line]
     assert len(scores) > 3
