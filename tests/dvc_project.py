@@ -96,7 +96,7 @@ class Project:
     def repro(self, *targets: str, **environment: str) -> str:
         """`dvc repro` of stages by their names; returns what it said."""
         known = stages(self.folder / "dvc.yaml")
-        addresses = [known[target].address for target in targets]
+        addresses = [known[target].address if target in known else target for target in targets]
         return self.run("dvc", "repro", *addresses, **environment).stdout
 
     def set(self, **changes: Any) -> None:
