@@ -7,7 +7,6 @@ from sslpipe.core.pipeline import RESOLVED
 from sslpipe.core.scratch import digest, write_json
 from sslpipe.resolve import resolve_all
 from sslpipe.settings import load
-from sslpipe.sharding.sources import source_digest
 from sslpipe.tracking.record import restore
 from stages.runner import fail, record_of, stop_with_parent
 
@@ -20,10 +19,11 @@ def main() -> None:
     stop_with_parent()
     try:
         settings = load(sections=("seed", "data", "pretrain", "tracking"))
-        source = source_digest(settings.data)
+        resolved = resolve_all(settings)
+        source = resolved["shard"]["elsewhere"]  # the images, which stage `shard` reads
         write_json("data/source.json", source)
-        for name, resolved in resolve_all(settings).items():
-            write_json(RESOLVED / f"{name}.json", resolved)
+        for name, each in resolved.items():
+            write_json(RESOLVED / f"{name}.json", each)
         fingerprint = digest([source["digest"], settings.data.model_dump(mode="json")])
         if restore("source", match=fingerprint):
             return

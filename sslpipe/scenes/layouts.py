@@ -40,3 +40,9 @@ def digest(root: str) -> dict[str, Any]:
     seen = sorted([*files, *(folder / name for name in VOC if (folder / name).is_dir())])
     status = [[str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns] for path in seen]
     return {"layout": kind, "digest": digest_of(status)}
+
+
+def elsewhere(config: Any) -> dict[str, Any] | None:
+    """The digest of the folder that an evaluation with a setting `scenes` reads; None where it composes its scenes."""
+    root = config.scenes.root
+    return digest(root) if root else None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import Field
 
 from sslpipe.core.config import Config as Base
@@ -28,10 +26,6 @@ class Config(Base):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu or cuda")
 
 
-def _elsewhere(config: Config) -> dict[str, Any] | None:
-    return layouts.digest(config.scenes.root) if config.scenes.root else None
-
-
 EVALUATION = Evaluation(
     title="Detection",
     about="Boxes in scenes, by Faster R-CNN on the encoder's maps.",
@@ -41,5 +35,5 @@ EVALUATION = Evaluation(
         Score(key="ap50", title="Detection, AP50, %"),
         Score(key="map", title="Detection, mAP, %"),
     ),
-    elsewhere=_elsewhere,
+    elsewhere=layouts.elsewhere,
 )

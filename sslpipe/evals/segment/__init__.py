@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import Field
 
 from sslpipe.core.config import Config as Base
@@ -35,10 +33,6 @@ class Config(Base):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu or cuda")
 
 
-def _elsewhere(config: Config) -> dict[str, Any] | None:
-    return layouts.digest(config.scenes.root) if config.scenes.root else None
-
-
 EVALUATION = Evaluation(
     title="Segmentation",
     about="Masks of scenes by frozen features of patches: a linear layer and nearest neighbours.",
@@ -49,5 +43,5 @@ EVALUATION = Evaluation(
         Score(key="knn_miou", title="Segmentation, k-NN, mIoU, %"),
         Score(key="finetuned_miou", title="Segmentation, fine-tuned, mIoU, %"),
     ),
-    elsewhere=_elsewhere,
+    elsewhere=layouts.elsewhere,
 )
