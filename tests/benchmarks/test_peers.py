@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import warnings
 from collections.abc import Iterator
@@ -31,40 +32,51 @@ FILE = Path(__file__).parents[2] / "benchmarks" / "peers.py"
 NAMES = ("simclr", "moco", "byol", "simsiam", "swav", "mae")
 N, STEPS, TOTAL = 16, 4, 100_000
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # lightly's own
-    pytest.importorskip("lightly", reason="lightly is not installed")
-    spec = importlib.util.spec_from_file_location("peers", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    peers = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(peers)
+
+@functools.cache
+def peers() -> Any:
+    """benchmarks/peers.py. Not loaded when tests are collected: lightly takes ten seconds in every worker."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # lightly's own
+        pytest.importorskip("lightly", reason="lightly is not installed")
+        spec = importlib.util.spec_from_file_location("peers", FILE)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True, scope="module")
+def with_lightly() -> None:
+    peers()
 
 
 def small_peer(name: str, seed: int = 0, **changes: Any) -> Method:
     torch.manual_seed(seed)
     kind = methods.find(name).default_backbone
     backbone = networks.backbone(kind, image_size=SIZE, **BACKBONES[kind])
-    return peers.build(name, backbone, methods.configure(name, {**SMALL.get(name, {}), **changes}))
+    return peers().build(name, backbone, methods.configure(name, {**SMALL.get(name, {}), **changes}))
 
 
 def test_the_names() -> None:
-    assert tuple(peers.PEERS) == NAMES
+    assert tuple(peers().PEERS) == NAMES
     with pytest.raises(UserError, match="rotation has no peer: choose one of simclr"):
-        peers.build(
+        peers().build(
             "rotation", networks.backbone("small_resnet", image_size=SIZE), methods.configure("rotation")
         )
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_equal_by_definition(name: str) -> None:
-    ours, peer = methods.find(name), peers.PEERS[name]
+    ours, peer = methods.find(name), peers().PEERS[name]
     assert (peer.Config, peer.paper, peer.takes) == (ours.Config, ours.paper, ours.takes)
     assert peer.default_backbone == ours.default_backbone
     config = methods.configure(name, SMALL.get(name))
     assert peer.recipe(config, 28, 4) == ours.recipe(config, 28, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_it_learns_a_toy_set_in_our_loop(name: str, toy_reader: ToyReader, tmp_path: Path) -> None:
     peer, engine = small_peer(name), small_engine(name)
@@ -161,8 +173,8 @@ def test_each_step_of_mae_is_ours_with_our_masks(
         assert [index.shape for index in theirs] == [keep.shape, hidden.shape]
         return keep, hidden
 
-    lightly_mask = peers.utils.random_token_mask
-    monkeypatch.setattr(peers.utils, "random_token_mask", our_mask)
+    lightly_mask = peers().utils.random_token_mask
+    monkeypatch.setattr(peers().utils, "random_token_mask", our_mask)
     expected, losses = (steps(method.train(), engine, toy_reader) for method in (ours, peer))
     # Lightly's positions are in single precision.
     torch.testing.assert_close(losses, expected, rtol=1e-6, atol=0)
@@ -185,7 +197,7 @@ def test_maes_encoder_gives_the_features_of_lightlys(toy_reader: ToyReader) -> N
 def test_mae_refuses_a_backbone_that_timm_has_no_twin_of(options: dict[str, Any]) -> None:
     backbone = networks.backbone("small_vit", image_size=SIZE, **{**BACKBONES["small_vit"], **options})
     with pytest.raises(UserError, match="small_vit with sincos positions"):
-        peers.build("mae", backbone, methods.configure("mae", SMALL["mae"]))
+        peers().build("mae", backbone, methods.configure("mae", SMALL["mae"]))
 
 
 def steps(method: Method, views: Any, reader: ToyReader) -> list[float]:
@@ -267,5 +279,5 @@ def give_mae(ours: Any, peer: Any) -> None:
     ours.decoder.predict.load_state_dict(peer.prediction_head.state_dict())
     ours.decoder.norm.load_state_dict(peer.decoder.norm.state_dict())
     ours.decoder.blocks.load_state_dict(
-        {peers._our_name(key): value for key, value in peer.decoder.blocks.state_dict().items()}
+        {peers()._our_name(key): value for key, value in peer.decoder.blocks.state_dict().items()}
     )

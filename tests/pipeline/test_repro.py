@@ -102,6 +102,7 @@ def test_changing_a_setting_of_another_method_runs_nothing(finished: Project, tm
     assert ran(project.repro()) == ["source"]
 
 
+@pytest.mark.slow
 def test_changing_a_recipe_of_another_method_trains_nothing(finished: Project, tmp_path: Path) -> None:
     project = finished.clone(tmp_path / "project")
     with (project.folder / "sslpipe/recipes/byol.yaml").open("a") as file:
@@ -109,6 +110,7 @@ def test_changing_a_recipe_of_another_method_trains_nothing(finished: Project, t
     assert ran(project.repro("pretrain")) == ["source", "views"]
 
 
+@pytest.mark.slow
 def test_evaluations_switched_off_say_so_and_the_dag_stays(finished: Project, tmp_path: Path) -> None:
     project = finished.clone(tmp_path / "project")
     off = ["knn", "finetune"]
@@ -126,6 +128,7 @@ def test_evaluations_switched_off_say_so_and_the_dag_stays(finished: Project, tm
     assert "knn.enabled is false" in project.bytes("report/index.html").decode()
 
 
+@pytest.mark.slow
 def test_images_without_labels_are_trained_on_and_evaluations_say_why_not(
     fresh: Project, tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ from sslpipe.training.core.config import Config
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 ALWAYS = Config(compile="always")
 STEPS = 4
+QUICK = ("moco", "mae")  # a queue, and a mask: what tracing has most trouble with
 
 
 def losses_and_gradients(method: Any, name: str) -> tuple[list[torch.Tensor], list[int]]:
@@ -42,7 +43,9 @@ def forget() -> Any:
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in methods.names()]
+)
 def test_a_traced_step_is_the_same_and_is_traced_once(name: str) -> None:
     plain, _ = losses_and_gradients(small_method(name).train(), name)
     method = small_method(name).train()
