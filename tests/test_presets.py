@@ -28,6 +28,11 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "presets"
 NAMES = presets.names(FOLDER)
 IMAGES = Source("images", ("a", "b"), {"train": range(500_000), "test": range(10_000)})  # type: ignore[dict-item]
+QUICK = (
+    "mnist5k",
+    "cifar10-resnet18",
+    "folder-224-vit-b",
+)  # one of each backbone; the others build as many networks
 LAYOUT = (FOLDER / f"{presets.LAYOUT}.yaml").read_text()
 
 
@@ -71,6 +76,9 @@ def test_its_method_can_be_built(name: str) -> None:
     assert size <= settings.shard.resolution
 
 
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+)
 def test_check_accepts_every_method_that_takes_its_backbone(name: str) -> None:
     backbone = settings_of(name).pretrain.backbone
     kind = "vit" if "vit" in backbone else "resnet"

@@ -44,7 +44,8 @@ def forget() -> Any:
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in methods.names()]
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in methods.names()],
 )
 def test_a_traced_step_is_the_same_and_is_traced_once(name: str) -> None:
     plain, _ = losses_and_gradients(small_method(name).train(), name)
