@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from sslpipe.data.batch import Batch
 from sslpipe.data.buffers import Buffers
-from sslpipe.views import drawing, geometry
-from sslpipe.views import masks as patch_masks
+from sslpipe.views import drawing, geometry, masks
 from sslpipe.views.recipe import Recipe, ViewSpec
 from sslpipe.views.render.choice import choose
 from sslpipe.views.table import Table
@@ -28,7 +28,7 @@ class ViewEngine:
         recipe: what to make.
         seed: of the run.
         device: where the views are made and stay.
-        renderer: "auto" or a name; see `renderers.choose`.
+        renderer: "auto" or a name; see `render.choice.choose`.
         dtype: of the pixels: float32, bfloat16 or float16. Rounded to the nearest from float32.
         memory_format: of the pixels: `torch.contiguous_format` or `torch.channels_last`.
 
@@ -67,17 +67,18 @@ class ViewEngine:
             batch: canvases, on any device.
             epoch: counted from 0; another epoch has other views.
         """
-        index, size = batch.index.cpu().numpy(), batch.size.cpu().numpy()
         pixels = batch.pixels.to(self.device, non_blocking=True)
-        place = batch.index.to(self.device, non_blocking=True)
+        index = batch.index.to(self.device, non_blocking=True)
+        place, size = batch.index.cpu().numpy(), batch.size.cpu().numpy()
         views: list[View] = []
         for side, group in groupby(self.recipe.views, lambda spec: spec.size):
             specs = list(group)
-            rows = len(index) * sum(spec.count for spec in specs)
-            buffer = self._buffer((rows, 3, side, side))
+            buffer = self._buffer((len(batch) * sum(spec.count for spec in specs), 3, side, side))
             for spec in specs:
-                out, buffer = buffer.tensor_split([len(index) * spec.count])
-                views.extend(self._views(spec, pixels, place, index, size, epoch, out))
+                out, buffer = buffer.tensor_split([len(batch) * spec.count])
+                table = self._table(spec, place, size, epoch)
+                self.render(pixels, table, spec, out)
+                views.extend(self._views(spec, table, out, index, self._masks(spec, place, epoch)))
         return views
 
     def ahead(self, batches: Iterable[Batch], epoch: int) -> Iterator[tuple[Batch, list[View]]]:
@@ -106,63 +107,51 @@ class ViewEngine:
         table, n = self._table(spec, index, size, epoch), len(index)
         return [table[k * n : (k + 1) * n] for k in range(spec.count)]
 
-    def _table(self, spec: ViewSpec, index: NDArray[np.int64], size: NDArray[np.int32], epoch: int) -> Table:
+    def _named(self, spec: ViewSpec, place: NDArray[np.int64], epoch: int) -> dict[str, Any]:
+        """What names the random numbers of all views of a spec, the first view's rows first."""
+        numbers = np.array(self._numbers[spec.name])
+        view, index = np.repeat(numbers, len(place)), np.tile(place, spec.count)
+        return {"seed": self.seed, "epoch": epoch, "index": index, "view": view}
+
+    def _table(self, spec: ViewSpec, place: NDArray[np.int64], size: NDArray[np.int32], epoch: int) -> Table:
         """The parameters of all views of a spec, the first view's rows first."""
-        n, numbers = len(index), self._numbers[spec.name]
-        table = drawing.draw(
-            spec,
-            seed=self.seed,
-            epoch=epoch,
-            index=np.tile(index, spec.count),
-            view=np.repeat(np.array(numbers), n),
-            size=np.tile(size, (spec.count, 1)),
-        )
-        return replace(table, source=np.tile(np.arange(n), spec.count))
+        table = drawing.draw(spec, **self._named(spec, place, epoch), size=np.tile(size, (spec.count, 1)))
+        return replace(table, source=np.tile(np.arange(len(place)), spec.count))
+
+    def _masks(self, spec: ViewSpec, place: NDArray[np.int64], epoch: int) -> NDArray[np.bool_] | None:
+        """The masks of all views of a spec, the first view's rows first."""
+        if spec.mask is None:
+            return None
+        return masks.draw(spec.mask, view_size=spec.size, **self._named(spec, place, epoch))
 
     def _views(
-        self,
-        spec: ViewSpec,
-        pixels: torch.Tensor,
-        place: torch.Tensor,
-        index: NDArray[np.int64],
-        size: NDArray[np.int32],
-        epoch: int,
-        out: torch.Tensor,
-    ) -> list[View]:
-        n, table = len(index), self._table(spec, index, size, epoch)
-        self.render(pixels, table, spec, out)
+        self, spec: ViewSpec, table: Table, pixels: Tensor, index: Tensor, mask: NDArray[np.bool_] | None
+    ) -> Iterator[View]:
+        """The views of a spec from the rows of all of them; the `index` is that of one."""
         maps = self._upload(geometry.to_canvas(table, spec.size).astype(np.float32))
-        masks = [self._mask(spec, index, number, epoch) for number in self._numbers[spec.name]]
-        return [
-            View(
-                pixels=out[k * n : (k + 1) * n],
-                index=place,
-                masks=None if mask is None else self._upload(mask),
-                to_canvas=maps[k * n : (k + 1) * n],
+        uploaded = None if mask is None else self._upload(mask)
+        for k in range(spec.count):
+            rows = slice(k * len(index), (k + 1) * len(index))
+            yield View(
+                pixels=pixels[rows],
+                index=index,
+                masks=None if uploaded is None else uploaded[rows],
+                to_canvas=maps[rows],
                 mean=spec.mean,
                 std=spec.std,
                 name=spec.name,
-                table=table[k * n : (k + 1) * n],
-                hidden=None if mask is None or mask.ndim != 2 else int(mask.sum(axis=1).max(initial=0)),
+                table=table[rows],
+                hidden=int(mask[rows].sum(axis=1).max(initial=0))
+                if mask is not None and mask.ndim == 2
+                else None,
             )
-            for k, mask in enumerate(masks)
-        ]
 
-    def _mask(
-        self, spec: ViewSpec, index: NDArray[np.int64], number: int, epoch: int
-    ) -> NDArray[np.bool_] | None:
-        if spec.mask is None:
-            return None
-        return patch_masks.draw(
-            spec.mask, view_size=spec.size, seed=self.seed, epoch=epoch, index=index, view=number
-        )
-
-    def _buffer(self, shape: tuple[int, int, int, int]) -> torch.Tensor:
+    def _buffer(self, shape: tuple[int, int, int, int]) -> Tensor:
         if self.device.type == "cpu":
             return self._buffers.take(shape, self.dtype, self.memory_format)
         return torch.empty(shape, dtype=self.dtype, device=self.device, memory_format=self.memory_format)
 
-    def _upload(self, array: NDArray[Any]) -> torch.Tensor:
+    def _upload(self, array: NDArray[Any]) -> Tensor:
         tensor = torch.from_numpy(array)
         if self.device.type == "cuda":
             tensor = tensor.pin_memory()  # else the copy would wait for the work before it

@@ -16,23 +16,17 @@ from sslpipe.views.values import Colour
 
 
 def centre(
-    batch: Batch,
-    *,
-    size: int,
-    crop: float = 1.0,
+    batch: Batch, *, size: int, mean: Colour, std: Colour, crop: float = 1.0,
     interpolation: Literal["bilinear", "bicubic"] = "bilinear",
-    mean: Colour,
-    std: Colour,
-) -> torch.Tensor:
+) -> torch.Tensor:  # fmt: skip
     """The central square of each image, resized with antialiasing and normalised.
 
     Args:
         batch: canvases; their padding is never seen.
         size: side of the result in pixels.
-        crop: side of the square as a share of the image's shorter side (.875 is ImageNet's 224 of 256).
+        mean, std: of the normalisation.
+        crop: side of the square as a fraction of the image's shorter side (.875 is ImageNet's 224 of 256).
         interpolation: "bilinear" or "bicubic".
-        mean: of the normalisation.
-        std: of the normalisation.
 
     Returns:
         float32 [N, 3, size, size] on the batch's device.
@@ -44,11 +38,11 @@ def centre(
 
 
 def central_box(limit: NDArray[np.int32], crop: float) -> NDArray[np.int32]:
-    """Top, left, height and width, [N, 4], of the square that evaluation sees.
+    """Top, left, height and width, [N, 4], of the square that evaluation sees; see `centre`.
 
     Args:
         limit: [N, 2], true height and width of each image.
-        crop: side of the square as a share of the shorter side.
+        crop: side of the square as a fraction of the shorter side.
     """
     if not 0 < crop <= 1:
         raise ValueError(f"crop must be above 0 and at most 1, not {crop}")

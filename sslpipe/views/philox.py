@@ -37,23 +37,16 @@ def philox(counter: NDArray[np.uint64], key: tuple[int, int]) -> NDArray[np.uint
 
 
 def words(
-    index: NDArray[np.int64],
-    *,
-    seed: int,
-    epoch: int,
-    view: int | NDArray[np.int64],
-    first: int,
-    count: int,
+    index: NDArray[np.int64], *, seed: int, epoch: int, view: int | NDArray[np.int64], first: int, count: int
 ) -> NDArray[np.uint64]:
     """Random words that belong to (seed, epoch, sample, view) and nothing else.
 
     Args:
         index: [N] places of the samples in the split.
-        seed: below 2⁶⁴.
-        epoch: below 2³².
+        seed: of the run, below 2⁶⁴.
+        epoch: counted from 0, below 2³².
         view: number of the view in its recipe, below 2¹²; or [N], one for each sample.
-        first: first block of four words, and
-        count: how many blocks; blocks are below 2²⁰.
+        first, count: the first block of four words, and how many; blocks are below 2²⁰.
 
     Returns:
         [N, 4 · count] words below 2³², in uint64.

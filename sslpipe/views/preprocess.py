@@ -25,8 +25,8 @@ class Preprocess(Config):
 
     Attributes:
         size: side of the input, pixels.
-        crop: side of the central square that is kept, as a share of the image's shorter side.
-        interpolation: of the resize, antialiased: "bilinear" or "bicubic".
+        crop: side of the central square that is kept, as a fraction of the image's shorter side.
+        interpolation: of the resize, antialiased.
         mean: subtracted from each channel, in [0, 1].
         std: each channel is divided by it.
     """
@@ -62,8 +62,8 @@ class Preprocess(Config):
 def _as_list(images: Picture | Sequence[Picture]) -> list[Picture]:
     if isinstance(images, Image.Image):
         return [images]
-    if isinstance(images, np.ndarray | Tensor):
-        return list(images) if images.ndim == 4 else [images]
+    if isinstance(images, np.ndarray | Tensor) and images.ndim != 4:
+        return [images]
     return list(images)
 
 
@@ -71,7 +71,7 @@ def _as_pixels(image: Picture) -> Tensor:
     """One image as uint8 [H, W, 3]."""
     if isinstance(image, Image.Image):
         try:
-            return _as_pixels(np.array(normalise(image)))
+            image = np.array(normalise(image))
         except BadImage as error:
             raise UserError(f"preprocess cannot read this image: {error.reason}") from error
     pixels = torch.as_tensor(image)
@@ -83,9 +83,8 @@ def _as_pixels(image: Picture) -> Tensor:
     if pixels.ndim == 3 and pixels.shape[2] not in (1, 3):
         pixels = pixels.permute(1, 2, 0)
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or 0 in pixels.shape:
-        raise UserError(
-            f"preprocess takes images of 1 or 3 channels, not pixels of shape {list(image.shape)}"
-        )
+        shape = list(image.shape)
+        raise UserError(f"preprocess takes images of 1 or 3 channels, not pixels of shape {shape}")
     return pixels.expand(-1, -1, 3)
 
 

@@ -21,8 +21,7 @@ class View:
             multi-block masks: first what the context does not show, then each of the T targets.
         to_canvas: float32 [N, 2, 3]: pixel (x, y) of the view lies at `to_canvas @ (x, y, 1)` on its canvas.
             Whole numbers are centres of pixels on both sides, x to the right and y down.
-        mean: of the normalisation.
-        std: of the normalisation.
+        mean, std: of the normalisation.
         name: of the ViewSpec.
         table: what was drawn: crop box, flips, turns, colours; N rows on the host.
         hidden: the most patches that `masks` [N, P] hide of any image: known to the host, which need not wait for the
