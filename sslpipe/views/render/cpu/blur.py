@@ -70,8 +70,7 @@ def blur_across(
             for d in range(1, reach + 1):
                 line[reach - d] = source[end - abs(end - d)]
                 line[reach + end + d] = source[abs(end - d)]
-            to = (top + reach + row) * pitch
-            _smooth_row(y, to, line, reach, 1, pitch, weights, reach)
+            _smooth_row(y, (top + reach + row) * pitch, line, reach, 1, pitch, weights, reach)
         for d in range(1, reach + 1):
             _copy(y, top + reach + end - abs(end - d), top + reach - d, pitch)
             _copy(y, top + reach + abs(end - d), top + reach + end + d, pitch)

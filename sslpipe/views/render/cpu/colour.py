@@ -154,7 +154,7 @@ def apply(kind: int, r: np.ndarray, g: np.ndarray, b: np.ndarray, factor: np.flo
 
 
 @pixels
-def colour_whole(x: np.ndarray, count: int, ops: np.ndarray, factors: np.ndarray, n: int) -> None:
+def apply_to_whole(x: np.ndarray, count: int, ops: np.ndarray, factors: np.ndarray, n: int) -> None:
     """Operations before the crop: on a whole planar picture of `count` pixels."""
     r, g, b = x[:count], x[count : 2 * count], x[2 * count : 3 * count]
     for k in range(n):

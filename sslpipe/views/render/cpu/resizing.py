@@ -26,8 +26,6 @@ class Settings(NamedTuple):
         fill: grey level outside the image.
         mean: of the normalisation.
         inverse: 1 / std of the normalisation.
-        slots: the most rows that an output row is made of.
-        reaches: the most inputs that a block of outputs reads.
     """
 
     steps: np.ndarray
@@ -38,8 +36,6 @@ class Settings(NamedTuple):
     fill: np.float32
     mean: np.ndarray
     inverse: np.ndarray
-    slots: int
-    reaches: int
 
 
 class Scratch(NamedTuple):
@@ -50,24 +46,24 @@ class Scratch(NamedTuple):
         y: [3 · (size + 2 · half) · pitch] the view on its way through the blur.
         ring: [slots · 3 · pitch] rows that are resized across, each in its slot.
         bands: weights of the resize across, for blocks of outputs.
-        starts: [blocks, 3] where each block begins to read, how much it reads, and where its weights are.
         row: a row of the crop.
         line: weights of an output row, or a row that is blurred.
         weights: of the blur.
         image: the whole image, where colour comes before the crop.
         turned: the turned crop, likewise.
+        starts: [blocks, 3] where each block begins to read, how much it reads, and where its weights are.
     """
 
     x: np.ndarray
     y: np.ndarray
     ring: np.ndarray
     bands: np.ndarray
-    starts: np.ndarray
     row: np.ndarray
     line: np.ndarray
     weights: np.ndarray
     image: np.ndarray
     turned: np.ndarray
+    starts: np.ndarray
 
 
 class Crop(NamedTuple):
@@ -103,16 +99,9 @@ class Crop(NamedTuple):
 
 @pixels
 def _mix(
-    ring: np.ndarray,
-    slots: int,
-    first: int,
-    count: int,
-    weights: np.ndarray,
-    pitch: int,
-    out: np.ndarray,
-    to: int,
-    plane: int,
-) -> None:
+    ring: np.ndarray, slots: int, first: int, count: int, weights: np.ndarray, pitch: int, out: np.ndarray,
+    to: int, plane: int,
+) -> None:  # fmt: skip
     """One output row of three channels from the ring of rows that are resized across."""
     slot, step = first % slots, 3 * pitch
     wide = pitch // (4 * LANES) * (4 * LANES)
@@ -128,10 +117,9 @@ def bring_near(canvas: np.ndarray, height: int, width: int, box: np.ndarray) -> 
     """Ask for the pixels that a turned crop may need: its reads go across rows, which no processor foresees."""
     data, pitch = canvas.reshape(-1), 3 * canvas.shape[1]
     reach = (box[2] + box[3]) // 8
+    left, right = max(box[1] - reach, 0), min(box[1] + box[3] + reach, width)
     for y in range(max(box[0] - reach, 0), min(box[0] + box[2] + reach, height)):
-        for at in range(
-            y * pitch + 3 * max(box[1] - reach, 0), y * pitch + 3 * min(box[1] + box[3] + reach, width), 64
-        ):
+        for at in range(y * pitch + 3 * left, y * pitch + 3 * right, 64):
             prefetch(data, at)
 
 
@@ -139,22 +127,24 @@ def bring_near(canvas: np.ndarray, height: int, width: int, box: np.ndarray) -> 
 def resize(
     crop: Crop, settings: Settings, scratch: Scratch, size: int, pitch: int, ready: int, first: int, end: int
 ) -> int:
-    """Output rows `first` to `end` of a crop, into scratch.x.
-
-    Returns how many rows of the crop are resized across by then.
+    """Output rows `first` to `end` of a crop, into scratch.x; the bands and starts of the scratch are made.
 
     Args:
         crop: what is resized.
         settings: of the spec.
-        scratch: its ring holds the crop's rows that are resized across; its bands and starts are made.
+        scratch: its ring holds the crop's rows that are resized across.
         size: of the view.
         pitch: numbers a row of the view.
         ready: rows of the crop that are resized across.
-        first: output row.
-        end: output row.
+        first, end: output rows.
+
+    Returns:
+        The rows of the crop that are resized across by then.
     """
-    data, slots, starts, bands = crop.canvas.reshape(-1), settings.slots, scratch.starts, scratch.bands
-    row, ring, height, width = scratch.row, scratch.ring, crop.box[2], crop.box[3]
+    data, starts, bands, row, ring = (
+        crop.canvas.reshape(-1), scratch.starts, scratch.bands, scratch.row, scratch.ring
+    )  # fmt: skip
+    height, width, slots = crop.box[2], crop.box[3], ring.size // (3 * pitch)
     for output in range(first, end):
         low, count = taps(output, height, size, settings.cubic, scratch.line)
         while ready < low + count:
@@ -173,17 +163,8 @@ def resize(
                 for block in range(starts.shape[0]):
                     begin, reach, band = starts[block]
                     weigh(
-                        ring,
-                        slot + block * LANES,
-                        pitch,
-                        bands,
-                        band,
-                        crop.picture,
-                        at + begin,
-                        crop.plane,
-                        1,
-                        reach,
-                    )
+                        ring, slot + block * LANES, pitch, bands, band, crop.picture, at + begin, crop.plane, 1, reach
+                    )  # fmt: skip
             ready += 1
         _mix(ring, slots, low, count, scratch.line, pitch, scratch.x, output * pitch, size * pitch)
     return ready

@@ -9,54 +9,28 @@ from sslpipe.views.render.cpu.vectors import wide
 
 
 @pixels
-def write(
-    x: np.ndarray,
-    out: np.ndarray,
-    size: int,
-    pitch: int,
-    first: int,
-    end: int,
-    vflip: bool,
-    mean: np.ndarray,
-    inverse: np.ndarray,
-) -> None:
-    """Normalise rows into out [3, S, S], upside down where the view drew it."""
+def _normalise(source: np.ndarray, target: np.ndarray, mean: np.float32, inverse: np.float32) -> None:
     wide()
-    for c in range(3):
-        m, s = mean[c], inverse[c]
-        for row in range(first, end):
-            source = x[(c * size + row) * pitch :][:size]
-            target = out[c, size - 1 - row if vflip else row]
-            for i in range(size):
-                target[i] = (source[i] - m) * s
+    for i in range(source.size):
+        target[i] = (source[i] - mean) * inverse
 
 
 @pixels
-def write_turned(
-    x: np.ndarray,
-    out: np.ndarray,
-    size: int,
-    pitch: int,
-    first: int,
-    end: int,
-    vflip: bool,
-    turns: int,
-    mean: np.ndarray,
-    inverse: np.ndarray,
-) -> None:
-    """As `write`, then turned counter-clockwise by one to three quarters."""
+def write(
+    x: np.ndarray, out: np.ndarray, size: int, pitch: int, first: int, end: int, vflip: bool, turns: int,
+    mean: np.ndarray, inverse: np.ndarray,
+) -> None:  # fmt: skip
+    """Normalise rows into out [3, S, S], upside down where `vflip`, then turned by quarters counter-clockwise."""
     last = size - 1
     for c in range(3):
-        m, s = mean[c], inverse[c]
         for row in range(first, end):
             source = x[(c * size + row) * pitch :][:size]
             y = last - row if vflip else row
-            if turns == 1:
-                for i in range(size):
-                    out[c, last - i, y] = (source[i] - m) * s
+            if turns == 0:
+                _normalise(source, out[c, y], mean[c], inverse[c])
+            elif turns == 1:
+                _normalise(source, out[c, ::-1, y], mean[c], inverse[c])
             elif turns == 2:
-                for i in range(size):
-                    out[c, last - y, last - i] = (source[i] - m) * s
+                _normalise(source, out[c, last - y, ::-1], mean[c], inverse[c])
             else:
-                for i in range(size):
-                    out[c, i, last - y] = (source[i] - m) * s
+                _normalise(source, out[c, :, last - y], mean[c], inverse[c])
