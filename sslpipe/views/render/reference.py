@@ -263,11 +263,7 @@ def _grey(x: Tensor, area: Tensor | None, table: Table, spec: ViewSpec) -> None:
 
 
 def _blur(x: Tensor, area: Tensor | None, table: Table, spec: ViewSpec) -> None:
-    _change(
-        x,
-        table.sigma > 0,
-        lambda part, rows: blur(part, _tensor(table.sigma[rows], part), spec.kernel),
-    )
+    _change(x, table.sigma > 0, lambda part, rows: blur(part, _tensor(table.sigma[rows], part), spec.kernel))
 
 
 def _solarize(x: Tensor, area: Tensor | None, table: Table, spec: ViewSpec) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from sslpipe.core.numba import pixels
 from sslpipe.views.render.cpu.source import rotate_row, unit
 from sslpipe.views.render.cpu.taps import taps
-from sslpipe.views.render.cpu.vectors import LANES, blend, blend_4, prefetch, weigh
+from sslpipe.views.render.cpu.vectors import LANES, blend, blend_4, weigh
 
 BYTES, PICTURE, TURNED = range(3)  # where a crop's rows come from
 
@@ -110,17 +110,6 @@ def _mix(
             blend_4(out, to + c * plane + i, ring, c * pitch + i, slot, slots, step, weights, count)
         for i in range(wide, pitch, LANES):
             blend(out, to + c * plane + i, ring, c * pitch + i, slot, slots, step, weights, count)
-
-
-@pixels
-def bring_near(canvas: np.ndarray, height: int, width: int, box: np.ndarray) -> None:
-    """Ask for the pixels that a turned crop may need: its reads go across rows, which no processor foresees."""
-    data, pitch = canvas.reshape(-1), 3 * canvas.shape[1]
-    reach = (box[2] + box[3]) // 8
-    left, right = max(box[1] - reach, 0), min(box[1] + box[3] + reach, width)
-    for y in range(max(box[0] - reach, 0), min(box[0] + box[2] + reach, height)):
-        for at in range(y * pitch + 3 * left, y * pitch + 3 * right, 64):
-            prefetch(data, at)
 
 
 @pixels

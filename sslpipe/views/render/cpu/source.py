@@ -8,7 +8,7 @@ import numpy as np
 
 from sslpipe.core.numba import pixels
 from sslpipe.views.render.cpu.turning import turn, turn_edge
-from sslpipe.views.render.cpu.vectors import LANES, wide
+from sslpipe.views.render.cpu.vectors import LANES, prefetch, wide
 
 _UNIT = np.float32(1 / 255)
 _ONE, _ZERO = np.float32(1), np.float32(0)
@@ -24,14 +24,9 @@ def unit(data: np.ndarray, row: np.ndarray) -> None:
 
 @pixels
 def rotate(
-    source: np.ndarray,
-    height: int,
-    width: int,
-    box: np.ndarray,
-    angle: np.float32,
-    fill: np.float32,
+    source: np.ndarray, height: int, width: int, box: np.ndarray, angle: np.float32, fill: np.float32,
     out: np.ndarray,
-) -> None:
+) -> None:  # fmt: skip
     """The crop `box` of a planar picture, rotated about the box's centre: [3 · height · width] → [3 · h · w]."""
     top, left, h, w = box[0], box[1], box[2], box[3]
     radians = math.radians(np.float64(angle))
@@ -46,20 +41,31 @@ def rotate(
             y = (sin * dx + cos * dy + middle_y) - np.float32(0.5)
             x0, y0 = int(np.floor(x)), int(np.floor(y))
             fx, fy = x - np.float32(x0), y - np.float32(y0)
-            share = red = green = blue = _ZERO
+            inside = red = green = blue = _ZERO
             for corner in range(4):
                 xc, yc = x0 + (corner & 1), y0 + (corner >> 1)
                 if 0 <= xc < width and 0 <= yc < height:
                     weight = (fx if corner & 1 else _ONE - fx) * (fy if corner >> 1 else _ONE - fy)
                     at = yc * width + xc
-                    share += weight
+                    inside += weight
                     red += weight * source[at]
                     green += weight * source[height * width + at]
                     blue += weight * source[2 * height * width + at]
             at = i * w + j
-            out[at] = (red - fill) * share + fill
-            out[h * w + at] = (green - fill) * share + fill
-            out[2 * h * w + at] = (blue - fill) * share + fill
+            out[at] = (red - fill) * inside + fill
+            out[h * w + at] = (green - fill) * inside + fill
+            out[2 * h * w + at] = (blue - fill) * inside + fill
+
+
+@pixels
+def bring_near(canvas: np.ndarray, height: int, width: int, box: np.ndarray) -> None:
+    """Ask for the pixels that a turned crop may need: its reads go across rows, which no processor foresees."""
+    data, pitch = canvas.reshape(-1), 3 * canvas.shape[1]
+    reach = (box[2] + box[3]) // 8
+    left, right = max(box[1] - reach, 0), min(box[1] + box[3] + reach, width)
+    for y in range(max(box[0] - reach, 0), min(box[0] + box[2] + reach, height)):
+        for at in range(y * pitch + 3 * left, y * pitch + 3 * right, 64):
+            prefetch(data, at)
 
 
 @pixels
@@ -75,17 +81,9 @@ def _between(start: np.float32, slope: np.float32, last: np.float32, j: int) -> 
 
 @pixels
 def rotate_row(
-    canvas: np.ndarray,
-    height: int,
-    width: int,
-    box: np.ndarray,
-    cos: np.float32,
-    sin: np.float32,
-    fill: np.float32,
-    i: int,
-    row: np.ndarray,
-    plane: int,
-) -> None:
+    canvas: np.ndarray, height: int, width: int, box: np.ndarray, cos: np.float32, sin: np.float32, fill: np.float32,
+    i: int, row: np.ndarray, plane: int,
+) -> None:  # fmt: skip
     """Row `i` of what `rotate` gives, straight from a canvas whose image has two pixels or more each way.
 
     Channel c is written from c · `plane` on, and up to LANES - 1 numbers beyond the row's end.
