@@ -115,16 +115,7 @@ def emit(
         place: of each pixel in the view, row by row.
         inside: which of them are pixels of the view.
         view: number of the view.
-        tile: number of the block among the view's blocks.
-        out: [N, 3, S, S], views out_stride apart.
-        out_stride: in elements.
-        scratch: float32 [N, 3, S, S].
-        sums: float32 [N, PARTS], the luma of each block.
-        mean: of the normalisation.
-        inverse: 1 / std of the normalisation.
-        SIZE: S.
-        PARTS: blocks a view.
-        LAST: whether the channels are the last axis in memory.
+        tile: number of the block among the view's PARTS blocks.
     """
     goal = code >> GOAL
     if goal == TO_OUT:

@@ -129,13 +129,9 @@ def _turn(table: Table) -> NDArray[np.int64]:
 
 
 def _codes(table: Table, spec: ViewSpec, order: tuple[str, ...], whole: bool) -> Words:
-    """[N, 3] what is done to each row at first, after contrast and after the blur.
+    """[N, 3] what is done to each row at first, after contrast and after the blur, of the steps in `order`.
 
-    Args:
-        table: N rows.
-        spec: what it was drawn for.
-        order: operations.
-        whole: contrast need not wait for the mean.
+    `whole`: contrast need not wait for the mean.
     """
     n = len(table)
     codes = np.zeros((n, 3), dtype=np.int32)
