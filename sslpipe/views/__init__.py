@@ -13,7 +13,7 @@ _OWNERS = {
     "View": "view",
     "ViewEngine": "engine",
     "ViewSpec": "recipe",
-    "centre": "evaluation",
+    "centre": "preprocess",
     "matches": "geometry",
     "resolve": "recipe",
 }

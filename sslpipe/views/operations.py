@@ -123,11 +123,6 @@ class Operation:
         return self.chance(spec) > 0 if strength.used is None else strength.used(spec)
 
 
-def _flag(name: str, word: int, chance: Callable[[ViewSpec], float]) -> tuple[Column]:
-    """The column of an operation that is done or not."""
-    return (Column(name, "?", word, chance=chance),)
-
-
 def _percent(fraction: float) -> str:
     return f"{100 * fraction:.0f}\u202f%"
 
@@ -137,6 +132,16 @@ def _often(word: str, chance: float) -> str:
     if chance == 0:
         return ""
     return word if chance >= 1 else f"{word} {_percent(chance)}"
+
+
+def _switch(name: str, word: int, said: str, strength: str, **place: bool) -> Operation:
+    """An operation that is done or not, with the probability that its setting says."""
+
+    def chance(spec: ViewSpec) -> float:
+        return float(getattr(spec, name))
+
+    columns, strengths = (Column(name, "?", word, chance=chance),), (Strength(name, strength),)
+    return Operation(name, columns, lambda spec: _often(said, chance(spec)), strengths, **place)
 
 
 def _sign(u: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -229,20 +234,8 @@ OPERATIONS: tuple[Operation, ...] = (
         words=lambda spec: f"crop of {100 * spec.scale[0]:.0f}\u2013{_percent(spec.scale[1])} of the area",
         strengths=(Strength("crop", "half the area, anywhere", used=lambda spec: spec.scale[0] < 1),),
     ),
-    Operation(
-        "hflip",
-        in_crop=True,
-        columns=_flag("hflip", _FLIPS, lambda spec: spec.hflip),
-        words=lambda spec: _often("mirrored", spec.hflip),
-        strengths=(Strength("hflip", "mirrored"),),
-    ),
-    Operation(
-        "vflip",
-        in_crop=True,
-        columns=_flag("vflip", _FLIPS + 1, lambda spec: spec.vflip),
-        words=lambda spec: _often("upside down", spec.vflip),
-        strengths=(Strength("vflip", "upside down"),),
-    ),
+    _switch("hflip", _FLIPS, "mirrored", "mirrored", in_crop=True),
+    _switch("vflip", _FLIPS + 1, "upside down", "upside down", in_crop=True),
     Operation(
         "rotation",
         in_crop=True,
@@ -278,20 +271,14 @@ OPERATIONS: tuple[Operation, ...] = (
         "jitter",
         early=True,
         columns=(
-            *_flag("jitter", _COLOUR, lambda spec: (spec.jitter or _NO_JITTER).probability),
+            Column("jitter", "?", _COLOUR, chance=lambda spec: (spec.jitter or _NO_JITTER).probability),
             *(_factor(place, name) for place, name in enumerate(ADJUSTMENTS)),
             Column("order", "u1", _COLOUR + 5, lambda spec: (0, len(_ORDERS)), choices=_ORDERS),
         ),
         words=_jitter_words,
         strengths=tuple(_jitter_strength(name) for name in ADJUSTMENTS),
     ),
-    Operation(
-        "grey",
-        early=True,
-        columns=_flag("grey", _COLOUR + 6, lambda spec: spec.grey),
-        words=lambda spec: _often("grey", spec.grey),
-        strengths=(Strength("grey", "without colour"),),
-    ),
+    _switch("grey", _COLOUR + 6, "grey", "without colour", early=True),
     Operation(
         "blur",
         columns=(
@@ -308,12 +295,7 @@ OPERATIONS: tuple[Operation, ...] = (
             ),
         ),
     ),
-    Operation(
-        "solarize",
-        columns=_flag("solarize", _COLOUR + 9, lambda spec: spec.solarize),
-        words=lambda spec: _often("solarized", spec.solarize),
-        strengths=(Strength("solarize", "values from 0.5 up inverted"),),
-    ),
+    _switch("solarize", _COLOUR + 9, "solarized", "values from 0.5 up inverted"),
 )  # fmt: skip
 
 COLUMNS = tuple(column for operation in OPERATIONS for column in operation.columns)

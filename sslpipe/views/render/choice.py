@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Callable
 from importlib import metadata
-from typing import Protocol
 
 import torch
 
 from sslpipe.console.errors import UserError
 from sslpipe.console.spelling import nearest
-from sslpipe.views.operations import ViewSpec
-from sslpipe.views.table import Table
 
 NAMES = ("reference", "cpu", "triton")
 _NEEDS = {"cpu": ("cpu", "numba"), "triton": ("cuda", "triton")}  # the kind of device, and the package
 
 
-class Renderer(Protocol):
-    """Makes pixels of parameters: `reference.render` defines what they are."""
-
-    def __call__(
-        self, pixels: torch.Tensor, table: Table, spec: ViewSpec, out: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """(canvases uint8 [M, R, R, 3], table of N rows, spec) → [N, 3, S, S], normalised, in `out` if given."""
-        ...
+#: (canvases, table, spec, where to write) → views; `reference.render` defines what they are.
+Renderer = Callable[..., torch.Tensor]
 
 
 def choose(name: str, device: torch.device) -> tuple[str, Renderer]:

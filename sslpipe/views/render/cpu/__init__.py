@@ -34,17 +34,7 @@ _pool: tuple[int, int, ThreadPoolExecutor] | None = None
 
 
 def render(pixels: Tensor, table: Table, spec: ViewSpec, out: Tensor | None = None) -> Tensor:
-    """Render one view for each row of a table; as `reference.render`, to within 5e-6 before normalising.
-
-    Args:
-        pixels: uint8 [M, R, R, 3] canvases on the CPU.
-        table: N rows; `source` says which canvas.
-        spec: what the table was drawn for.
-        out: where to write, [N, 3, S, S] of any floating type and memory format.
-
-    Returns:
-        `out`, or a new float32 tensor.
-    """
+    """Render one view for each row of a table; as `reference.render`, to within 5e-6 before normalising."""
     if out is None:
         out = torch.empty(len(table), 3, spec.size, spec.size)
     if out.dtype == torch.float32 and out.is_contiguous():

@@ -36,11 +36,6 @@ _FUSED = {"enable_fp_fusion": True, "num_stages": 1}
 _ROUNDED = {"enable_fp_fusion": False, "num_stages": 1}
 
 
-def available(device: torch.device) -> bool:
-    """Whether the kernels run on a device: on a GPU, or anywhere if Triton's interpreter was on at their import."""
-    return device.type == "cuda" or type(resize.resize).__name__ == "InterpretedFunction"
-
-
 @torch.no_grad()
 def render(pixels: Tensor, table: Table, spec: ViewSpec, out: Tensor | None = None) -> Tensor:
     """As `reference.render`.
@@ -76,14 +71,11 @@ def _writable(out: Tensor, pixels: Tensor) -> bool:
     )
 
 
-# ------------------------------------------------------------------------------------------- what is launched
-
-
 @dataclass(frozen=True, eq=False)
 class _Part:
     """Rows that are rendered together: `words` int32 [N, WORDS], on the device, and how many are in each list.
 
-    The `need` is that of all rows of the table.
+    The `need` is that of all rows of the table; pixels, spec and out are as in `reference.render`.
     """
 
     pixels: Tensor
@@ -130,13 +122,8 @@ class _Part:
 
     def _kind(self) -> dict[str, Any]:
         """How blocks of a view are written."""
-        side, last = self._side, not self.out[0].is_contiguous()
-        return _FUSED | {
-            "SIZE": self.spec.size,
-            "TILE": side,
-            "LAST": last,
-            "num_warps": max(1, side**2 // 256),
-        }
+        kind = {"SIZE": self.spec.size, "TILE": self._side, "LAST": not self.out[0].is_contiguous()}
+        return _FUSED | kind | {"num_warps": max(1, self._side**2 // 256)}
 
     def _begin(self) -> Tensor:
         """[N, 3, plane]: whole images as floats, with the operations that come before the crop."""
