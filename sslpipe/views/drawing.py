@@ -66,8 +66,9 @@ def draw(
 
         index, numbers = np.ascontiguousarray(index, np.int64), np.full(n, view, dtype=np.int64)
         box, values = np.empty((n, 4), dtype=np.int32), np.empty((len(COLUMNS), n))
-        drawing.draw_boxes(index, numbers, np.uint64(seed), epoch, philox.CROP, size, crop, box)
-        drawing.draw_columns(index, numbers, np.uint64(seed), epoch, _BLOCKS, _PLACES, columns, values)
+        drawing.draw(
+            index, numbers, np.uint64(seed), epoch, size, philox.CROP, crop, _BLOCKS, _PLACES, columns, box, values
+        )  # fmt: skip
     else:
 
         def words(first: int, count: int) -> NDArray[np.uint64]:

@@ -69,16 +69,16 @@ class ViewEngine:
         """
         pixels = batch.pixels.to(self.device, non_blocking=True)
         index = batch.index.to(self.device, non_blocking=True)
-        place, size = batch.index.cpu().numpy(), batch.size.cpu().numpy()
+        indices, size = batch.index.cpu().numpy(), batch.size.cpu().numpy()
         views: list[View] = []
         for side, group in groupby(self.recipe.views, lambda spec: spec.size):
             specs = list(group)
             buffer = self._buffer((len(batch) * sum(spec.count for spec in specs), 3, side, side))
             for spec in specs:
                 out, buffer = buffer.tensor_split([len(batch) * spec.count])
-                table = self._table(spec, place, size, epoch)
+                table = self._table(spec, indices, size, epoch)
                 self.render(pixels, table, spec, out)
-                views.extend(self._views(spec, table, out, index, self._masks(spec, place, epoch)))
+                views.extend(self._views(spec, table, out, index, self._masks(spec, indices, epoch)))
         return views
 
     def ahead(self, batches: Iterable[Batch], epoch: int) -> Iterator[tuple[Batch, list[View]]]:
@@ -107,22 +107,24 @@ class ViewEngine:
         table, n = self._table(spec, index, size, epoch), len(index)
         return [table[k * n : (k + 1) * n] for k in range(spec.count)]
 
-    def _named(self, spec: ViewSpec, place: NDArray[np.int64], epoch: int) -> dict[str, Any]:
+    def _named(self, spec: ViewSpec, indices: NDArray[np.int64], epoch: int) -> dict[str, Any]:
         """What names the random numbers of all views of a spec, the first view's rows first."""
         numbers = np.array(self._numbers[spec.name])
-        view, index = np.repeat(numbers, len(place)), np.tile(place, spec.count)
+        view, index = np.repeat(numbers, len(indices)), np.tile(indices, spec.count)
         return {"seed": self.seed, "epoch": epoch, "index": index, "view": view}
 
-    def _table(self, spec: ViewSpec, place: NDArray[np.int64], size: NDArray[np.int32], epoch: int) -> Table:
+    def _table(
+        self, spec: ViewSpec, indices: NDArray[np.int64], size: NDArray[np.int32], epoch: int
+    ) -> Table:
         """The parameters of all views of a spec, the first view's rows first."""
-        table = drawing.draw(spec, **self._named(spec, place, epoch), size=np.tile(size, (spec.count, 1)))
-        return replace(table, source=np.tile(np.arange(len(place)), spec.count))
+        table = drawing.draw(spec, **self._named(spec, indices, epoch), size=np.tile(size, (spec.count, 1)))
+        return replace(table, source=np.tile(np.arange(len(indices)), spec.count))
 
-    def _masks(self, spec: ViewSpec, place: NDArray[np.int64], epoch: int) -> NDArray[np.bool_] | None:
+    def _masks(self, spec: ViewSpec, indices: NDArray[np.int64], epoch: int) -> NDArray[np.bool_] | None:
         """The masks of all views of a spec, the first view's rows first."""
         if spec.mask is None:
             return None
-        return masks.draw(spec.mask, view_size=spec.size, **self._named(spec, place, epoch))
+        return masks.draw(spec.mask, view_size=spec.size, **self._named(spec, indices, epoch))
 
     def _views(
         self, spec: ViewSpec, table: Table, pixels: Tensor, index: Tensor, mask: NDArray[np.bool_] | None

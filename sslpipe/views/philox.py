@@ -42,7 +42,7 @@ def words(
     """Random words that belong to (seed, epoch, sample, view) and nothing else.
 
     Args:
-        index: [N] places of the samples in the split.
+        index: [N] of the samples in the split.
         seed: of the run, below 2⁶⁴.
         epoch: counted from 0, below 2³².
         view: number of the view in its recipe, below 2¹²; or [N], one for each sample.
@@ -55,12 +55,12 @@ def words(
     in_range = not number.size or (number.min() >= 0 and number.max() < 1 << 12)
     if not (0 <= seed < 1 << 64 and 0 <= epoch < 1 << 32 and in_range and first + count <= 1 << 20):
         raise ValueError(f"seed {seed}, epoch {epoch}, view {view} or block {first + count} is out of range")
-    place = index.astype(np.uint64)[:, None]  # [N, 1]
+    sample = index.astype(np.uint64)[:, None]  # [N, 1]
     block = np.arange(first, first + count) | number << 20
     counter = np.empty((len(index), count, 4), dtype=np.uint64)
     counter[..., 0] = block
-    counter[..., 1] = place & _LOW
-    counter[..., 2] = place >> _HALF
+    counter[..., 1] = sample & _LOW
+    counter[..., 2] = sample >> _HALF
     counter[..., 3] = epoch
     return philox(counter, (seed & 0xFFFFFFFF, seed >> 32)).reshape(len(index), 4 * count)
 

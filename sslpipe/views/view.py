@@ -45,11 +45,6 @@ class View:
 
     def __getitem__(self, part: slice) -> View:
         """The same view of some of the images."""
-        return replace(
-            self,
-            pixels=self.pixels[part],
-            index=self.index[part],
-            masks=None if self.masks is None else self.masks[part],
-            to_canvas=self.to_canvas[part],
-            table=None if self.table is None else self.table[part],
-        )
+        of_images = ("pixels", "index", "masks", "to_canvas", "table")
+        present = {name: value for name in of_images if (value := getattr(self, name)) is not None}
+        return replace(self, **{name: value[part] for name, value in present.items()})

@@ -19,14 +19,14 @@ class Name(NamedTuple):
     """What the random numbers of one view of one sample are a function of.
 
     Attributes:
-        place: of the sample in the split.
-        number: of the view in its recipe.
+        index: of the sample in the split.
+        view: its number in the recipe.
         seed: of the run.
         epoch: counted from 0.
     """
 
-    place: np.uint64
-    number: int
+    index: np.uint64
+    view: int
     seed: np.uint64
     epoch: int
 
@@ -34,8 +34,8 @@ class Name(NamedTuple):
 @exact
 def _block(block: int, name: Name, word: NDArray[np.uint64]) -> None:
     """One block of four random words: Philox4x32-10, see philox.py."""
-    c0, c1 = np.uint64(block | name.number << 20), name.place & _LOW
-    c2, c3 = name.place >> _HALF, np.uint64(name.epoch)
+    c0, c1 = np.uint64(block | name.view << 20), name.index & _LOW
+    c2, c3 = name.index >> _HALF, np.uint64(name.epoch)
     k0, k1 = name.seed & _LOW, name.seed >> _HALF
     for _ in range(10):
         p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
@@ -81,42 +81,28 @@ def _box(
 
 
 @entry
-def draw_boxes(
-    index: NDArray[np.int64], view: NDArray[np.int64], seed: np.uint64, epoch: int, first: int,
-    size: NDArray[np.int32], limits: NDArray[np.float64], box: NDArray[np.int32],
+def draw(
+    index: NDArray[np.int64], view: NDArray[np.int64], seed: np.uint64, epoch: int, size: NDArray[np.int32],
+    first: int, limits: NDArray[np.float64], blocks: NDArray[np.int64], places: NDArray[np.int64],
+    columns: NDArray[np.float64], box: NDArray[np.int32], values: NDArray[np.float64],
 ) -> None:  # fmt: skip
-    """Draw crops.
+    """Draw crops, and the columns of the operations.
 
     Args:
         index, view, seed, epoch: as in `philox.words`, N samples.
-        first: block of random words.
         size: [N, 2] height and width of each image.
+        first: block of random words for the crop.
         limits: [3, 2] of the area's fraction, of the aspect, and of the aspect's logarithm.
+        blocks: [B] of random words for the columns.
+        places: [C, 2] where in these blocks each column has its switch and its value.
+        columns: [C, 4] chance, lower limit, upper limit and rest of each column.
         box: [N, 4] to fill in, as in `Table`.
+        values: [C, N] to fill in.
     """
-    word = np.empty(4, dtype=np.uint64)
+    word = np.empty(4 * max(1, len(blocks)), dtype=np.uint64)
     for n in range(len(box)):
         name = Name(np.uint64(index[n]), view[n], seed, epoch)
         _box(name, size[n, 0], size[n, 1], first, limits, word, box[n])
-
-
-@entry
-def draw_columns(
-    index: NDArray[np.int64], view: NDArray[np.int64], seed: np.uint64, epoch: int, blocks: NDArray[np.int64],
-    places: NDArray[np.int64], columns: NDArray[np.float64], values: NDArray[np.float64],
-) -> None:  # fmt: skip
-    """Draw the columns of the operations.
-
-    Args:
-        index, view, seed, epoch: as in `philox.words`, N samples.
-        blocks: [B] of random words that are needed.
-        places: [C, 2] where in these blocks each column has its switch and its value.
-        columns: [C, 4] chance, lower limit, upper limit and rest of each column.
-        values: [C, N] to fill in.
-    """
-    word = np.empty(4 * len(blocks), dtype=np.uint64)
-    for n in range(values.shape[1]):
-        name = Name(np.uint64(index[n]), view[n], seed, epoch)
         for k in range(len(blocks)):
             _block(blocks[k], name, word[4 * k : 4 * k + 4])
         for c in range(len(places)):

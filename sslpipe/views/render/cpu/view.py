@@ -18,15 +18,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sslpipe.core.numba import entry, exact
+from sslpipe.core.numba import entry, exact, pixels
 from sslpipe.views.render.cpu import colour
 from sslpipe.views.render.cpu.blur import blur_across, blur_down, gaussian
 from sslpipe.views.render.cpu.colour import BLUR, CONTRAST
 from sslpipe.views.render.cpu.resizing import BYTES, PICTURE, TURNED, Crop, Scratch, Settings, resize
 from sslpipe.views.render.cpu.source import bring_near, load_image, rotate
 from sslpipe.views.render.cpu.taps import make_bands
-from sslpipe.views.render.cpu.vectors import LANES, claim
-from sslpipe.views.render.cpu.writing import write
+from sslpipe.views.render.cpu.vectors import LANES, claim, wide
 
 _RESIZE, _CONTRASTED, _BLURRED = range(3)  # where a phase's rows come from
 _ZERO = np.float32(0)
@@ -91,6 +90,34 @@ def _crop(
     return Crop(canvas, height, width, box, cos, sin, origin, picture, plane, start, step)
 
 
+@pixels
+def _normalise(source: np.ndarray, target: np.ndarray, mean: np.float32, inverse: np.float32) -> None:
+    wide()
+    for i in range(source.size):
+        target[i] = (source[i] - mean) * inverse
+
+
+@pixels
+def _write(
+    x: np.ndarray, out: np.ndarray, size: int, pitch: int, first: int, end: int, vflip: bool, turns: int,
+    mean: np.ndarray, inverse: np.ndarray,
+) -> None:  # fmt: skip
+    """Normalise rows into out [3, S, S], upside down where `vflip`, then turned by quarters counter-clockwise."""
+    last = size - 1
+    for c in range(3):
+        for row in range(first, end):
+            source = x[(c * size + row) * pitch :][:size]
+            y = last - row if vflip else row
+            if turns == 0:
+                _normalise(source, out[c, y], mean[c], inverse[c])
+            elif turns == 1:
+                _normalise(source, out[c, ::-1, y], mean[c], inverse[c])
+            elif turns == 2:
+                _normalise(source, out[c, last - y, ::-1], mean[c], inverse[c])
+            else:
+                _normalise(source, out[c, :, last - y], mean[c], inverse[c])
+
+
 @exact
 def _finish(
     crop: Crop, settings: Settings, scratch: Scratch, size: int, pitch: int, ops: np.ndarray, factors: np.ndarray,
@@ -121,7 +148,7 @@ def _finish(
             for k in range(i, j):
                 colour.apply(ops[k], r, g, b, factors[k])
             if j == count:
-                write(x, out, size, pitch, first, end, vflip, turns, mean, inverse)
+                _write(x, out, size, pitch, first, end, vflip, turns, mean, inverse)
             elif ops[j] == CONTRAST:
                 total += colour.total_luma(r, g, b)
         if j == count:
