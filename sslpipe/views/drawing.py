@@ -26,15 +26,10 @@ _PLACES = np.searchsorted(_BLOCKS, _WORDS // 4) * 4 + _WORDS % 4  # of `_WORDS` 
 
 
 class _Distributions(NamedTuple):
-    """What a spec says of the numbers that are drawn.
+    """What a spec says of the numbers that are drawn."""
 
-    Attributes:
-        crop: [3, 2] limits of the area's fraction, of the aspect (width over height), and of the aspect's logarithm.
-        columns: [C, 4] chance, lower limit, upper limit and rest of each column.
-    """
-
-    crop: NDArray[np.float64]
-    columns: NDArray[np.float64]
+    crop: NDArray[np.float64]  # [3, 2] limits of the area's fraction, of width / height, and of its logarithm
+    columns: NDArray[np.float64]  # [C, 4] chance, lower limit, upper limit and rest of each column
 
 
 @lru_cache(maxsize=256)

@@ -40,15 +40,9 @@ class ViewEngine:
     """
 
     def __init__(
-        self,
-        recipe: Recipe,
-        *,
-        seed: int,
-        device: str | torch.device = "cpu",
-        renderer: str = "auto",
-        dtype: torch.dtype = torch.float32,
-        memory_format: torch.memory_format = torch.contiguous_format,
-    ) -> None:
+        self, recipe: Recipe, *, seed: int, device: str | torch.device = "cpu", renderer: str = "auto",
+        dtype: torch.dtype = torch.float32, memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> None:  # fmt: skip
         self.recipe = recipe
         self.seed = seed
         self.device = torch.device(device)

@@ -42,26 +42,20 @@ class Column:
 
     For each view: if a random number in [0, 1) is below `chance`, the value is uniform between the `limits`, else it is
     `rest`. Columns of whole numbers round down.
-
-    Attributes:
-        name: of the column.
-        kind: numpy's name of the type: "?" for flags, "f4" for numbers, "u1" for small whole numbers.
-        word: number of the random word that gives the value.
-        limits: between which the value lies.
-        chance: the probability that it is drawn.
-        switch: number of the random word that is held against the chance, if it is not `word`.
-        rest: the value where nothing is done.
-        choices: if set, the whole number that is drawn stands for this row of it.
     """
 
     name: str
-    kind: Literal["?", "f4", "u1"]
-    word: int
+    kind: Literal["?", "f4", "u1"]  # numpy's name of the type: flags, numbers, small whole numbers
+    word: int  # number of the random word that gives the value
     limits: Callable[[ViewSpec], Range] = lambda spec: (1.0, 1.0)
     chance: Callable[[ViewSpec], float] = lambda spec: 1.0
-    switch: int | None = None
+    switch: int | None = (
+        None  # number of the random word that is held against the chance, if it is not `word`
+    )
     rest: float = 0.0
-    choices: NDArray[np.uint8] | None = None
+    choices: NDArray[np.uint8] | None = (
+        None  # if set, the whole number that is drawn stands for this row of it
+    )
 
     @property
     def words(self) -> tuple[int, int]:

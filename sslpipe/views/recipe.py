@@ -67,14 +67,9 @@ class Recipe(Config):
 
 
 def resolve(
-    recipe: Recipe,
-    *,
-    dataset: Mapping[str, Any] | None = None,
-    user: Mapping[str, Any] | None = None,
-    mean: Colour | None = None,
-    std: Colour | None = None,
-    setting: str = USER,
-) -> Recipe:
+    recipe: Recipe, *, dataset: Mapping[str, Any] | None = None, user: Mapping[str, Any] | None = None,
+    mean: Colour | None = None, std: Colour | None = None, setting: str = USER,
+) -> Recipe:  # fmt: skip
     """The recipe that is trained on: the method's, changed by the data set, its statistics and the user.
 
     Args:

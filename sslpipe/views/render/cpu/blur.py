@@ -31,15 +31,8 @@ def gaussian(sigma: np.float32, half: int, weights: np.ndarray) -> int:
 
 @pixels
 def _smooth_row(
-    out: np.ndarray,
-    to: int,
-    source: np.ndarray,
-    at: int,
-    step: int,
-    pitch: int,
-    weights: np.ndarray,
-    reach: int,
-) -> None:
+    out: np.ndarray, to: int, source: np.ndarray, at: int, step: int, pitch: int, weights: np.ndarray, reach: int
+) -> None:  # fmt: skip
     """A row of `pitch` outputs, filtered along `step`."""
     wide = pitch // (4 * LANES) * (4 * LANES)
     for i in range(0, wide, 4 * LANES):

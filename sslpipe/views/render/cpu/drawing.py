@@ -16,19 +16,12 @@ _WEYL = (np.uint64(0x9E3779B9), np.uint64(0xBB67AE85))
 
 
 class Name(NamedTuple):
-    """What the random numbers of one view of one sample are a function of.
+    """What the random numbers of one view of one sample are a function of."""
 
-    Attributes:
-        index: of the sample in the split.
-        view: its number in the recipe.
-        seed: of the run.
-        epoch: counted from 0.
-    """
-
-    index: np.uint64
-    view: int
-    seed: np.uint64
-    epoch: int
+    index: np.uint64  # of the sample in the split
+    view: int  # its number in the recipe
+    seed: np.uint64  # of the run
+    epoch: int  # counted from 0
 
 
 @exact

@@ -15,55 +15,33 @@ BYTES, PICTURE, TURNED = range(3)  # where a crop's rows come from
 
 
 class Settings(NamedTuple):
-    """What a spec says of all rows of a table.
+    """What a spec says of all rows of a table."""
 
-    Attributes:
-        steps: numbers of the steps, in the order of work; see `colour.STEPS`.
-        strengths: of jitter's adjustments.
-        half: length of the blur's kernel on either side of its centre.
-        cubic: bicubic, else bilinear.
-        rotates: whether crops are turned.
-        fill: grey level outside the image.
-        mean: of the normalisation.
-        inverse: 1 / std of the normalisation.
-    """
-
-    steps: np.ndarray
-    strengths: np.ndarray
-    half: int
-    cubic: bool
-    rotates: bool
-    fill: np.float32
-    mean: np.ndarray
-    inverse: np.ndarray
+    steps: np.ndarray  # numbers of the steps, in the order of work; see `colour.STEPS`
+    strengths: np.ndarray  # of jitter's adjustments
+    half: int  # length of the blur's kernel on either side of its centre
+    cubic: bool  # bicubic, else bilinear
+    rotates: bool  # whether crops are turned
+    fill: np.float32  # grey level outside the image
+    mean: np.ndarray  # of the normalisation
+    inverse: np.ndarray  # 1 / std of the normalisation
 
 
 class Scratch(NamedTuple):
-    """A thread's working memory, piece by piece, for views of size x size pixels in rows of `pitch` numbers.
+    """A thread's working memory, piece by piece, for views of size x size pixels in rows of `pitch` numbers."""
 
-    Attributes:
-        x: [3 · size · pitch] the view.
-        y: [3 · (size + 2 · half) · pitch] the view on its way through the blur.
-        ring: [slots · 3 · pitch] rows that are resized across, each in its slot.
-        bands: weights of the resize across, for blocks of outputs.
-        row: a row of the crop.
-        line: weights of an output row, or a row that is blurred.
-        weights: of the blur.
-        image: the whole image, where colour comes before the crop.
-        turned: the turned crop, likewise.
-        starts: [blocks, 3] where each block begins to read, how much it reads, and where its weights are.
-    """
-
-    x: np.ndarray
-    y: np.ndarray
-    ring: np.ndarray
-    bands: np.ndarray
-    row: np.ndarray
-    line: np.ndarray
-    weights: np.ndarray
-    image: np.ndarray
-    turned: np.ndarray
-    starts: np.ndarray
+    x: np.ndarray  # [3 · size · pitch] the view
+    y: np.ndarray  # [3 · (size + 2 · half) · pitch] the view on its way through the blur
+    ring: np.ndarray  # [slots · 3 · pitch] rows that are resized across, each in its slot
+    bands: np.ndarray  # weights of the resize across, for blocks of outputs
+    row: np.ndarray  # a row of the crop
+    line: np.ndarray  # weights of an output row, or a row that is blurred
+    weights: np.ndarray  # of the blur
+    image: np.ndarray  # the whole image, where colour comes before the crop
+    turned: np.ndarray  # the turned crop, likewise
+    starts: (
+        np.ndarray
+    )  # [blocks, 3] where a block begins to read, how much it reads, and where its weights are
 
 
 class Crop(NamedTuple):
@@ -71,30 +49,19 @@ class Crop(NamedTuple):
 
     Row y begins at start + y · step of a canvas of BYTES, or at c · plane more for channel c of a PICTURE; or it is
     made by turning the canvas (TURNED).
-
-    Attributes:
-        canvas: [R, R, 3] bytes.
-        image_height, image_width: of the image on it.
-        box: top, left, height and width of the crop.
-        cos, sin: of the angle, where it is TURNED.
-        origin: BYTES, PICTURE or TURNED.
-        picture: planar pixels, where the crop is not read from BYTES.
-        plane: pixels of a plane of the picture.
-        start: of the crop's first row.
-        step: from a row to the next.
     """
 
-    canvas: np.ndarray
+    canvas: np.ndarray  # [R, R, 3] bytes
     image_height: int
-    image_width: int
-    box: np.ndarray
+    image_width: int  # of the image on the canvas
+    box: np.ndarray  # top, left, height and width of the crop
     cos: np.float32
-    sin: np.float32
-    origin: int
-    picture: np.ndarray
-    plane: int
-    start: int
-    step: int
+    sin: np.float32  # of the angle, where it is TURNED
+    origin: int  # BYTES, PICTURE or TURNED
+    picture: np.ndarray  # planar pixels, where the crop is not read from BYTES
+    plane: int  # pixels of a plane of the picture
+    start: int  # of the crop's first row
+    step: int  # from a row to the next
 
 
 @pixels
@@ -130,10 +97,9 @@ def resize(
     Returns:
         The rows of the crop that are resized across by then.
     """
-    data, starts, bands, row, ring = (
-        crop.canvas.reshape(-1), scratch.starts, scratch.bands, scratch.row, scratch.ring
-    )  # fmt: skip
-    height, width, slots = crop.box[2], crop.box[3], ring.size // (3 * pitch)
+    data, height, width = crop.canvas.reshape(-1), crop.box[2], crop.box[3]
+    starts, bands, row, ring = scratch.starts, scratch.bands, scratch.row, scratch.ring
+    slots = ring.size // (3 * pitch)
     for output in range(first, end):
         low, count = taps(output, height, size, settings.cubic, scratch.line)
         while ready < low + count:

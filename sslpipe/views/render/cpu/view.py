@@ -32,19 +32,12 @@ _ZERO = np.float32(0)
 
 
 class Rows(NamedTuple):
-    """A `Table`.
+    """A `Table`."""
 
-    Attributes:
-        source: [N] which canvas.
-        size: [N, 2] height and width of the image on it.
-        box: [N, 4] top, left, height and width of the crop.
-        drawn: [N] records of what is drawn for the operations.
-    """
-
-    source: np.ndarray
-    size: np.ndarray
-    box: np.ndarray
-    drawn: np.ndarray
+    source: np.ndarray  # [N] which canvas
+    size: np.ndarray  # [N, 2] height and width of the image on it
+    box: np.ndarray  # [N, 4] top, left, height and width of the crop
+    drawn: np.ndarray  # [N] records of what is drawn for the operations
 
 
 @exact
@@ -69,13 +62,8 @@ def _crop(
     if count > 0 or (settings.rotates and min(height, width) < 2):
         load_image(canvas, height, width, scratch.image)
         colour.apply_to_whole(scratch.image, height * width, ops, factors, count)
-        origin, picture, plane, start, step = (
-            PICTURE,
-            scratch.image,
-            height * width,
-            top * width + left,
-            width,
-        )
+        plane, start = height * width, top * width + left
+        origin, picture, step = PICTURE, scratch.image, width
         if settings.rotates:
             rotate(scratch.image, height, width, box, angle, settings.fill, scratch.turned)
             picture, plane, start, step = scratch.turned, box_height * box_width, 0, box_width
