@@ -70,9 +70,10 @@ class ViewEngine:
             buffer = self._buffer((len(batch) * sum(spec.count for spec in specs), 3, side, side))
             for spec in specs:
                 out, buffer = buffer.tensor_split([len(batch) * spec.count])
-                table = self._table(spec, indices, size, epoch)
+                named = self._named(spec, indices, epoch)
+                table = self._table(spec, named, size)
                 self.render(pixels, table, spec, out)
-                views.extend(self._views(spec, table, out, index, self._masks(spec, indices, epoch)))
+                views.extend(self._views(spec, table, out, index, named))
         return views
 
     def ahead(self, batches: Iterable[Batch], epoch: int) -> Iterator[tuple[Batch, list[View]]]:
@@ -98,7 +99,7 @@ class ViewEngine:
         self, spec: ViewSpec, index: NDArray[np.int64], size: NDArray[np.int32], epoch: int
     ) -> list[Table]:
         """The parameters of a spec's views, a table each."""
-        table, n = self._table(spec, index, size, epoch), len(index)
+        table, n = self._table(spec, self._named(spec, index, epoch), size), len(index)
         return [table[k * n : (k + 1) * n] for k in range(spec.count)]
 
     def _named(self, spec: ViewSpec, indices: NDArray[np.int64], epoch: int) -> dict[str, Any]:
@@ -107,23 +108,16 @@ class ViewEngine:
         view, index = np.repeat(numbers, len(indices)), np.tile(indices, spec.count)
         return {"seed": self.seed, "epoch": epoch, "index": index, "view": view}
 
-    def _table(
-        self, spec: ViewSpec, indices: NDArray[np.int64], size: NDArray[np.int32], epoch: int
-    ) -> Table:
+    def _table(self, spec: ViewSpec, named: dict[str, Any], size: NDArray[np.int32]) -> Table:
         """The parameters of all views of a spec, the first view's rows first."""
-        table = drawing.draw(spec, **self._named(spec, indices, epoch), size=np.tile(size, (spec.count, 1)))
-        return replace(table, source=np.tile(np.arange(len(indices)), spec.count))
-
-    def _masks(self, spec: ViewSpec, indices: NDArray[np.int64], epoch: int) -> NDArray[np.bool_] | None:
-        """The masks of all views of a spec, the first view's rows first."""
-        if spec.mask is None:
-            return None
-        return masks.draw(spec.mask, view_size=spec.size, **self._named(spec, indices, epoch))
+        table = drawing.draw(spec, **named, size=np.tile(size, (spec.count, 1)))
+        return replace(table, source=np.tile(np.arange(len(size)), spec.count))
 
     def _views(
-        self, spec: ViewSpec, table: Table, pixels: Tensor, index: Tensor, mask: NDArray[np.bool_] | None
+        self, spec: ViewSpec, table: Table, pixels: Tensor, index: Tensor, named: dict[str, Any]
     ) -> Iterator[View]:
         """The views of a spec from the rows of all of them; the `index` is that of one."""
+        mask = None if spec.mask is None else masks.draw(spec.mask, view_size=spec.size, **named)
         maps = self._upload(geometry.to_canvas(table, spec.size).astype(np.float32))
         uploaded = None if mask is None else self._upload(mask)
         for k in range(spec.count):

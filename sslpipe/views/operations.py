@@ -65,43 +65,33 @@ class Column:
 
 @dataclass(frozen=True)
 class Strength:
-    """A change of an image whose effect on features is measured, for every image and with nothing else changed.
+    """A change of an image whose effect on features is measured, for every image and with nothing else changed."""
 
-    Attributes:
-        name: of the measurement.
-        words: how strong the change is.
-        drawn: (u, size of the view) → columns of the table; u [N, 2] is uniform in [0, 1), drawn for each image. By
-            default the operation's first column is 1.
-        settings: size of the view → what the spec has to say besides.
-        used: whether a spec has this change; by default, whether its operation has a chance.
-    """
-
-    name: str
-    words: str
+    name: str  # of the measurement
+    words: str  # how strong the change is
+    #: (u, size of the view) → columns of the table; u [N, 2] is uniform in [0, 1), drawn for each image. By default
+    #: the operation's first column is 1.
     drawn: Callable[[NDArray[np.float64], int], Mapping[str, Any]] | None = None
-    settings: Callable[[int], Mapping[str, Any]] = lambda size: {}
-    used: Callable[[ViewSpec], bool] | None = None
+    settings: Callable[[int], Mapping[str, Any]] = (
+        lambda size: {}
+    )  # size of the view → what the spec says besides
+    used: Callable[[ViewSpec], bool] | None = (
+        None  # whether a spec has it; by default, if its operation has a chance
+    )
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One row.
-
-    Attributes:
-        name: of the operation.
-        columns: what is drawn for it. Where the first one is 0, nothing is done.
-        words: spec → what the report says of it, nothing where it is switched off.
-        strengths: how strong it is where its effect on features is measured.
-        in_crop: whether it is part of the step `crop` of `ViewSpec.order`; else it is a step of its own.
-        early: whether this step may come before the crop.
-    """
+    """One row."""
 
     name: str
-    columns: tuple[Column, ...]
-    words: Callable[[ViewSpec], str]
-    strengths: tuple[Strength, ...]
-    in_crop: bool = False
-    early: bool = False
+    columns: tuple[Column, ...]  # what is drawn for it; where the first one is 0, nothing is done
+    words: Callable[[ViewSpec], str]  # what the report says of it, nothing where it is switched off
+    strengths: tuple[Strength, ...]  # how strong it is where its effect on features is measured
+    in_crop: bool = (
+        False  # whether it is part of the step `crop` of `ViewSpec.order`; else it is a step of its own
+    )
+    early: bool = False  # whether this step may come before the crop
 
     @property
     def step(self) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
@@ -55,7 +54,10 @@ def _render(canvases: NDArray[np.uint8], table: Table, spec: ViewSpec, out: NDAr
     def work() -> None:
         view.render_rows(canvases, rows, settings, _scratch(floats), lengths, out, counter, at_a_time)
 
-    _in_threads(work, threads)
+    others = [_workers(threads - 1).submit(work) for _ in range(threads - 1)]
+    work()  # in this thread too
+    for other in others:
+        other.result()
 
 
 @lru_cache(maxsize=256)
@@ -98,14 +100,6 @@ def _scratch(floats: int) -> NDArray[np.float32]:
     if kept is None or kept.size < floats:
         kept = _kept.scratch = np.zeros(floats, dtype=np.float32)
     return kept
-
-
-def _in_threads(work: Callable[[], None], threads: int) -> None:
-    """Let several threads do the work, this one among them."""
-    others = [_workers(threads - 1).submit(work) for _ in range(threads - 1)]
-    work()
-    for other in others:
-        other.result()
 
 
 def _workers(count: int) -> ThreadPoolExecutor:

@@ -85,17 +85,7 @@ def resize(
 ) -> int:
     """Output rows `first` to `end` of a crop, into scratch.x; the bands and starts of the scratch are made.
 
-    Args:
-        crop: what is resized.
-        settings: of the spec.
-        scratch: its ring holds the crop's rows that are resized across.
-        size: of the view.
-        pitch: numbers a row of the view.
-        ready: rows of the crop that are resized across.
-        first, end: output rows.
-
-    Returns:
-        The rows of the crop that are resized across by then.
+    The scratch's ring holds the crop's rows that are resized across: `ready` of them so far. Returns how many then.
     """
     data, height, width = crop.canvas.reshape(-1), crop.box[2], crop.box[3]
     starts, bands, row, ring = scratch.starts, scratch.bands, scratch.row, scratch.ring

@@ -164,7 +164,7 @@ def render_rows(
         rows: of the table.
         settings: of the spec.
         memory: float32, this thread's own.
-        lengths: of its pieces, in the order of `Scratch`.
+        lengths: [9] of its pieces, in the order of `Scratch`.
         out: where to write.
         counter: [1] the next row that no thread has taken.
         at_a_time: rows that a thread takes.
