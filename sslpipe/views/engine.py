@@ -122,19 +122,11 @@ class ViewEngine:
         uploaded = None if mask is None else self._upload(mask)
         for k in range(spec.count):
             rows = slice(k * len(index), (k + 1) * len(index))
+            most = None if mask is None or mask.ndim != 2 else int(mask[rows].sum(axis=1).max(initial=0))
             yield View(
-                pixels=pixels[rows],
-                index=index,
-                masks=None if uploaded is None else uploaded[rows],
-                to_canvas=maps[rows],
-                mean=spec.mean,
-                std=spec.std,
-                name=spec.name,
-                table=table[rows],
-                hidden=int(mask[rows].sum(axis=1).max(initial=0))
-                if mask is not None and mask.ndim == 2
-                else None,
-            )
+                pixels=pixels[rows], index=index, masks=None if uploaded is None else uploaded[rows],
+                to_canvas=maps[rows], mean=spec.mean, std=spec.std, name=spec.name, table=table[rows], hidden=most,
+            )  # fmt: skip
 
     def _buffer(self, shape: tuple[int, int, int, int]) -> Tensor:
         if self.device.type == "cpu":

@@ -49,13 +49,9 @@ class Column:
     word: int  # number of the random word that gives the value
     limits: Callable[[ViewSpec], Range] = lambda spec: (1.0, 1.0)
     chance: Callable[[ViewSpec], float] = lambda spec: 1.0
-    switch: int | None = (
-        None  # number of the random word that is held against the chance, if it is not `word`
-    )
+    switch: int | None = None  # number of the random word that is held against the chance; by default `word`
     rest: float = 0.0
-    choices: NDArray[np.uint8] | None = (
-        None  # if set, the whole number that is drawn stands for this row of it
-    )
+    choices: NDArray[np.uint8] | None = None  # if set, the whole number drawn stands for this row of it
 
     @property
     def words(self) -> tuple[int, int]:
@@ -72,12 +68,10 @@ class Strength:
     #: (u, size of the view) → columns of the table; u [N, 2] is uniform in [0, 1), drawn for each image. By default
     #: the operation's first column is 1.
     drawn: Callable[[NDArray[np.float64], int], Mapping[str, Any]] | None = None
-    settings: Callable[[int], Mapping[str, Any]] = (
-        lambda size: {}
-    )  # size of the view → what the spec says besides
-    used: Callable[[ViewSpec], bool] | None = (
-        None  # whether a spec has it; by default, if its operation has a chance
-    )
+    #: Size of the view → what the spec has to say besides.
+    settings: Callable[[int], Mapping[str, Any]] = lambda size: {}
+    #: Whether a spec has this change; by default, whether its operation has a chance.
+    used: Callable[[ViewSpec], bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -88,9 +82,7 @@ class Operation:
     columns: tuple[Column, ...]  # what is drawn for it; where the first one is 0, nothing is done
     words: Callable[[ViewSpec], str]  # what the report says of it, nothing where it is switched off
     strengths: tuple[Strength, ...]  # how strong it is where its effect on features is measured
-    in_crop: bool = (
-        False  # whether it is part of the step `crop` of `ViewSpec.order`; else it is a step of its own
-    )
+    in_crop: bool = False  # part of the step `crop` of `ViewSpec.order`, else a step of its own
     early: bool = False  # whether this step may come before the crop
 
     @property

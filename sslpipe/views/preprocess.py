@@ -67,14 +67,9 @@ def centre(
     batch: Batch, *, size: int, mean: Colour, std: Colour, crop: float = 1.0,
     interpolation: Literal["bilinear", "bicubic"] = "bilinear",
 ) -> Tensor:  # fmt: skip
-    """The central square of each image, resized with antialiasing and normalised.
+    """The central square of each image, resized with antialiasing and normalised; the padding is never seen.
 
-    Args:
-        batch: canvases; their padding is never seen.
-        size: side of the result in pixels.
-        mean, std: of the normalisation.
-        crop: side of the square as a fraction of the image's shorter side (.875 is ImageNet's 224 of 256).
-        interpolation: "bilinear" or "bicubic".
+    The settings are those of `Preprocess`; for ImageNet's 224 of 256 pixels `crop` is .875.
 
     Returns:
         float32 [N, 3, size, size] on the batch's device.
@@ -86,11 +81,9 @@ def centre(
 
 
 def central_box(limit: NDArray[np.int32], crop: float) -> NDArray[np.int32]:
-    """Top, left, height and width, [N, 4], of the square that evaluation sees; see `centre`.
+    """Top, left, height and width, [N, 4], of the square that evaluation sees; its side is `crop` of the shorter one.
 
-    Args:
-        limit: [N, 2], true height and width of each image.
-        crop: side of the square as a fraction of the shorter side.
+    The true height and width of each image are `limit`, [N, 2].
     """
     if not 0 < crop <= 1:
         raise ValueError(f"crop must be above 0 and at most 1, not {crop}")

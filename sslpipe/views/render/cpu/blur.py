@@ -1,7 +1,5 @@
 """Gaussian blur: across into a picture with mirrored rows above and below, then down."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -42,13 +40,6 @@ def _smooth_row(
 
 
 @pixels
-def _copy(y: np.ndarray, row: int, to: int, pitch: int) -> None:
-    source, target = y[row * pitch :][:pitch], y[to * pitch :][:pitch]
-    for i in range(pitch):
-        target[i] = source[i]
-
-
-@pixels
 def blur_across(
     x: np.ndarray, y: np.ndarray, size: int, pitch: int, reach: int, weights: np.ndarray, line: np.ndarray
 ) -> None:
@@ -65,8 +56,9 @@ def blur_across(
                 line[reach + end + d] = source[abs(end - d)]
             _smooth_row(y, (top + reach + row) * pitch, line, reach, 1, pitch, weights, reach)
         for d in range(1, reach + 1):
-            _copy(y, top + reach + end - abs(end - d), top + reach - d, pitch)
-            _copy(y, top + reach + abs(end - d), top + reach + end + d, pitch)
+            for row, mirrored in ((end - abs(end - d), -d), (abs(end - d), end + d)):
+                at, to = (top + reach + row) * pitch, (top + reach + mirrored) * pitch
+                y[to : to + pitch] = y[at : at + pitch]
 
 
 @pixels

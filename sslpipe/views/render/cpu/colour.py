@@ -1,7 +1,5 @@
 """Colour operations: which of them a view drew, and what they do to rows of pixels and to whole pictures, in place."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Drawing a table's parameters by compiled loops: see `sslpipe.views.drawing`."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Crops resized into pictures: each row of a crop is read once, resized across, and kept while output rows need it."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What a crop is resized from: bytes of a canvas, a coloured picture, a rotated crop."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Antialiased resizing: the weights of the pixels that one output pixel is made of, as `reference.resize_taps`."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -11,8 +11,6 @@ The results are those of `reference` but for the order of float32 additions. Tap
 rounding order; only pixel arithmetic may use fused multiply-add.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 
