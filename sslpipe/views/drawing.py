@@ -89,10 +89,7 @@ def _columns(word: NDArray[np.uint64], columns: NDArray[np.float64]) -> NDArray[
 def _boxes(word: NDArray[np.uint64], size: NDArray[np.int32], crop: NDArray[np.float64]) -> NDArray[np.int32]:
     """[N, 4] crops by torchvision's RandomResizedCrop: the first of ten tries that fits, else the centre.
 
-    Args:
-        word: [N, 10, 4] for area, aspect, top and left of each try.
-        size: [N, 2] height and width.
-        crop: see `_Distributions`.
+    The words [N, 10, 4] are for area, aspect, top and left of each try; sizes are [N, 2] height and width.
     """
     scale, ratio, (low, high) = crop
     limit = np.asarray(size, dtype=np.int64)  # [N, 2]

@@ -57,9 +57,7 @@ class ViewEngine:
         The views of neighbouring specs of one size are consecutive slices of one buffer: a network that takes
         them together can join them again without a copy.
 
-        Args:
-            batch: canvases, on any device.
-            epoch: counted from 0; another epoch has other views.
+        The batch may be on any device; epochs are counted from 0, and each has other views.
         """
         pixels = batch.pixels.to(self.device, non_blocking=True)
         index = batch.index.to(self.device, non_blocking=True)

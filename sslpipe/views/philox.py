@@ -19,15 +19,7 @@ CROP, FLIPS, COLOUR, OTHERS, MASK = 0, 16, 20, 32, 64
 
 
 def philox(counter: NDArray[np.uint64], key: tuple[int, int]) -> NDArray[np.uint64]:
-    """Ten rounds of Philox4x32.
-
-    Args:
-        counter: [..., 4] words below 2³², in uint64.
-        key: two words below 2³².
-
-    Returns:
-        [..., 4] random words below 2³², in uint64.
-    """
+    """Ten rounds of Philox4x32: a counter [..., 4] and a key → random words [..., 4], all below 2³², in uint64."""
     c0, c1, c2, c3 = (counter[..., word].astype(np.uint64) for word in range(4))
     for turn in range(10):
         k0, k1 = (np.uint64((key[i] + turn * _WEYL[i]) & 0xFFFFFFFF) for i in range(2))

@@ -117,8 +117,7 @@ def resize_taps(start: Tensor, length: Tensor, size: int, extent: int, interpola
     throughout end up to 1.4e-5 away from torchvision's.
 
     Args:
-        start: int64 [N], first pixel of the piece.
-        length: int64 [N], its pixels; taps never reach beyond it.
+        start, length: int64 [N], the piece's first pixel, and its pixels; taps never reach beyond it.
         size: pixels it is resized to.
         extent: pixels of the whole line.
         interpolation: "bilinear" or "bicubic".

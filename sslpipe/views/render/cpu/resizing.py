@@ -5,11 +5,9 @@ from typing import NamedTuple
 import numpy as np
 
 from sslpipe.core.numba import pixels
-from sslpipe.views.render.cpu.source import rotate_row, unit
+from sslpipe.views.render.cpu.source import BYTES, TURNED, Crop, rotate_row, unit
 from sslpipe.views.render.cpu.taps import taps
 from sslpipe.views.render.cpu.vectors import LANES, blend, blend_4, weigh
-
-BYTES, PICTURE, TURNED = range(3)  # where a crop's rows come from
 
 
 class Settings(NamedTuple):
@@ -37,44 +35,20 @@ class Scratch(NamedTuple):
     weights: np.ndarray  # of the blur
     image: np.ndarray  # the whole image, where colour comes before the crop
     turned: np.ndarray  # the turned crop, likewise
-    starts: (
-        np.ndarray
-    )  # [blocks, 3] where a block begins to read, how much it reads, and where its weights are
-
-
-class Crop(NamedTuple):
-    """A crop, and where its rows come from.
-
-    Row y begins at start + y · step of a canvas of BYTES, or at c · plane more for channel c of a PICTURE; or it is
-    made by turning the canvas (TURNED).
-    """
-
-    canvas: np.ndarray  # [R, R, 3] bytes
-    image_height: int
-    image_width: int  # of the image on the canvas
-    box: np.ndarray  # top, left, height and width of the crop
-    cos: np.float32
-    sin: np.float32  # of the angle, where it is TURNED
-    origin: int  # BYTES, PICTURE or TURNED
-    picture: np.ndarray  # planar pixels, where the crop is not read from BYTES
-    plane: int  # pixels of a plane of the picture
-    start: int  # of the crop's first row
-    step: int  # from a row to the next
+    starts: np.ndarray  # [blocks, 3] where a block begins to read, how much, and where its weights are
 
 
 @pixels
-def _mix(
-    ring: np.ndarray, slots: int, first: int, count: int, weights: np.ndarray, pitch: int, out: np.ndarray,
-    to: int, plane: int,
-) -> None:  # fmt: skip
-    """One output row of three channels from the ring of rows that are resized across."""
+def _mix(scratch: Scratch, slots: int, first: int, count: int, size: int, pitch: int, output: int) -> None:
+    """Row `output` of the view from `count` rows of the crop that are resized across, from `first` on, in the ring."""
     slot, step = first % slots, 3 * pitch
     wide = pitch // (4 * LANES) * (4 * LANES)
     for c in range(3):
+        to, at = (c * size + output) * pitch, c * pitch
         for i in range(0, wide, 4 * LANES):
-            blend_4(out, to + c * plane + i, ring, c * pitch + i, slot, slots, step, weights, count)
+            blend_4(scratch.x, to + i, scratch.ring, at + i, slot, slots, step, scratch.line, count)
         for i in range(wide, pitch, LANES):
-            blend(out, to + c * plane + i, ring, c * pitch + i, slot, slots, step, weights, count)
+            blend(scratch.x, to + i, scratch.ring, at + i, slot, slots, step, scratch.line, count)
 
 
 @pixels
@@ -99,15 +73,12 @@ def resize(
                     weigh(ring, slot + block * LANES, pitch, bands, band, row, 3 * begin, 1, 3, reach)
             else:
                 if crop.origin == TURNED:
-                    rotate_row(
-                        crop.canvas, crop.image_height, crop.image_width, crop.box, crop.cos, crop.sin,
-                        settings.fill, ready, row, crop.plane,
-                    )  # fmt: skip
+                    rotate_row(crop, settings.fill, ready, row)
                 for block in range(starts.shape[0]):
                     begin, reach, band = starts[block]
                     weigh(
                         ring, slot + block * LANES, pitch, bands, band, crop.picture, at + begin, crop.plane, 1, reach
                     )  # fmt: skip
             ready += 1
-        _mix(ring, slots, low, count, scratch.line, pitch, scratch.x, output * pitch, size * pitch)
+        _mix(scratch, slots, low, count, size, pitch, output)
     return ready

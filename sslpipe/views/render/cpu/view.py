@@ -20,8 +20,8 @@ from sslpipe.core.numba import entry, exact, pixels
 from sslpipe.views.render.cpu import colour
 from sslpipe.views.render.cpu.blur import blur_across, blur_down, gaussian
 from sslpipe.views.render.cpu.colour import BLUR, CONTRAST
-from sslpipe.views.render.cpu.resizing import BYTES, PICTURE, TURNED, Crop, Scratch, Settings, resize
-from sslpipe.views.render.cpu.source import bring_near, load_image, rotate
+from sslpipe.views.render.cpu.resizing import Scratch, Settings, resize
+from sslpipe.views.render.cpu.source import BYTES, PICTURE, TURNED, Crop, bring_near, load_image, rotate
 from sslpipe.views.render.cpu.taps import make_bands
 from sslpipe.views.render.cpu.vectors import LANES, claim, wide
 
