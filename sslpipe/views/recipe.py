@@ -31,18 +31,12 @@ class Recipe(Config):
 
     @field_validator("views")
     @classmethod
-    def _check_names(cls, views: tuple[ViewSpec, ...]) -> tuple[ViewSpec, ...]:
-        names = [spec.name for spec in views]
-        if len(set(names)) < len(names):
-            raise ValueError("each view needs a name of its own")
-        if clash := set(names) & set(ViewSpec.model_fields):
-            raise ValueError(f"a view cannot be called {sorted(clash)[0]}, which is the name of a setting")
-        return views
-
-    @field_validator("views")
-    @classmethod
-    def _share(cls, views: tuple[ViewSpec, ...]) -> tuple[ViewSpec, ...]:
+    def _check_views(cls, views: tuple[ViewSpec, ...]) -> tuple[ViewSpec, ...]:
         named = {spec.name: spec for spec in views}
+        if len(named) < len(views):
+            raise ValueError("each view needs a name of its own")
+        if clash := named.keys() & set(ViewSpec.model_fields):
+            raise ValueError(f"a view cannot be called {sorted(clash)[0]}, which is the name of a setting")
         return tuple(_shared(spec, named) for spec in views)
 
     def __getitem__(self, name: str) -> ViewSpec:

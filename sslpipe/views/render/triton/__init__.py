@@ -66,9 +66,8 @@ def render(pixels: Tensor, table: Table, spec: ViewSpec, out: Tensor | None = No
 def _writable(out: Tensor, pixels: Tensor) -> bool:
     """Whether the kernels can write into a tensor as it lies."""
     dense = out[0].is_contiguous() or out[0].permute(1, 2, 0).is_contiguous()
-    return (
-        dense and out.device == pixels.device and out.dtype in (torch.float32, torch.bfloat16, torch.float16)
-    )
+    short = out.dtype in (torch.float32, torch.bfloat16, torch.float16)
+    return dense and short and out.device == pixels.device
 
 
 @dataclass(frozen=True, eq=False)
