@@ -55,10 +55,12 @@ def blur_across(
                 line[reach - d] = source[end - abs(end - d)]
                 line[reach + end + d] = source[abs(end - d)]
             _smooth_row(y, (top + reach + row) * pitch, line, reach, 1, pitch, weights, reach)
+        first, last = top + reach, top + reach + end
         for d in range(1, reach + 1):
-            for row, mirrored in ((end - abs(end - d), -d), (abs(end - d), end + d)):
-                at, to = (top + reach + row) * pitch, (top + reach + mirrored) * pitch
-                y[to : to + pitch] = y[at : at + pitch]
+            to, at = (first - d) * pitch, (last - abs(end - d)) * pitch
+            y[to : to + pitch] = y[at : at + pitch]
+            to, at = (last + d) * pitch, (first + abs(end - d)) * pitch
+            y[to : to + pitch] = y[at : at + pitch]
 
 
 @pixels
