@@ -73,6 +73,4 @@ def blur_down(
             at = (c * (size + 2 * reach) + reach + row) * pitch
             to = (c * size + row) * pitch
             _smooth_row(x, to, y, at, pitch, pitch, weights, reach)
-            x[to + size : to + pitch] = (
-                _ZERO  # what lies beyond a row's end counts in a later contrast's mean
-            )
+            x[to + size : to + pitch] = _ZERO  # or it would count in the mean of a later contrast
