@@ -3,27 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from sslpipe.views.engine import ViewEngine
-    from sslpipe.views.evaluation import centre
-    from sslpipe.views.geometry import matches
-    from sslpipe.views.recipe import Jitter, PatchMask, Recipe, ViewSpec, resolve
-    from sslpipe.views.view import View
-
-__all__ = [
-    "Jitter",
-    "PatchMask",
-    "Recipe",
-    "View",
-    "ViewEngine",
-    "ViewSpec",
-    "centre",
-    "matches",
-    "resolve",
-]
-
+#: The module of each name.
 _OWNERS = {
     "Jitter": "recipe",
     "PatchMask": "recipe",
@@ -31,10 +13,11 @@ _OWNERS = {
     "View": "view",
     "ViewEngine": "engine",
     "ViewSpec": "recipe",
-    "centre": "evaluation",
+    "centre": "preprocess",
     "matches": "geometry",
     "resolve": "recipe",
 }
+__all__ = list(_OWNERS)
 
 
 def __getattr__(name: str) -> Any:

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from sslpipe.data.batch import Batch
 from sslpipe.data.buffers import Buffers
-from sslpipe.views import drawing, geometry
-from sslpipe.views import masks as patch_masks
+from sslpipe.views import drawing, geometry, masks
 from sslpipe.views.recipe import Recipe, ViewSpec
 from sslpipe.views.render.choice import choose
 from sslpipe.views.table import Table
@@ -28,7 +28,7 @@ class ViewEngine:
         recipe: what to make.
         seed: of the run.
         device: where the views are made and stay.
-        renderer: "auto" or a name; see `renderers.choose`.
+        renderer: "auto" or a name; see `render.choice.choose`.
         dtype: of the pixels: float32, bfloat16 or float16. Rounded to the nearest from float32.
         memory_format: of the pixels: `torch.contiguous_format` or `torch.channels_last`.
 
@@ -40,15 +40,9 @@ class ViewEngine:
     """
 
     def __init__(
-        self,
-        recipe: Recipe,
-        *,
-        seed: int,
-        device: str | torch.device = "cpu",
-        renderer: str = "auto",
-        dtype: torch.dtype = torch.float32,
-        memory_format: torch.memory_format = torch.contiguous_format,
-    ) -> None:
+        self, recipe: Recipe, *, seed: int, device: str | torch.device = "cpu", renderer: str = "auto",
+        dtype: torch.dtype = torch.float32, memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> None:  # fmt: skip
         self.recipe = recipe
         self.seed = seed
         self.device = torch.device(device)
@@ -63,21 +57,21 @@ class ViewEngine:
         The views of neighbouring specs of one size are consecutive slices of one buffer: a network that takes
         them together can join them again without a copy.
 
-        Args:
-            batch: canvases, on any device.
-            epoch: counted from 0; another epoch has other views.
+        The batch may be on any device; epochs are counted from 0, and each has other views.
         """
-        index, size = batch.index.cpu().numpy(), batch.size.cpu().numpy()
         pixels = batch.pixels.to(self.device, non_blocking=True)
-        place = batch.index.to(self.device, non_blocking=True)
+        index = batch.index.to(self.device, non_blocking=True)
+        indices, size = batch.index.cpu().numpy(), batch.size.cpu().numpy()
         views: list[View] = []
         for side, group in groupby(self.recipe.views, lambda spec: spec.size):
             specs = list(group)
-            rows = len(index) * sum(spec.count for spec in specs)
-            buffer = self._buffer((rows, 3, side, side))
+            buffer = self._buffer((len(batch) * sum(spec.count for spec in specs), 3, side, side))
             for spec in specs:
-                out, buffer = buffer.tensor_split([len(index) * spec.count])
-                views.extend(self._views(spec, pixels, place, index, size, epoch, out))
+                out, buffer = buffer.tensor_split([len(batch) * spec.count])
+                named = self._named(spec, indices, epoch)
+                table = self._table(spec, named, size)
+                self.render(pixels, table, spec, out)
+                views.extend(self._views(spec, table, out, index, named))
         return views
 
     def ahead(self, batches: Iterable[Batch], epoch: int) -> Iterator[tuple[Batch, list[View]]]:
@@ -103,66 +97,41 @@ class ViewEngine:
         self, spec: ViewSpec, index: NDArray[np.int64], size: NDArray[np.int32], epoch: int
     ) -> list[Table]:
         """The parameters of a spec's views, a table each."""
-        table, n = self._table(spec, index, size, epoch), len(index)
+        table, n = self._table(spec, self._named(spec, index, epoch), size), len(index)
         return [table[k * n : (k + 1) * n] for k in range(spec.count)]
 
-    def _table(self, spec: ViewSpec, index: NDArray[np.int64], size: NDArray[np.int32], epoch: int) -> Table:
+    def _named(self, spec: ViewSpec, indices: NDArray[np.int64], epoch: int) -> dict[str, Any]:
+        """What names the random numbers of all views of a spec, the first view's rows first."""
+        numbers = np.array(self._numbers[spec.name])
+        view, index = np.repeat(numbers, len(indices)), np.tile(indices, spec.count)
+        return {"seed": self.seed, "epoch": epoch, "index": index, "view": view}
+
+    def _table(self, spec: ViewSpec, named: dict[str, Any], size: NDArray[np.int32]) -> Table:
         """The parameters of all views of a spec, the first view's rows first."""
-        n, numbers = len(index), self._numbers[spec.name]
-        table = drawing.draw(
-            spec,
-            seed=self.seed,
-            epoch=epoch,
-            index=np.tile(index, spec.count),
-            view=np.repeat(np.array(numbers), n),
-            size=np.tile(size, (spec.count, 1)),
-        )
-        return replace(table, source=np.tile(np.arange(n), spec.count))
+        table = drawing.draw(spec, **named, size=np.tile(size, (spec.count, 1)))
+        return replace(table, source=np.tile(np.arange(len(size)), spec.count))
 
     def _views(
-        self,
-        spec: ViewSpec,
-        pixels: torch.Tensor,
-        place: torch.Tensor,
-        index: NDArray[np.int64],
-        size: NDArray[np.int32],
-        epoch: int,
-        out: torch.Tensor,
-    ) -> list[View]:
-        n, table = len(index), self._table(spec, index, size, epoch)
-        self.render(pixels, table, spec, out)
+        self, spec: ViewSpec, table: Table, pixels: Tensor, index: Tensor, named: dict[str, Any]
+    ) -> Iterator[View]:
+        """The views of a spec from the rows of all of them; the `index` is that of one."""
+        mask = None if spec.mask is None else masks.draw(spec.mask, view_size=spec.size, **named)
         maps = self._upload(geometry.to_canvas(table, spec.size).astype(np.float32))
-        masks = [self._mask(spec, index, number, epoch) for number in self._numbers[spec.name]]
-        return [
-            View(
-                pixels=out[k * n : (k + 1) * n],
-                index=place,
-                masks=None if mask is None else self._upload(mask),
-                to_canvas=maps[k * n : (k + 1) * n],
-                mean=spec.mean,
-                std=spec.std,
-                name=spec.name,
-                table=table[k * n : (k + 1) * n],
-                hidden=None if mask is None or mask.ndim != 2 else int(mask.sum(axis=1).max(initial=0)),
-            )
-            for k, mask in enumerate(masks)
-        ]
+        uploaded = None if mask is None else self._upload(mask)
+        for k in range(spec.count):
+            rows = slice(k * len(index), (k + 1) * len(index))
+            most = None if mask is None or mask.ndim != 2 else int(mask[rows].sum(axis=1).max(initial=0))
+            yield View(
+                pixels=pixels[rows], index=index, masks=None if uploaded is None else uploaded[rows],
+                to_canvas=maps[rows], mean=spec.mean, std=spec.std, name=spec.name, table=table[rows], hidden=most,
+            )  # fmt: skip
 
-    def _mask(
-        self, spec: ViewSpec, index: NDArray[np.int64], number: int, epoch: int
-    ) -> NDArray[np.bool_] | None:
-        if spec.mask is None:
-            return None
-        return patch_masks.draw(
-            spec.mask, view_size=spec.size, seed=self.seed, epoch=epoch, index=index, view=number
-        )
-
-    def _buffer(self, shape: tuple[int, int, int, int]) -> torch.Tensor:
+    def _buffer(self, shape: tuple[int, int, int, int]) -> Tensor:
         if self.device.type == "cpu":
             return self._buffers.take(shape, self.dtype, self.memory_format)
         return torch.empty(shape, dtype=self.dtype, device=self.device, memory_format=self.memory_format)
 
-    def _upload(self, array: NDArray[Any]) -> torch.Tensor:
+    def _upload(self, array: NDArray[Any]) -> Tensor:
         tensor = torch.from_numpy(array)
         if self.device.type == "cuda":
             tensor = tensor.pin_memory()  # else the copy would wait for the work before it

@@ -43,8 +43,7 @@ def matches(a: View, b: View, grid: int | tuple[int, int]) -> torch.Tensor:
     """For each patch of view a, the patch of view b that holds its centre.
 
     Args:
-        a: a view, divided into the patches of `grid`.
-        b: a view of the same images, of any size, divided the same way.
+        a, b: views of the same images, of any size, both divided into the patches of `grid`.
         grid: patches along each side, or (rows, columns).
 
     Returns:

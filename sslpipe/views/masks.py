@@ -8,12 +8,12 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from sslpipe.core.config import Config
 from sslpipe.views import philox
 from sslpipe.views.philox import below, uniform
-from sslpipe.views.values import Range, check_share, increasing
+from sslpipe.views.values import IncreasingRange, PartOfView, Range
 
 _ATTEMPTS = 10  # placements tried for one block before the mask is left as it is
 
@@ -36,36 +36,24 @@ class PatchMask(Config):
     ratio: float = Field(0.75, gt=0, lt=1)
     unit: int = Field(1, ge=1)
     min_block: int = Field(16, ge=1)
-    aspect: Range = (0.3, 1 / 0.3)
+    aspect: IncreasingRange = (0.3, 1 / 0.3)
     targets: int = Field(4, ge=1)
-    target_scale: Range = (0.15, 0.2)
-    target_aspect: Range = (0.75, 1.5)
-    context_scale: Range = (0.85, 1.0)
+    target_scale: PartOfView = (0.15, 0.2)
+    target_aspect: IncreasingRange = (0.75, 1.5)
+    context_scale: PartOfView = (0.85, 1.0)
     min_context: int = Field(4, ge=1)
-
-    @field_validator("aspect", "target_scale", "target_aspect", "context_scale")
-    @classmethod
-    def _check_range(cls, value: Range) -> Range:
-        return increasing(value)
-
-    @field_validator("target_scale", "context_scale")
-    @classmethod
-    def _check_share(cls, value: Range) -> Range:
-        return check_share(value, "the view")
 
 
 def draw(
-    mask: PatchMask, *, view_size: int, seed: int, epoch: int, index: NDArray[np.int64], view: int
-) -> NDArray[np.bool_]:
+    mask: PatchMask, *, view_size: int, seed: int, epoch: int, index: NDArray[np.int64],
+    view: int | NDArray[np.int64],
+) -> NDArray[np.bool_]:  # fmt: skip
     """Draw the mask of one view of each sample, true where hidden.
 
     Args:
         mask: which kind and how much.
         view_size: side of the view in pixels, a multiple of the patch size.
-        seed: of the run.
-        epoch: counted from 0.
-        index: [N] places of the samples in the split.
-        view: number of the view in the recipe.
+        seed, epoch, index, view: as in `philox.words`.
 
     Returns:
         bool [N, P], patches row by row; [N, 1 + targets, P] for multi_block: what the context does not show,

@@ -3,7 +3,7 @@
 A row of `OPERATIONS` says what is drawn at random for the operation, how the report puts it into words, and how strong
 the operation is where the robustness evaluation measures whether features ignore it. The table of drawn parameters, the
 order of work, the drawing and the words derive from the rows. How pixels are made is the renderers' part:
-`render/reference.py`, `render/cpu/colour.py` and `render/triton_colour.py` each have a function for each step.
+`render/reference.py`, `render/cpu/colour.py` and `render/triton/colour.py` each have a function for each step.
 docs/views.md says how to add an operation.
 """
 
@@ -22,7 +22,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from sslpipe.core.config import Config
 from sslpipe.views import philox
 from sslpipe.views.masks import PatchMask
-from sslpipe.views.values import Colour, Probability, Range, check_share, increasing
+from sslpipe.views.values import Colour, IncreasingRange, PartOfArea, Probability, Range
 
 IMAGENET_MEAN: Colour = (0.485, 0.456, 0.406)
 IMAGENET_STD: Colour = (0.229, 0.224, 0.225)
@@ -42,74 +42,53 @@ class Column:
 
     For each view: if a random number in [0, 1) is below `chance`, the value is uniform between the `limits`, else it is
     `rest`. Columns of whole numbers round down.
-
-    Attributes:
-        name: of the column.
-        kind: numpy's name of the type: "?" for flags, "f4" for numbers, "u1" for small whole numbers.
-        word: number of the random word that gives the value.
-        switch: number of the random word that is held against the chance.
-        chance: the probability, from the spec.
-        limits: between which the value lies, from the spec.
-        rest: the value where nothing is done.
-        choices: if set, the whole number that is drawn stands for this row of it.
     """
 
     name: str
-    kind: Literal["?", "f4", "u1"]
-    word: int
-    switch: int
-    chance: Callable[[ViewSpec], float]
+    kind: Literal["?", "f4", "u1"]  # numpy's name of the type: flags, numbers, small whole numbers
+    word: int  # number of the random word that gives the value
     limits: Callable[[ViewSpec], Range] = lambda spec: (1.0, 1.0)
+    chance: Callable[[ViewSpec], float] = lambda spec: 1.0
+    switch: int | None = None  # number of the random word that is held against the chance; by default `word`
     rest: float = 0.0
-    choices: NDArray[np.uint8] | None = None
+    choices: NDArray[np.uint8] | None = None  # if set, the whole number drawn stands for this row of it
+
+    @property
+    def words(self) -> tuple[int, int]:
+        """The numbers of the random words that are the switch and the value."""
+        return self.word if self.switch is None else self.switch, self.word
 
 
 @dataclass(frozen=True)
 class Strength:
-    """A change of an image whose effect on features is measured, for every image and with nothing else changed.
+    """A change of an image whose effect on features is measured, for every image and with nothing else changed."""
 
-    Attributes:
-        name: of the measurement.
-        words: how strong the change is.
-        drawn: (u, size of the view) → columns of the table; u [N, 2] is uniform in [0, 1), drawn for each image. By
-            default the operation's first column is 1.
-        settings: size of the view → what the spec has to say besides.
-        used: whether a spec has this change; by default, whether its operation has a chance.
-    """
-
-    name: str
-    words: str
+    name: str  # of the measurement
+    words: str  # how strong the change is
+    #: (u, size of the view) → columns of the table; u [N, 2] is uniform in [0, 1), drawn for each image. By default
+    #: the operation's first column is 1.
     drawn: Callable[[NDArray[np.float64], int], Mapping[str, Any]] | None = None
+    #: Size of the view → what the spec has to say besides.
     settings: Callable[[int], Mapping[str, Any]] = lambda size: {}
+    #: Whether a spec has this change; by default, whether its operation has a chance.
     used: Callable[[ViewSpec], bool] | None = None
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One row.
-
-    Attributes:
-        name: of the operation, and of its setting unless `settings` says otherwise.
-        columns: what is drawn for it. Where the first one is 0, nothing is done.
-        words: spec → what the report says of it, nothing where it is switched off.
-        strengths: how strong it is where its effect on features is measured.
-        step: the step of `ViewSpec.order` that it is part of; by default one of its own.
-        early: whether this step may come before the crop.
-        settings: the fields of ViewSpec that belong to it.
-    """
+    """One row."""
 
     name: str
-    columns: tuple[Column, ...]
-    words: Callable[[ViewSpec], str]
-    strengths: tuple[Strength, ...]
-    step: str = ""
-    early: bool = False
-    settings: tuple[str, ...] = ()
+    columns: tuple[Column, ...]  # what is drawn for it; where the first one is 0, nothing is done
+    words: Callable[[ViewSpec], str]  # what the report says of it, nothing where it is switched off
+    strengths: tuple[Strength, ...]  # how strong it is where its effect on features is measured
+    in_crop: bool = False  # part of the step `crop` of `ViewSpec.order`, else a step of its own
+    early: bool = False  # whether this step may come before the crop
 
-    def __post_init__(self) -> None:
-        """Fill in the names that follow from the operation's own."""
-        object.__setattr__(self, "step", self.step or self.name)
-        object.__setattr__(self, "settings", self.settings or (self.name,))
+    @property
+    def step(self) -> str:
+        """The step of `ViewSpec.order` that it is part of."""
+        return "crop" if self.in_crop else self.name
 
     def chance(self, spec: ViewSpec) -> float:
         """The probability that a view of the spec undergoes it."""
@@ -120,13 +99,8 @@ class Operation:
         return self.chance(spec) > 0 if strength.used is None else strength.used(spec)
 
 
-def _flag(name: str, word: int, chance: Callable[[ViewSpec], float]) -> tuple[Column]:
-    """The column of an operation that is done or not."""
-    return (Column(name, "?", word=word, switch=word, chance=chance),)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f}\u202f%"
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.0f}\u202f%"
 
 
 def _often(word: str, chance: float) -> str:
@@ -134,6 +108,16 @@ def _often(word: str, chance: float) -> str:
     if chance == 0:
         return ""
     return word if chance >= 1 else f"{word} {_percent(chance)}"
+
+
+def _switch(name: str, word: int, said: str, strength: str, **place: bool) -> Operation:
+    """An operation that is done or not, with the probability that its setting says."""
+
+    def chance(spec: ViewSpec) -> float:
+        return float(getattr(spec, name))
+
+    columns, strengths = (Column(name, "?", word, chance=chance),), (Strength(name, strength),)
+    return Operation(name, columns, lambda spec: _often(said, chance(spec)), strengths, **place)
 
 
 def _sign(u: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -169,64 +153,39 @@ _ORDERS = np.array(list(permutations(range(4))), dtype=np.uint8)  # [24, 4]
 _FACTOR, _HUE = 0.4, 0.1  # strengths at which the effect on features is measured
 
 
-def _factor_limits(name: str) -> Callable[[ViewSpec], Range]:
+def _factor(place: int, name: str) -> Column:
+    """The column of an adjustment's factor."""
+
     def limits(spec: ViewSpec) -> Range:
         strength = getattr(spec.jitter or _NO_JITTER, name)
         return (-strength, strength) if name == "hue" else (max(0.0, 1 - strength), 1 + strength)
 
-    return limits
-
-
-def _jitter_columns() -> tuple[Column, ...]:
-    def certain(spec: ViewSpec) -> float:
-        return 1.0
-
-    factors = [
-        Column(
-            "factors", "f4", word=_COLOUR + 1 + place, switch=_COLOUR, chance=certain,
-            limits=_factor_limits(name), rest=0.0 if name == "hue" else 1.0,
-        )
-        for place, name in enumerate(ADJUSTMENTS)
-    ]  # fmt: skip
-    order = Column(
-        "order", "u1", word=_COLOUR + 5, switch=_COLOUR, chance=certain,
-        limits=lambda spec: (0, len(_ORDERS)), choices=_ORDERS,
-    )  # fmt: skip
-    flag = _flag("jitter", _COLOUR, lambda spec: (spec.jitter or _NO_JITTER).probability)
-    return (*flag, *factors, order)
+    return Column("factors", "f4", _COLOUR + 1 + place, limits, rest=0.0 if name == "hue" else 1.0)
 
 
 def _jitter_words(spec: ViewSpec) -> str:
     jitter = spec.jitter or _NO_JITTER
-    parts = [
-        f"{name} {strength:g}"
-        for name, strength in zip(ADJUSTMENTS, jitter.strengths, strict=True)
-        if strength
-    ]
-    return (
-        f"jitter {_percent(jitter.probability)} ({', '.join(parts)})" if jitter.probability and parts else ""
-    )
+    strengths = zip(ADJUSTMENTS, jitter.strengths, strict=True)
+    parts = ", ".join(f"{name} {strength:g}" for name, strength in strengths if strength)
+    return f"jitter {_percent(jitter.probability)} ({parts})" if jitter.probability and parts else ""
 
 
 def _jitter_strength(name: str) -> Strength:
     """One of the adjustments alone."""
-    rest, strength = (0.0, _HUE) if name == "hue" else (1.0, _FACTOR)
+    rest, strength, words = 1.0, _FACTOR, "factor 0.6 or 1.4"
+    if name == "hue":
+        rest, strength, words = 0.0, _HUE, "a tenth of the colour wheel to either side"
+    alone = Jitter(probability=1, **dict.fromkeys(ADJUSTMENTS, 0.0) | {name: strength})
 
     def drawn(u: NDArray[np.float64], size: int) -> dict[str, Any]:
         factors = np.tile(np.array([1.0, 1.0, 1.0, 0.0]), (len(u), 1))
         factors[:, ADJUSTMENTS.index(name)] = rest + strength * _sign(u)
         return {"jitter": True, "factors": factors}
 
-    alone = Jitter(probability=1, **dict.fromkeys(ADJUSTMENTS, 0.0) | {name: strength})
-    return Strength(
-        name,
-        "a tenth of the colour wheel to either side" if name == "hue" else "factor 0.6 or 1.4",
-        drawn=drawn,
-        settings=lambda size: {"jitter": alone},
-        used=lambda spec: (
-            spec.jitter is not None and spec.jitter.probability * getattr(spec.jitter, name) > 0
-        ),
-    )
+    def used(spec: ViewSpec) -> bool:
+        return spec.jitter is not None and spec.jitter.probability * getattr(spec.jitter, name) > 0
+
+    return Strength(name, words, drawn, settings=lambda size: {"jitter": alone}, used=used)
 
 
 # ------------------------------------------------------------------------------------- the other operations
@@ -248,102 +207,71 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "crop",
         columns=(),  # boxes are drawn by `sslpipe.views.drawing`
-        words=lambda spec: (
-            f"crop of {100 * spec.scale[0]:.0f}\u2013{100 * spec.scale[1]:.0f}\u202f% of the area"
-        ),
+        words=lambda spec: f"crop of {100 * spec.scale[0]:.0f}\u2013{_percent(spec.scale[1])} of the area",
         strengths=(Strength("crop", "half the area, anywhere", used=lambda spec: spec.scale[0] < 1),),
-        settings=("scale", "ratio"),
     ),
-    Operation(
-        "hflip",
-        step="crop",
-        columns=_flag("hflip", _FLIPS, lambda spec: spec.hflip),
-        words=lambda spec: _often("mirrored", spec.hflip),
-        strengths=(Strength("hflip", "mirrored"),),
-    ),
-    Operation(
-        "vflip",
-        step="crop",
-        columns=_flag("vflip", _FLIPS + 1, lambda spec: spec.vflip),
-        words=lambda spec: _often("upside down", spec.vflip),
-        strengths=(Strength("vflip", "upside down"),),
-    ),
+    _switch("hflip", _FLIPS, "mirrored", "mirrored", in_crop=True),
+    _switch("vflip", _FLIPS + 1, "upside down", "upside down", in_crop=True),
     Operation(
         "rotation",
-        step="crop",
+        in_crop=True,
         columns=(
             Column(
-                "angle", "f4", word=_FLIPS + 2, switch=_FLIPS + 2, chance=lambda spec: float(spec.rotation > 0),
-                limits=lambda spec: (-spec.rotation, spec.rotation),
+                "angle", "f4", _FLIPS + 2,
+                limits=lambda spec: (-spec.rotation, spec.rotation), chance=lambda spec: float(spec.rotation > 0),
             ),
         ),
         words=lambda spec: f"turned \u00b1{spec.rotation:g}\u00b0" if spec.rotation else "",
         strengths=(
             Strength(
-                "rotation",
-                "15° to either side",
-                drawn=lambda u, size: {"angle": _ANGLE * _sign(u)},
-                settings=lambda size: {"rotation": _ANGLE},
+                "rotation", "15° to either side",
+                drawn=lambda u, size: {"angle": _ANGLE * _sign(u)}, settings=lambda size: {"rotation": _ANGLE},
             ),
         ),
     ),
     Operation(
         "quarter_turns",
-        step="crop",
+        in_crop=True,
         columns=(
             Column(
-                "turns", "u1", word=_FLIPS + 3, switch=_FLIPS + 3, chance=lambda spec: float(spec.quarter_turns),
-                limits=lambda spec: (0, 4),
+                "turns", "u1", _FLIPS + 3,
+                limits=lambda spec: (0, 4), chance=lambda spec: float(spec.quarter_turns),
             ),
         ),
         words=lambda spec: "quarter turns" if spec.quarter_turns else "",
         strengths=(
-            Strength(
-                "quarter_turns",
-                "90°, 180° or 270°",
-                drawn=lambda u, size: {"turns": 1 + np.floor(3 * u[:, 0])},
-            ),
+            Strength("quarter_turns", "90°, 180° or 270°", lambda u, size: {"turns": 1 + np.floor(3 * u[:, 0])}),
         ),
     ),
     Operation(
         "jitter",
         early=True,
-        columns=_jitter_columns(),
+        columns=(
+            Column("jitter", "?", _COLOUR, chance=lambda spec: (spec.jitter or _NO_JITTER).probability),
+            *(_factor(place, name) for place, name in enumerate(ADJUSTMENTS)),
+            Column("order", "u1", _COLOUR + 5, lambda spec: (0, len(_ORDERS)), choices=_ORDERS),
+        ),
         words=_jitter_words,
         strengths=tuple(_jitter_strength(name) for name in ADJUSTMENTS),
     ),
-    Operation(
-        "grey",
-        early=True,
-        columns=_flag("grey", _COLOUR + 6, lambda spec: spec.grey),
-        words=lambda spec: _often("grey", spec.grey),
-        strengths=(Strength("grey", "without colour"),),
-    ),
+    _switch("grey", _COLOUR + 6, "grey", "without colour", early=True),
     Operation(
         "blur",
         columns=(
             Column(
-                "sigma", "f4", word=_COLOUR + 8, switch=_COLOUR + 7, chance=lambda spec: spec.blur,
-                limits=lambda spec: spec.blur_sigma,
+                "sigma", "f4", _COLOUR + 8,
+                limits=lambda spec: spec.blur_sigma, chance=lambda spec: spec.blur, switch=_COLOUR + 7,
             ),
         ),
         words=lambda spec: _often("blurred", spec.blur),
         strengths=(
             Strength(
-                "blur",
-                "deviation of 1 pixel, or 1 % of the side if that is more",
-                drawn=lambda u, size: {"sigma": _sigma(size)},
-                settings=lambda size: {"blur_kernel": _kernel(size)},
+                "blur", "deviation of 1 pixel, or 1 % of the side if that is more",
+                drawn=lambda u, size: {"sigma": _sigma(size)}, settings=lambda size: {"blur_kernel": _kernel(size)},
             ),
         ),
-        settings=("blur", "blur_sigma", "blur_kernel"),
     ),
-    Operation(
-        "solarize",
-        columns=_flag("solarize", _COLOUR + 9, lambda spec: spec.solarize),
-        words=lambda spec: _often("solarized", spec.solarize),
-        strengths=(Strength("solarize", "values from 0.5 up inverted"),),
-    ),
+    _switch("solarize", _COLOUR + 9, "solarized", "values from 0.5 up inverted"),
 )  # fmt: skip
 
 COLUMNS = tuple(column for operation in OPERATIONS for column in operation.columns)
@@ -387,8 +315,8 @@ class ViewSpec(Config):
     name: str = Field("view", pattern=r"^[a-z][a-z0-9_]*$")
     size: int = Field(ge=1, le=4096)
     count: int = Field(1, ge=1, le=256)
-    scale: Range = (0.08, 1.0)
-    ratio: Range = (3 / 4, 4 / 3)
+    scale: PartOfArea = (0.08, 1.0)
+    ratio: IncreasingRange = (3 / 4, 4 / 3)
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     hflip: Probability = 0.5
     vflip: Probability = 0.0
@@ -397,7 +325,7 @@ class ViewSpec(Config):
     jitter: Jitter | None = None
     grey: Probability = 0.0
     blur: Probability = 0.0
-    blur_sigma: Range = (0.1, 2.0)
+    blur_sigma: IncreasingRange = (0.1, 2.0)
     blur_kernel: int | None = Field(None, ge=1)
     solarize: Probability = 0.0
     fill: float = Field(0.0, ge=0, le=1)
@@ -417,16 +345,6 @@ class ViewSpec(Config):
         """The steps before the crop, and those after it."""
         crop = self.order.index("crop")
         return self.order[:crop], self.order[crop + 1 :]
-
-    @field_validator("scale", "ratio", "blur_sigma")
-    @classmethod
-    def _check_range(cls, value: Range) -> Range:
-        return increasing(value)
-
-    @field_validator("scale")
-    @classmethod
-    def _check_scale(cls, value: Range) -> Range:
-        return check_share(value, "the image's area")
 
     @field_validator("std")
     @classmethod

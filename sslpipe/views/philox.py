@@ -19,15 +19,7 @@ CROP, FLIPS, COLOUR, OTHERS, MASK = 0, 16, 20, 32, 64
 
 
 def philox(counter: NDArray[np.uint64], key: tuple[int, int]) -> NDArray[np.uint64]:
-    """Ten rounds of Philox4x32.
-
-    Args:
-        counter: [..., 4] words below 2³², in uint64.
-        key: two words below 2³².
-
-    Returns:
-        [..., 4] random words below 2³², in uint64.
-    """
+    """Ten rounds of Philox4x32: a counter [..., 4] and a key → random words [..., 4], all below 2³², in uint64."""
     c0, c1, c2, c3 = (counter[..., word].astype(np.uint64) for word in range(4))
     for turn in range(10):
         k0, k1 = (np.uint64((key[i] + turn * _WEYL[i]) & 0xFFFFFFFF) for i in range(2))
@@ -37,23 +29,16 @@ def philox(counter: NDArray[np.uint64], key: tuple[int, int]) -> NDArray[np.uint
 
 
 def words(
-    index: NDArray[np.int64],
-    *,
-    seed: int,
-    epoch: int,
-    view: int | NDArray[np.int64],
-    first: int,
-    count: int,
+    index: NDArray[np.int64], *, seed: int, epoch: int, view: int | NDArray[np.int64], first: int, count: int
 ) -> NDArray[np.uint64]:
     """Random words that belong to (seed, epoch, sample, view) and nothing else.
 
     Args:
-        index: [N] places of the samples in the split.
-        seed: below 2⁶⁴.
-        epoch: below 2³².
+        index: [N] of the samples in the split.
+        seed: of the run, below 2⁶⁴.
+        epoch: counted from 0, below 2³².
         view: number of the view in its recipe, below 2¹²; or [N], one for each sample.
-        first: first block of four words, and
-        count: how many blocks; blocks are below 2²⁰.
+        first, count: the first block of four words, and how many; blocks are below 2²⁰.
 
     Returns:
         [N, 4 · count] words below 2³², in uint64.
@@ -62,12 +47,12 @@ def words(
     in_range = not number.size or (number.min() >= 0 and number.max() < 1 << 12)
     if not (0 <= seed < 1 << 64 and 0 <= epoch < 1 << 32 and in_range and first + count <= 1 << 20):
         raise ValueError(f"seed {seed}, epoch {epoch}, view {view} or block {first + count} is out of range")
-    place = index.astype(np.uint64)[:, None]  # [N, 1]
+    sample = index.astype(np.uint64)[:, None]  # [N, 1]
     block = np.arange(first, first + count) | number << 20
     counter = np.empty((len(index), count, 4), dtype=np.uint64)
     counter[..., 0] = block
-    counter[..., 1] = place & _LOW
-    counter[..., 2] = place >> _HALF
+    counter[..., 1] = sample & _LOW
+    counter[..., 2] = sample >> _HALF
     counter[..., 3] = epoch
     return philox(counter, (seed & 0xFFFFFFFF, seed >> 32)).reshape(len(index), 4 * count)
 

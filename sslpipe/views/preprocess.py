@@ -1,4 +1,4 @@
-"""How images become an encoder's input."""
+"""How images become an encoder's input: their central squares, with nothing drawn at random."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 from torch import Tensor
@@ -15,7 +16,10 @@ from sslpipe.console.errors import UserError
 from sslpipe.core.config import Config
 from sslpipe.data.batch import Batch
 from sslpipe.shards.images import BadImage, normalise
-from sslpipe.views.evaluation import centre
+from sslpipe.views.operations import ViewSpec
+from sslpipe.views.render import reference
+from sslpipe.views.table import Table
+from sslpipe.views.values import Colour
 
 Picture = Image.Image | np.ndarray | Tensor
 
@@ -25,8 +29,8 @@ class Preprocess(Config):
 
     Attributes:
         size: side of the input, pixels.
-        crop: side of the central square that is kept, as a share of the image's shorter side.
-        interpolation: of the resize, antialiased: "bilinear" or "bicubic".
+        crop: side of the central square that is kept, as a fraction of the image's shorter side.
+        interpolation: of the resize, antialiased.
         mean: subtracted from each channel, in [0, 1].
         std: each channel is divided by it.
     """
@@ -34,8 +38,8 @@ class Preprocess(Config):
     size: int = Field(ge=1)
     crop: float = Field(1.0, gt=0, le=1)
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: Colour
+    std: Colour
 
     def __call__(self, images: Picture | Sequence[Picture]) -> Tensor:
         """Images in, float32 [N, 3, size, size] out.
@@ -59,11 +63,40 @@ class Preprocess(Config):
         return pixels * std + mean
 
 
+def centre(
+    batch: Batch, *, size: int, mean: Colour, std: Colour, crop: float = 1.0,
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear",
+) -> Tensor:  # fmt: skip
+    """The central square of each image, resized with antialiasing and normalised; the padding is never seen.
+
+    The settings are those of `Preprocess`; for ImageNet's 224 of 256 pixels `crop` is .875.
+
+    Returns:
+        float32 [N, 3, size, size] on the batch's device.
+    """
+    limit = batch.size.cpu().numpy()  # [N, 2]
+    box = central_box(limit, crop)
+    spec = ViewSpec(size=size, interpolation=interpolation, mean=mean, std=std)
+    return reference.render(batch.pixels, Table.plain(box, limit), spec)
+
+
+def central_box(limit: NDArray[np.int32], crop: float) -> NDArray[np.int32]:
+    """Top, left, height and width, [N, 4], of the square that evaluation sees; its side is `crop` of the shorter one.
+
+    The true height and width of each image are `limit`, [N, 2].
+    """
+    if not 0 < crop <= 1:
+        raise ValueError(f"crop must be above 0 and at most 1, not {crop}")
+    side = np.maximum(np.rint(crop * limit.min(axis=1, keepdims=True)), 1)
+    corner = np.rint((limit - side) / 2)  # as torchvision's center_crop
+    return np.concatenate((corner, side, side), axis=1).astype(np.int32)
+
+
 def _as_list(images: Picture | Sequence[Picture]) -> list[Picture]:
     if isinstance(images, Image.Image):
         return [images]
-    if isinstance(images, np.ndarray | Tensor):
-        return list(images) if images.ndim == 4 else [images]
+    if isinstance(images, np.ndarray | Tensor) and images.ndim != 4:
+        return [images]
     return list(images)
 
 
@@ -71,7 +104,7 @@ def _as_pixels(image: Picture) -> Tensor:
     """One image as uint8 [H, W, 3]."""
     if isinstance(image, Image.Image):
         try:
-            return _as_pixels(np.array(normalise(image)))
+            image = np.array(normalise(image))
         except BadImage as error:
             raise UserError(f"preprocess cannot read this image: {error.reason}") from error
     pixels = torch.as_tensor(image)
@@ -83,9 +116,8 @@ def _as_pixels(image: Picture) -> Tensor:
     if pixels.ndim == 3 and pixels.shape[2] not in (1, 3):
         pixels = pixels.permute(1, 2, 0)
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or 0 in pixels.shape:
-        raise UserError(
-            f"preprocess takes images of 1 or 3 channels, not pixels of shape {list(image.shape)}"
-        )
+        shape = list(image.shape)
+        raise UserError(f"preprocess takes images of 1 or 3 channels, not pixels of shape {shape}")
     return pixels.expand(-1, -1, 3)
 
 

@@ -14,15 +14,12 @@ from sslpipe.views.masks import PatchMask
 from sslpipe.views.operations import IMAGENET_MEAN, IMAGENET_STD, OPERATIONS, Jitter, ViewSpec
 from sslpipe.views.values import Colour
 
-__all__ = [
-    "IMAGENET_MEAN", "IMAGENET_STD", "Colour", "Jitter", "PatchMask", "Recipe", "ViewSpec", "resolve",
-]  # fmt: skip
-
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Colour", "Jitter", "PatchMask", "Recipe", "ViewSpec", "resolve"]
 
 # How messages name the two who may override a recipe.
 USER, DATASET = "views.recipe", "the data set's recipe"
 # What `share` takes from the other spec: everything that says which part of the image is seen.
-SHARED = ("count", *(name for row in OPERATIONS if row.step == "crop" for name in row.settings))
+SHARED = ("count", "scale", "ratio", *(row.name for row in OPERATIONS if row.in_crop))
 # What overrides may not touch: it is what the method's code is written against.
 FIXED = ("name", "share")
 
@@ -34,18 +31,12 @@ class Recipe(Config):
 
     @field_validator("views")
     @classmethod
-    def _check_names(cls, views: tuple[ViewSpec, ...]) -> tuple[ViewSpec, ...]:
-        names = [spec.name for spec in views]
-        if len(set(names)) < len(names):
-            raise ValueError("each view needs a name of its own")
-        if clash := set(names) & set(ViewSpec.model_fields):
-            raise ValueError(f"a view cannot be called {sorted(clash)[0]}, which is the name of a setting")
-        return views
-
-    @field_validator("views")
-    @classmethod
-    def _share(cls, views: tuple[ViewSpec, ...]) -> tuple[ViewSpec, ...]:
+    def _check_views(cls, views: tuple[ViewSpec, ...]) -> tuple[ViewSpec, ...]:
         named = {spec.name: spec for spec in views}
+        if len(named) < len(views):
+            raise ValueError("each view needs a name of its own")
+        if clash := named.keys() & set(ViewSpec.model_fields):
+            raise ValueError(f"a view cannot be called {sorted(clash)[0]}, which is the name of a setting")
         return tuple(_shared(spec, named) for spec in views)
 
     def __getitem__(self, name: str) -> ViewSpec:
@@ -70,14 +61,9 @@ class Recipe(Config):
 
 
 def resolve(
-    recipe: Recipe,
-    *,
-    dataset: Mapping[str, Any] | None = None,
-    user: Mapping[str, Any] | None = None,
-    mean: Colour | None = None,
-    std: Colour | None = None,
-    setting: str = USER,
-) -> Recipe:
+    recipe: Recipe, *, dataset: Mapping[str, Any] | None = None, user: Mapping[str, Any] | None = None,
+    mean: Colour | None = None, std: Colour | None = None, setting: str = USER,
+) -> Recipe:  # fmt: skip
     """The recipe that is trained on: the method's, changed by the data set, its statistics and the user.
 
     Args:
@@ -87,8 +73,7 @@ def resolve(
             or less: not small crops, and not crops of one size.
         user: single values from params.yaml, laid on top: `{"hflip": 0.5}` for every spec or
             `{"<spec name>": {"hflip": 0.5}}` for one.
-        mean: the data's channel means in [0, 1]; None leaves the method's.
-        std: the data's channel deviations; None leaves the method's.
+        mean, std: of the data's channels, in [0, 1]; None leaves the method's.
         setting: where the user's values stand, for error messages.
 
     Raises:
@@ -110,7 +95,9 @@ def resolve(
         statistics["std"] = tuple(max(value, 1 / 255) for value in std)  # a channel may be empty
     views = []
     for spec in recipe.views:
-        spec = _override(spec, _for(spec, dataset) | statistics, DATASET, everywhere=True)
+        whole_or_less = spec.scale[0] < spec.scale[1] == 1
+        of_data = {key: value for key, value in dataset.items() if key != "scale" or whole_or_less}
+        spec = _override(spec, of_data | statistics, DATASET, everywhere=True)
         spec = _override(spec, user, setting, everywhere=True)
         if spec.name in single:
             spec = _override_one(spec, single[spec.name], setting)
@@ -119,12 +106,6 @@ def resolve(
         return Recipe(views=tuple(_shared(spec, {s.name: s for s in views}, refuse=False) for spec in views))
     except ValidationError as error:
         raise UserError(f"{setting}: {_first(error)}") from error
-
-
-def _for(spec: ViewSpec, dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """The data set's values that concern a spec."""
-    whole_or_less = spec.scale[0] < spec.scale[1] == 1
-    return {key: value for key, value in dataset.items() if key != "scale" or whole_or_less}
 
 
 def _shared(spec: ViewSpec, named: Mapping[str, ViewSpec], refuse: bool = True) -> ViewSpec:

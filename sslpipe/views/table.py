@@ -53,17 +53,16 @@ class Table:
 
     def __getattr__(self, name: str) -> NDArray[Any]:
         """A column of what is drawn."""
-        if name not in (ROW.names or ()):
+        if name not in _FIELDS:
             raise AttributeError(f"a table has no column {name}")
         return self.drawn[name]
 
     def change(self, **columns: Any) -> Table:
         """The same table with other values in some columns; one value is for all rows."""
-        own = {field.name: columns.pop(field.name) for field in fields(self) if field.name in columns}
         drawn = self.drawn.copy()
-        for name, values in columns.items():
-            drawn[name] = values
-        return replace(self, drawn=drawn, **own)
+        for name in columns.keys() & _FIELDS.keys():
+            drawn[name] = columns.pop(name)
+        return replace(self, drawn=drawn, **columns)
 
     @staticmethod
     def plain(box: NDArray[np.int32], size: NDArray[np.int32]) -> Table:
@@ -71,23 +70,12 @@ class Table:
         n = len(box)
         return Table(source=np.arange(n), size=size, box=box, drawn=np.repeat(REST, n))
 
-    @staticmethod
-    def concatenate(tables: Sequence[Table]) -> Table:
-        """The rows of all tables, one after another."""
-        return Table(
-            **{
-                field.name: np.concatenate([getattr(t, field.name) for t in tables])
-                for field in fields(Table)
-            }
-        )
-
 
 def records(values: NDArray[np.float64]) -> NDArray[np.void]:
     """`Table.drawn` [N] from the values of `COLUMNS`, [C, N]."""
     drawn, first = np.empty(values.shape[1], dtype=ROW), 0
     for name, columns in _FIELDS.items():
-        value = values[first : first + len(columns)]
-        first += len(columns)
+        value, first = values[first : first + len(columns)], first + len(columns)
         if columns[0].choices is not None:
             drawn[name] = columns[0].choices.take(value[0].astype(np.intp), axis=0)
         else:
@@ -95,15 +83,17 @@ def records(values: NDArray[np.float64]) -> NDArray[np.void]:
     return drawn
 
 
-def _type(name: str, columns: Sequence[Column]) -> tuple[str, str, tuple[int, ...]]:
-    """The type of a field: of one value, or of several side by side."""
-    choices = columns[0].choices
-    shape = choices.shape[1:] if choices is not None else (len(columns),) if len(columns) > 1 else ()
-    return name, columns[0].kind, shape
-
-
 _FIELDS = {name: tuple(columns) for name, columns in groupby(COLUMNS, lambda column: column.name)}
+
+
+def _shape(columns: Sequence[Column]) -> tuple[int, ...]:
+    """Of what a row holds in a field: one value, several side by side, or one of the choices."""
+    if columns[0].choices is not None:
+        return columns[0].choices.shape[1:]
+    return (len(columns),) if len(columns) > 1 else ()
+
+
 #: The type of a row of `Table.drawn`.
-ROW = np.dtype([_type(name, columns) for name, columns in _FIELDS.items()], align=True)
+ROW = np.dtype([(name, columns[0].kind, _shape(columns)) for name, columns in _FIELDS.items()], align=True)
 #: A row where nothing is done, [1].
 REST = records(np.array([[column.rest] for column in COLUMNS]))

@@ -21,8 +21,7 @@ class View:
             multi-block masks: first what the context does not show, then each of the T targets.
         to_canvas: float32 [N, 2, 3]: pixel (x, y) of the view lies at `to_canvas @ (x, y, 1)` on its canvas.
             Whole numbers are centres of pixels on both sides, x to the right and y down.
-        mean: of the normalisation.
-        std: of the normalisation.
+        mean, std: of the normalisation.
         name: of the ViewSpec.
         table: what was drawn: crop box, flips, turns, colours; N rows on the host.
         hidden: the most patches that `masks` [N, P] hide of any image: known to the host, which need not wait for the
@@ -46,11 +45,6 @@ class View:
 
     def __getitem__(self, part: slice) -> View:
         """The same view of some of the images."""
-        return replace(
-            self,
-            pixels=self.pixels[part],
-            index=self.index[part],
-            masks=None if self.masks is None else self.masks[part],
-            to_canvas=self.to_canvas[part],
-            table=None if self.table is None else self.table[part],
-        )
+        of_images = ("pixels", "index", "masks", "to_canvas", "table")
+        present = {name: value for name in of_images if (value := getattr(self, name)) is not None}
+        return replace(self, **{name: value[part] for name, value in present.items()})

@@ -67,13 +67,11 @@ def test_no_samples() -> None:
     assert empty.order.shape == (0, 4)
 
 
-def test_concatenate_and_rows() -> None:
-    a, b = table(FULL, 5), table(FULL, 5, view=1)
-    joined = Table.concatenate([a, b])
-    assert len(joined) == 10
-    assert same(joined[:5], a)
-    assert same(joined[5:], b)
-    assert joined.source.tolist() == [0, 1, 2, 3, 4] * 2
+def test_rows() -> None:
+    whole = table(FULL, 10)
+    assert same(whole[:5], table(FULL, 5))
+    assert whole[5:].source.tolist() == [5, 6, 7, 8, 9]
+    assert whole[np.array([3, 1])].source.tolist() == [3, 1]
 
 
 class Script:

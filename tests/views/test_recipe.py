@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from sslpipe.console.errors import UserError
 from sslpipe.views import Jitter, PatchMask, Recipe, ViewSpec, philox, resolve
 from sslpipe.views.operations import OPERATIONS, ORDER, in_words
+from sslpipe.views.recipe import SHARED
 
 PAIR = Recipe(views=(ViewSpec(name="a", size=32, jitter=Jitter(), grey=0.2), ViewSpec(name="b", size=32)))
 BEIT = Recipe(
@@ -213,9 +214,10 @@ def test_a_data_sets_scale_leaves_small_crops_and_crops_of_one_size_alone() -> N
 
 def test_every_operation_has_settings_and_words_and_random_words_of_its_own() -> None:
     used: set[int] = set()
+    assert set(SHARED) <= set(ViewSpec.model_fields)
     for row in OPERATIONS:
-        assert set(row.settings) <= set(ViewSpec.model_fields)
-        words = {word for column in row.columns for word in (column.switch, column.word)}
+        assert row.name == "crop" or row.name in ViewSpec.model_fields
+        words = {word for column in row.columns for word in column.words}
         assert not words & used
         assert all(4 * philox.FLIPS <= word < 4 * philox.MASK for word in words)
         used |= words

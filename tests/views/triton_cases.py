@@ -273,7 +273,3 @@ def test_bits_do_not_depend_on_the_batch(
     need = Need.of(table, spec)
     monkeypatch.setattr(triton, "_BUDGET", 4 * need.scratch(spec))  # four at a time
     assert torch.equal(view(pixels, table, spec), whole)
-
-
-def test_available() -> None:
-    assert triton.available(torch.device(DEVICE))

@@ -14,9 +14,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sslpipe.data.batch import Batch
-from sslpipe.views.evaluation import central_box
 from sslpipe.views.operations import OPERATIONS
-from sslpipe.views.preprocess import Preprocess
+from sslpipe.views.preprocess import Preprocess, central_box
 from sslpipe.views.recipe import Recipe, ViewSpec
 from sslpipe.views.render import reference
 from sslpipe.views.table import Table

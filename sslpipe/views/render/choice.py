@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+from collections.abc import Callable
 from importlib import metadata
-from typing import Protocol
 
 import torch
 
 from sslpipe.console.errors import UserError
 from sslpipe.console.spelling import nearest
-from sslpipe.views.operations import ViewSpec
-from sslpipe.views.render import reference
-from sslpipe.views.table import Table
 
 NAMES = ("reference", "cpu", "triton")
+_NEEDS = {"cpu": ("cpu", "numba"), "triton": ("cuda", "triton")}  # the kind of device, and the package
 
 
-class Renderer(Protocol):
-    """Makes pixels of parameters: `reference.render` defines what they are."""
-
-    def __call__(
-        self, pixels: torch.Tensor, table: Table, spec: ViewSpec, out: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """(canvases uint8 [M, R, R, 3], table of N rows, spec) → [N, 3, S, S], normalised, in `out` if given."""
-        ...
+#: (canvases, table, spec, where to write) → views; `reference.render` defines what they are.
+Renderer = Callable[..., torch.Tensor]
 
 
 def choose(name: str, device: torch.device) -> tuple[str, Renderer]:
@@ -34,48 +27,32 @@ def choose(name: str, device: torch.device) -> tuple[str, Renderer]:
         UserError: there is none of this name, or it cannot work on this device.
     """
     if name == "auto":
-        name = _fastest(device)
+        name = next((name for name in ("triton", "cpu") if _missing(name, device) is None), "reference")
     elif name not in NAMES:
         known = ["auto", *NAMES]
         near = nearest(name, known)
         hint = f"did you mean {near}?" if near else f"choose one of {', '.join(known)}"
         raise UserError(f"views.renderer: there is no renderer {name}; {hint}")
-    elif name != "reference" and (reason := _missing(name, device)):
+    elif reason := _missing(name, device):
         raise UserError(f"views.renderer: {name} {reason}, or choose auto")
-    if name == "reference":
-        return name, reference.render
-    if name == "cpu":
-        from sslpipe.views.render import cpu
-
-        return name, cpu.render
-    from sslpipe.views.render import triton
-
-    return name, triton.render
+    # Imported where it is chosen, since numba and triton may be missing.
+    return name, importlib.import_module(f"sslpipe.views.render.{name}").render
 
 
 def describe(name: str) -> str:
     """A renderer in words, with what its last bit depends on."""
-    compiler = {"cpu": "numba", "triton": "triton"}.get(name)
-    return f"{name}, {compiler} {metadata.version(compiler)}" if compiler else name
-
-
-def _fastest(device: torch.device) -> str:
-    return next(
-        (name for name in ("triton", "cpu") if _missing(name, device) is None),
-        "reference",
-    )
+    package = _NEEDS[name][1] if name in _NEEDS else None
+    return f"{name}, {package} {metadata.version(package)}" if package else name
 
 
 def _missing(name: str, device: torch.device) -> str | None:
     """Why a renderer cannot work on this device, and what would help; None if it can."""
-    if name == "cpu":
-        if device.type != "cpu":
-            return f"makes views on the CPU, not on {device.type}: set pretrain.device to cpu"
-        if importlib.util.find_spec("numba") is None:
-            return "needs the package numba: run `make setup` or `pip install numba`"
+    if name == "reference":
         return None
-    if device.type != "cuda":
-        return f"makes views on a GPU, not on {device.type}: set pretrain.device to cuda"
-    if importlib.util.find_spec("triton") is None:
-        return "needs the package triton: run `make setup` or `pip install triton`"
+    kind, package = _NEEDS[name]
+    if device.type != kind:
+        where = "the CPU" if kind == "cpu" else "a GPU"
+        return f"makes views on {where}, not on {device.type}: set pretrain.device to {kind}"
+    if importlib.util.find_spec(package) is None:
+        return f"needs the package {package}: run `make setup` or `pip install {package}`"
     return None

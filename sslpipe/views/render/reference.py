@@ -73,9 +73,7 @@ def exact(device: torch.device) -> Iterator[None]:
     """Matrix products in full float32, whatever training has chosen (autocast, TF32, bfloat16)."""
     backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
     chosen = [backend.fp32_precision for backend in backends]
-    loose = [
-        (backend, value) for backend, value in zip(backends, chosen, strict=True) if value in ("tf32", "bf16")
-    ]
+    loose = [pair for pair in zip(backends, chosen, strict=True) if pair[1] in ("tf32", "bf16")]
     for backend, _ in loose:
         backend.fp32_precision = "ieee"
     try:
@@ -84,9 +82,6 @@ def exact(device: torch.device) -> Iterator[None]:
     finally:
         for backend, value in loose:
             backend.fp32_precision = value
-
-
-# ------------------------------------------------------------------------------------------------ geometry
 
 
 def _crop(x: Tensor, area: Tensor | None, table: Table, spec: ViewSpec) -> Tensor:
@@ -99,8 +94,8 @@ def _crop(x: Tensor, area: Tensor | None, table: Table, spec: ViewSpec) -> Tenso
     rows = resize_taps(top, height, spec.size, x.shape[2], spec.interpolation)
     columns = resize_taps(left, width, spec.size, x.shape[3], spec.interpolation)
     # A flipped picture is one whose rows (or columns) are asked for from the other end.
-    rows = torch.where(_per_row(table.vflip, x, 3), rows.flip(1), rows)
-    columns = torch.where(_per_row(table.hflip, x, 3), columns.flip(1), columns)
+    rows = torch.where(_tensor(table.vflip, x)[:, None, None], rows.flip(1), rows)
+    columns = torch.where(_tensor(table.hflip, x)[:, None, None], columns.flip(1), columns)
     x = along_axes(x, rows, columns).clamp_(0, 1)  # bicubic overshoots
     for quarters in (1, 2, 3):
         turn = partial(torch.rot90, k=quarters, dims=(2, 3))
@@ -109,16 +104,7 @@ def _crop(x: Tensor, area: Tensor | None, table: Table, spec: ViewSpec) -> Tenso
 
 
 def along_axes(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Two linear maps, one along each axis.
-
-    Args:
-        x: [N, C, H, W].
-        rows: [N, S, H].
-        columns: [N, T, W].
-
-    Returns:
-        [N, C, S, T].
-    """
+    """Two linear maps, one along each axis: [N, C, H, W], rows [N, S, H] and columns [N, T, W] → [N, C, S, T]."""
     n, channels, height, width = x.shape
     x = torch.bmm(x.reshape(n, channels * height, width), columns.mT)
     return torch.matmul(rows[:, None], x.view(n, channels, height, -1))
@@ -131,8 +117,7 @@ def resize_taps(start: Tensor, length: Tensor, size: int, extent: int, interpola
     throughout end up to 1.4e-5 away from torchvision's.
 
     Args:
-        start: int64 [N], first pixel of the piece.
-        length: int64 [N], its pixels; taps never reach beyond it.
+        start, length: int64 [N], the piece's first pixel, and its pixels; taps never reach beyond it.
         size: pixels it is resized to.
         extent: pixels of the whole line.
         interpolation: "bilinear" or "bicubic".
@@ -163,7 +148,7 @@ def _rotate(x: Tensor, area: Tensor, table: Table, fill: float) -> Tensor:
     """[n, 3, R, R] → [n, 3, max height, max width]: each crop of the picture rotated about the crop's centre.
 
     As torchvision's `rotate(image, angle, BILINEAR, center, fill)`, which weighs a border pixel twice by the
-    share of it that is image.
+    fraction of it that is image.
     """
     height, width = int(table.box[:, 2].max()), int(table.box[:, 3].max())
     top, left, h, w = _tensor(table.box.astype(np.float32), x)[:, :, None, None].unbind(dim=1)  # [n, 1, 1]
@@ -174,8 +159,8 @@ def _rotate(x: Tensor, area: Tensor, table: Table, fill: float) -> Tensor:
     there = torch.stack((cos * dx - sin * dy + (left + w / 2), sin * dx + cos * dy + (top + h / 2)), dim=-1)
     grid = there * (2 / x.shape[-1]) - 1  # [n, height, width, (x, y)], edges of the canvas at ±1
     sampled = functional.grid_sample(torch.cat((x * area, area), dim=1), grid, align_corners=False)
-    colour, share = sampled[:, :3], sampled[:, 3:]
-    return (colour - fill) * share + fill
+    colour, fraction = sampled[:, :3], sampled[:, 3:]
+    return (colour - fill) * fraction + fill
 
 
 def _area(table: Table, x: Tensor) -> Tensor:
@@ -183,9 +168,6 @@ def _area(table: Table, x: Tensor) -> Tensor:
     height, width = _tensor(table.size, x)[:, :, None, None].unbind(dim=1)  # [n, 1, 1]
     line = torch.arange(x.shape[-1], device=x.device)
     return ((line[:, None] < height) & (line < width)).to(x.dtype)[:, None]
-
-
-# -------------------------------------------------------------------------------------------------- colour
 
 
 def grey(x: Tensor) -> Tensor:
@@ -263,11 +245,7 @@ def _grey(x: Tensor, area: Tensor | None, table: Table, spec: ViewSpec) -> None:
 
 
 def _blur(x: Tensor, area: Tensor | None, table: Table, spec: ViewSpec) -> None:
-    _change(
-        x,
-        table.sigma > 0,
-        lambda part, rows: blur(part, _tensor(table.sigma[rows], part), spec.kernel),
-    )
+    _change(x, table.sigma > 0, lambda part, rows: blur(part, _tensor(table.sigma[rows], part), spec.kernel))
 
 
 def _solarize(x: Tensor, area: Tensor | None, table: Table, spec: ViewSpec) -> None:
@@ -279,22 +257,9 @@ def _blend(x: Tensor, other: Tensor, factor: Tensor) -> Tensor:
 
 
 #: In the order of `Jitter.strengths`; (pixels, factors [N, 1, 1, 1], area of the image on its canvas) → pixels.
-_ADJUSTMENTS: tuple[Callable[[Tensor, Tensor, Tensor | None], Tensor], ...] = (
-    brightness,
-    contrast,
-    saturation,
-    hue,
-)
+_ADJUSTMENTS = (brightness, contrast, saturation, hue)
 #: Each step but the crop; (pixels, area of the image on its canvas, table, spec) changes the pixels in place.
-_STEPS: dict[str, Callable[[Tensor, Tensor | None, Table, ViewSpec], None]] = {
-    "jitter": _jitter,
-    "grey": _grey,
-    "blur": _blur,
-    "solarize": _solarize,
-}
-
-
-# ------------------------------------------------------------------------------------------------- helpers
+_STEPS = {"jitter": _jitter, "grey": _grey, "blur": _blur, "solarize": _solarize}
 
 
 def _change(
@@ -309,7 +274,3 @@ def _change(
 
 def _tensor(values: NDArray[Any], like: Tensor) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values)).to(like.device, non_blocking=True)
-
-
-def _per_row(flags: NDArray[np.bool_], like: Tensor, dims: int) -> Tensor:
-    return _tensor(flags, like).view(-1, *[1] * (dims - 1))

@@ -66,6 +66,15 @@ def test_any_size_any_operation(
     assert off(noise(3, extent, seed), table, spec) <= (1e-4 if rotation else 5e-6)
 
 
+@pytest.mark.parametrize("size", [32, 33, 40])
+def test_contrast_after_blur(size: int) -> None:
+    order = ("crop", "blur", "solarize", "grey", "jitter")
+    spec = EVERYTHING.model_copy(update={"size": size, "rotation": 0.0, "blur": 1.0, "order": order})
+    pixels, table = noise(20, 64), table_of(spec, np.full((20, 2), 64))
+    assert off(pixels, table, spec) <= 5e-6
+    assert torch.equal(cpu.render(pixels, table, spec), cpu.render(pixels, table, spec))
+
+
 @pytest.mark.parametrize("shape", [(4096, 3), (3, 4096), (1, 4096), (1000, 2)])
 def test_long_thin_images(shape: tuple[int, int]) -> None:
     extent = max(shape)

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -33,17 +33,7 @@ _pool: tuple[int, int, ThreadPoolExecutor] | None = None
 
 
 def render(pixels: Tensor, table: Table, spec: ViewSpec, out: Tensor | None = None) -> Tensor:
-    """Render one view for each row of a table; as `reference.render`, to within 5e-6 before normalising.
-
-    Args:
-        pixels: uint8 [M, R, R, 3] canvases on the CPU.
-        table: N rows; `source` says which canvas.
-        spec: what the table was drawn for.
-        out: where to write, [N, 3, S, S] of any floating type and memory format.
-
-    Returns:
-        `out`, or a new float32 tensor.
-    """
+    """Render one view for each row of a table; as `reference.render`, to within 5e-6 before normalising."""
     if out is None:
         out = torch.empty(len(table), 3, spec.size, spec.size)
     if out.dtype == torch.float32 and out.is_contiguous():
@@ -57,52 +47,51 @@ def _render(canvases: NDArray[np.uint8], table: Table, spec: ViewSpec, out: NDAr
     if n == 0:
         return
     rows = view.Rows(table.source, table.size, table.box, table.drawn)
-    settings = _settings(table, spec)
-    floats = _scratch_floats(settings, spec.size, extent=canvases.shape[1])
-    threads = min(torch.get_num_threads(), n)
-    counter, share = np.zeros(1, dtype=np.intp), max(1, n // (threads * _TURNS))
+    settings, lengths = _settings(spec), _lengths(table, spec, extent=canvases.shape[1])
+    floats, threads = int(lengths.sum()), min(torch.get_num_threads(), n)
+    counter, at_a_time = np.zeros(1, dtype=np.intp), max(1, n // (threads * _TURNS))
 
     def work() -> None:
-        view.render_rows(canvases, rows, settings, _scratch(floats), out, counter, share)
+        view.render_rows(canvases, rows, settings, _scratch(floats), lengths, out, counter, at_a_time)
 
-    _in_threads(work, threads)
+    others = [_workers(threads - 1).submit(work) for _ in range(threads - 1)]
+    work()  # in this thread too
+    for other in others:
+        other.result()
 
 
-def _settings(table: Table, spec: ViewSpec) -> view.Settings:
-    cubic = spec.interpolation == "bicubic"
-    slots, reaches = _tap_bounds(table, spec.size, cubic)
+@lru_cache(maxsize=256)
+def _settings(spec: ViewSpec) -> view.Settings:
     return view.Settings(
         steps=np.array([STEPS[step] for step in spec.order]),
         strengths=np.array(spec.jitter.strengths if spec.jitter else (0, 0, 0, 0), dtype=np.float32),
         half=spec.kernel // 2 if spec.blur else 0,
-        cubic=cubic,
+        cubic=spec.interpolation == "bicubic",
         rotates=spec.rotation > 0,
         fill=np.float32(spec.fill),
         mean=np.array(spec.mean, dtype=np.float32),
         inverse=1 / np.array(spec.std, dtype=np.float32),
-        slots=slots,
-        reaches=reaches,
     )
 
 
-def _tap_bounds(table: Table, size: int, cubic: bool) -> tuple[int, int]:
-    """The most rows one output row is made of, and the most inputs a block of outputs reads."""
+def _lengths(table: Table, spec: ViewSpec, extent: int) -> NDArray[np.intp]:
+    """Of the pieces of `view.Scratch`, in its order; `extent` is the side of the canvases."""
+    size, half, rotates = spec.size, spec.kernel // 2 if spec.blur else 0, spec.rotation > 0
+    pitch = -(-size // LANES) * LANES
     height, width = (int(length) for length in table.box[:, 2:].max(axis=0))
-    support = 2 if cubic else 1
+    support = 2 if spec.interpolation == "bicubic" else 1
+    # The most rows that one output row is made of, and the most inputs that a block of outputs reads.
     slots = min(height, int(2 * support * max(height / size, 1)) + 3)
     scale = width / size
     reaches = min(width, int((LANES - 1) * scale + 2 * support * max(scale, 1)) + 4)
-    return slots, reaches
-
-
-def _scratch_floats(settings: view.Settings, size: int, extent: int) -> int:
-    """What `view.render_rows` takes out of its scratch."""
-    pitch, half = -(-size // LANES) * LANES, settings.half
-    pictures = 3 * size * pitch + 3 * (size + 2 * half) * pitch
-    ring, bands = settings.slots * 3 * pitch, pitch * settings.reaches
-    row, line, weights = 3 * (extent + LANES), extent + pitch + 2 * half + 2 * LANES, half + 1
-    whole = 3 * extent**2 if settings.steps[0] != STEPS["crop"] else 3 * extent if settings.rotates else 0
-    return pictures + ring + bands + row + line + weights + (2 * whole if settings.rotates else whole)
+    row, line = 3 * (extent + LANES), extent + pitch + 2 * half + 2 * LANES
+    # Where nothing but rotation needs the image, it is one pixel wide.
+    image = 3 * extent**2 if spec.order[0] != "crop" else 3 * extent if rotates else 0
+    turned = image if rotates else 0
+    y = 3 * (size + 2 * half) * pitch
+    return np.array(
+        [3 * size * pitch, y, slots * 3 * pitch, reaches * pitch, row, line, half + 1, image, turned], dtype=np.intp
+    )  # fmt: skip
 
 
 def _scratch(floats: int) -> NDArray[np.float32]:
@@ -111,14 +100,6 @@ def _scratch(floats: int) -> NDArray[np.float32]:
     if kept is None or kept.size < floats:
         kept = _kept.scratch = np.zeros(floats, dtype=np.float32)
     return kept
-
-
-def _in_threads(work: Callable[[], None], threads: int) -> None:
-    """Let several threads do the work, this one among them."""
-    others = [_workers(threads - 1).submit(work) for _ in range(threads - 1)]
-    work()
-    for other in others:
-        other.result()
 
 
 def _workers(count: int) -> ThreadPoolExecutor:

@@ -1,7 +1,5 @@
 """Gaussian blur: across into a picture with mirrored rows above and below, then down."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -31,28 +29,14 @@ def gaussian(sigma: np.float32, half: int, weights: np.ndarray) -> int:
 
 @pixels
 def _smooth_row(
-    out: np.ndarray,
-    to: int,
-    source: np.ndarray,
-    at: int,
-    step: int,
-    pitch: int,
-    weights: np.ndarray,
-    reach: int,
-) -> None:
+    out: np.ndarray, to: int, source: np.ndarray, at: int, step: int, pitch: int, weights: np.ndarray, reach: int
+) -> None:  # fmt: skip
     """A row of `pitch` outputs, filtered along `step`."""
     wide = pitch // (4 * LANES) * (4 * LANES)
     for i in range(0, wide, 4 * LANES):
         smooth_4(out, to + i, source, at + i, step, weights, reach)
     for i in range(wide, pitch, LANES):
         smooth(out, to + i, source, at + i, step, weights, reach)
-
-
-@pixels
-def _copy(y: np.ndarray, row: int, to: int, pitch: int) -> None:
-    source, target = y[row * pitch :][:pitch], y[to * pitch :][:pitch]
-    for i in range(pitch):
-        target[i] = source[i]
 
 
 @pixels
@@ -70,11 +54,13 @@ def blur_across(
             for d in range(1, reach + 1):
                 line[reach - d] = source[end - abs(end - d)]
                 line[reach + end + d] = source[abs(end - d)]
-            to = (top + reach + row) * pitch
-            _smooth_row(y, to, line, reach, 1, pitch, weights, reach)
+            _smooth_row(y, (top + reach + row) * pitch, line, reach, 1, pitch, weights, reach)
+        first, last = top + reach, top + reach + end
         for d in range(1, reach + 1):
-            _copy(y, top + reach + end - abs(end - d), top + reach - d, pitch)
-            _copy(y, top + reach + abs(end - d), top + reach + end + d, pitch)
+            to, at = (first - d) * pitch, (last - abs(end - d)) * pitch
+            y[to : to + pitch] = y[at : at + pitch]
+            to, at = (last + d) * pitch, (first + abs(end - d)) * pitch
+            y[to : to + pitch] = y[at : at + pitch]
 
 
 @pixels
@@ -87,3 +73,4 @@ def blur_down(
             at = (c * (size + 2 * reach) + reach + row) * pitch
             to = (c * size + row) * pitch
             _smooth_row(x, to, y, at, pitch, pitch, weights, reach)
+            x[to + size : to + pitch] = _ZERO  # or it would count in the mean of a later contrast

@@ -1,7 +1,5 @@
 """Colour operations: which of them a view drew, and what they do to rows of pixels and to whole pictures, in place."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -23,14 +21,9 @@ _RED, _GREEN, _BLUE = np.float32(0.2989), np.float32(0.587), np.float32(0.114)
 
 @exact
 def plan(steps: np.ndarray, strengths: np.ndarray, drawn: Any, ops: np.ndarray, factors: np.ndarray) -> int:
-    """The operations that a view goes through in some steps, and the factor of each; returns how many.
+    """The operations that a view goes through in some `STEPS`, and the factor of each; returns how many.
 
-    Args:
-        steps: numbers of steps, as in `STEPS`.
-        strengths: of jitter's adjustments; those of strength 0 are left out.
-        drawn: the view's row of `Table.drawn`.
-        ops: [MOST] to fill in.
-        factors: [MOST] to fill in.
+    Both are written into [MOST]; `drawn` is the view's row of `Table.drawn`. Adjustments of strength 0 are left out.
     """
     n = 0
     for step in steps:
@@ -59,9 +52,7 @@ def clamp(value: np.float32) -> np.float32:
 def _scale(r: np.ndarray, g: np.ndarray, b: np.ndarray, factor: np.float32) -> None:
     wide()
     for i in range(r.size):
-        r[i] = clamp(r[i] * factor)
-        g[i] = clamp(g[i] * factor)
-        b[i] = clamp(b[i] * factor)
+        r[i], g[i], b[i] = clamp(r[i] * factor), clamp(g[i] * factor), clamp(b[i] * factor)
 
 
 @pixels
@@ -70,9 +61,11 @@ def towards(r: np.ndarray, g: np.ndarray, b: np.ndarray, factor: np.float32, mea
     wide()
     rest = mean * (_ONE - factor)
     for i in range(r.size):
-        r[i] = clamp(r[i] * factor + rest)
-        g[i] = clamp(g[i] * factor + rest)
-        b[i] = clamp(b[i] * factor + rest)
+        r[i], g[i], b[i] = (
+            clamp(r[i] * factor + rest),
+            clamp(g[i] * factor + rest),
+            clamp(b[i] * factor + rest),
+        )
 
 
 @pixels
@@ -80,9 +73,11 @@ def _saturate(r: np.ndarray, g: np.ndarray, b: np.ndarray, factor: np.float32) -
     wide()
     for i in range(r.size):
         rest = (r[i] * _RED + g[i] * _GREEN + b[i] * _BLUE) * (_ONE - factor)
-        r[i] = clamp(r[i] * factor + rest)
-        g[i] = clamp(g[i] * factor + rest)
-        b[i] = clamp(b[i] * factor + rest)
+        r[i], g[i], b[i] = (
+            clamp(r[i] * factor + rest),
+            clamp(g[i] * factor + rest),
+            clamp(b[i] * factor + rest),
+        )
 
 
 @pixels
@@ -113,10 +108,7 @@ def _turn(r: np.ndarray, g: np.ndarray, b: np.ndarray, shift: np.float32) -> Non
 def _drain(r: np.ndarray, g: np.ndarray, b: np.ndarray) -> None:
     wide()
     for i in range(r.size):
-        luma = r[i] * _RED + g[i] * _GREEN + b[i] * _BLUE
-        r[i] = luma
-        g[i] = luma
-        b[i] = luma
+        r[i] = g[i] = b[i] = r[i] * _RED + g[i] * _GREEN + b[i] * _BLUE
 
 
 @pixels
@@ -154,7 +146,7 @@ def apply(kind: int, r: np.ndarray, g: np.ndarray, b: np.ndarray, factor: np.flo
 
 
 @pixels
-def colour_whole(x: np.ndarray, count: int, ops: np.ndarray, factors: np.ndarray, n: int) -> None:
+def apply_to_whole(x: np.ndarray, count: int, ops: np.ndarray, factors: np.ndarray, n: int) -> None:
     """Operations before the crop: on a whole planar picture of `count` pixels."""
     r, g, b = x[:count], x[count : 2 * count], x[2 * count : 3 * count]
     for k in range(n):

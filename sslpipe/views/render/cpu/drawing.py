@@ -1,7 +1,5 @@
 """Drawing a table's parameters by compiled loops: see `sslpipe.views.drawing`."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 
@@ -15,29 +13,21 @@ _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _WEYL = (np.uint64(0x9E3779B9), np.uint64(0xBB67AE85))
 
 
-class Samples(NamedTuple):
-    """Whose parameters are drawn.
+class Name(NamedTuple):
+    """What the random numbers of one view of one sample are a function of."""
 
-    Attributes:
-        place: [N] of the samples in the split.
-        number: [N] of the views in their recipe.
-        seed: of the run.
-        epoch: counted from 0.
-    """
-
-    place: NDArray[np.int64]
-    number: NDArray[np.int64]
-    seed: np.uint64
-    epoch: int
+    index: np.uint64  # of the sample in the split
+    number: int  # of the view in its recipe
+    seed: np.uint64  # of the run
+    epoch: int  # counted from 0
 
 
 @exact
-def _block(block: int, samples: Samples, n: int, word: NDArray[np.uint64]) -> None:
-    """One block of four random words of sample n: Philox4x32-10, see philox.py."""
-    place = np.uint64(samples.place[n])
-    c0, c1 = np.uint64(block | samples.number[n] << 20), place & _LOW
-    c2, c3 = place >> _HALF, np.uint64(samples.epoch)
-    k0, k1 = samples.seed & _LOW, samples.seed >> _HALF
+def _block(block: int, name: Name, word: NDArray[np.uint64]) -> None:
+    """One block of four random words: Philox4x32-10, see philox.py."""
+    c0, c1 = np.uint64(block | name.number << 20), name.index & _LOW
+    c2, c3 = name.index >> _HALF, np.uint64(name.epoch)
+    k0, k1 = name.seed & _LOW, name.seed >> _HALF
     for _ in range(10):
         p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
         c0, c1, c2, c3 = (p1 >> _HALF) ^ c1 ^ k0, p1 & _LOW, (p0 >> _HALF) ^ c3 ^ k1, p0 & _LOW
@@ -57,19 +47,13 @@ def _below(word: np.uint64, bound: int) -> np.int64:
 
 @exact
 def _box(
-    samples: Samples,
-    n: int,
-    height: int,
-    width: int,
-    first: int,
-    limits: NDArray[np.float64],
-    word: NDArray[np.uint64],
+    name: Name, height: int, width: int, first: int, limits: NDArray[np.float64], word: NDArray[np.uint64],
     box: NDArray[np.int32],
-) -> None:
+) -> None:  # fmt: skip
     """torchvision's RandomResizedCrop: the first of ten tries that fits, else the centre."""
     scale, ratio, logs = limits[0], limits[1], limits[2]
     for attempt in range(10):
-        _block(first + attempt, samples, n, word)
+        _block(first + attempt, name, word)
         area = np.float64(height * width) * (scale[0] + (scale[1] - scale[0]) * _uniform(word[0]))
         aspect = math.exp(logs[0] + (logs[1] - logs[0]) * _uniform(word[1]))
         h, w = int(np.rint(math.sqrt(area / aspect))), int(np.rint(math.sqrt(area * aspect)))
@@ -88,49 +72,32 @@ def _box(
 
 
 @entry
-def draw_boxes(
-    samples: Samples, size: NDArray[np.int32], first: int, limits: NDArray[np.float64], box: NDArray[np.int32]
-) -> None:
-    """Draw crops.
+def draw(
+    index: NDArray[np.int64], view: NDArray[np.int64], seed: np.uint64, epoch: int, size: NDArray[np.int32],
+    first: int, limits: NDArray[np.float64], blocks: NDArray[np.int64], places: NDArray[np.int64],
+    columns: NDArray[np.float64], box: NDArray[np.int32], values: NDArray[np.float64],
+) -> None:  # fmt: skip
+    """Draw crops, and the columns of the operations.
 
     Args:
-        samples: N.
+        index, view, seed, epoch: as in `philox.words`, N samples.
         size: [N, 2] height and width of each image.
-        first: block of random words.
-        limits: [3, 2] of the area's share, of the aspect, and of the aspect's logarithm.
-        box: [N, 4] to fill in, as in `Table`.
-    """
-    word = np.empty(4, dtype=np.uint64)
-    for n in range(len(box)):
-        _box(samples, n, size[n, 0], size[n, 1], first, limits, word, box[n])
-
-
-@entry
-def draw_columns(
-    samples: Samples,
-    blocks: NDArray[np.int64],
-    places: NDArray[np.int64],
-    chances: NDArray[np.float64],
-    rests: NDArray[np.float64],
-    values: NDArray[np.float64],
-) -> None:
-    """Draw the columns of the operations.
-
-    Args:
-        samples: N.
-        blocks: [B] of random words that are needed.
+        first: block of random words for the crop.
+        limits: [3, 2] of the area's fraction, of the aspect, and of the aspect's logarithm.
+        blocks: [B] of random words for the columns.
         places: [C, 2] where in these blocks each column has its switch and its value.
-        chances: [C, 3] chance, lower and upper limit of each column.
-        rests: [C] values where the switch is not below the chance.
+        columns: [C, 4] chance, lower limit, upper limit and rest of each column.
+        box: [N, 4] to fill in, as in `Table`.
         values: [C, N] to fill in.
     """
-    word = np.empty(4 * len(blocks), dtype=np.uint64)
-    for n in range(values.shape[1]):
+    word = np.empty(4 * max(1, len(blocks)), dtype=np.uint64)
+    for n in range(len(box)):
+        name = Name(np.uint64(index[n]), view[n], seed, epoch)
+        _box(name, size[n, 0], size[n, 1], first, limits, word, box[n])
         for k in range(len(blocks)):
-            _block(blocks[k], samples, n, word[4 * k : 4 * k + 4])
+            _block(blocks[k], name, word[4 * k : 4 * k + 4])
         for c in range(len(places)):
-            value = rests[c]
-            if _uniform(word[places[c, 0]]) < chances[c, 0]:
-                low, high = chances[c, 1], chances[c, 2]
+            chance, low, high, value = columns[c]
+            if _uniform(word[places[c, 0]]) < chance:
                 value = low + (high - low) * _uniform(word[places[c, 1]])
             values[c, n] = value

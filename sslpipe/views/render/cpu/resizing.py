@@ -1,160 +1,67 @@
 """Crops resized into pictures: each row of a crop is read once, resized across, and kept while output rows need it."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np
 
 from sslpipe.core.numba import pixels
-from sslpipe.views.render.cpu.source import rotate_row, unit
+from sslpipe.views.render.cpu.source import BYTES, TURNED, Crop, rotate_row, unit
 from sslpipe.views.render.cpu.taps import taps
-from sslpipe.views.render.cpu.vectors import LANES, blend, blend_4, prefetch, weigh
-
-BYTES, PICTURE, TURNED = range(3)  # where a crop's rows come from
+from sslpipe.views.render.cpu.vectors import LANES, blend, blend_4, weigh
 
 
 class Settings(NamedTuple):
-    """What a spec says of all rows of a table.
+    """What a spec says of all rows of a table."""
 
-    Attributes:
-        steps: numbers of the steps, in the order of work; see `colour.STEPS`.
-        strengths: of jitter's adjustments.
-        half: length of the blur's kernel on either side of its centre.
-        cubic: bicubic, else bilinear.
-        rotates: whether crops are turned.
-        fill: grey level outside the image.
-        mean: of the normalisation.
-        inverse: 1 / std of the normalisation.
-        slots: the most rows that an output row is made of.
-        reaches: the most inputs that a block of outputs reads.
-    """
-
-    steps: np.ndarray
-    strengths: np.ndarray
-    half: int
-    cubic: bool
-    rotates: bool
-    fill: np.float32
-    mean: np.ndarray
-    inverse: np.ndarray
-    slots: int
-    reaches: int
+    steps: np.ndarray  # numbers of the steps, in the order of work; see `colour.STEPS`
+    strengths: np.ndarray  # of jitter's adjustments
+    half: int  # length of the blur's kernel on either side of its centre
+    cubic: bool  # bicubic, else bilinear
+    rotates: bool  # whether crops are turned
+    fill: np.float32  # grey level outside the image
+    mean: np.ndarray  # of the normalisation
+    inverse: np.ndarray  # 1 / std of the normalisation
 
 
 class Scratch(NamedTuple):
-    """A thread's working memory, piece by piece, for views of size x size pixels in rows of `pitch` numbers.
+    """A thread's working memory, piece by piece, for views of size x size pixels in rows of `pitch` numbers."""
 
-    Attributes:
-        x: [3 · size · pitch] the view.
-        y: [3 · (size + 2 · half) · pitch] the view on its way through the blur.
-        ring: [slots · 3 · pitch] rows that are resized across, each in its slot.
-        bands: weights of the resize across, for blocks of outputs.
-        starts: [blocks, 3] where each block begins to read, how much it reads, and where its weights are.
-        row: a row of the crop.
-        line: weights of an output row, or a row that is blurred.
-        weights: of the blur.
-        image: the whole image, where colour comes before the crop.
-        turned: the turned crop, likewise.
-    """
-
-    x: np.ndarray
-    y: np.ndarray
-    ring: np.ndarray
-    bands: np.ndarray
-    starts: np.ndarray
-    row: np.ndarray
-    line: np.ndarray
-    weights: np.ndarray
-    image: np.ndarray
-    turned: np.ndarray
-
-
-class Crop(NamedTuple):
-    """A crop, and where its rows come from.
-
-    Row y begins at start + y · step of a canvas of BYTES, or at c · plane more for channel c of a PICTURE; or it is
-    made by turning the canvas (TURNED).
-
-    Attributes:
-        canvas: [R, R, 3] bytes.
-        image_height, image_width: of the image on it.
-        box: top, left, height and width of the crop.
-        cos, sin: of the angle, where it is TURNED.
-        origin: BYTES, PICTURE or TURNED.
-        picture: planar pixels, where the crop is not read from BYTES.
-        plane: pixels of a plane of the picture.
-        start: of the crop's first row.
-        step: from a row to the next.
-    """
-
-    canvas: np.ndarray
-    image_height: int
-    image_width: int
-    box: np.ndarray
-    cos: np.float32
-    sin: np.float32
-    origin: int
-    picture: np.ndarray
-    plane: int
-    start: int
-    step: int
+    x: np.ndarray  # [3 · size · pitch] the view
+    y: np.ndarray  # [3 · (size + 2 · half) · pitch] the view on its way through the blur
+    ring: np.ndarray  # [slots · 3 · pitch] rows that are resized across, each in its slot
+    bands: np.ndarray  # weights of the resize across, for blocks of outputs
+    row: np.ndarray  # a row of the crop
+    line: np.ndarray  # weights of an output row, or a row that is blurred
+    weights: np.ndarray  # of the blur
+    image: np.ndarray  # the whole image, where colour comes before the crop
+    turned: np.ndarray  # the turned crop, likewise
+    starts: np.ndarray  # [blocks, 3] where a block begins to read, how much, and where its weights are
 
 
 @pixels
-def _mix(
-    ring: np.ndarray,
-    slots: int,
-    first: int,
-    count: int,
-    weights: np.ndarray,
-    pitch: int,
-    out: np.ndarray,
-    to: int,
-    plane: int,
-) -> None:
-    """One output row of three channels from the ring of rows that are resized across."""
+def _mix(scratch: Scratch, slots: int, first: int, count: int, size: int, pitch: int, output: int) -> None:
+    """Row `output` of the view from `count` rows of the crop that are resized across, from `first` on, in the ring."""
     slot, step = first % slots, 3 * pitch
     wide = pitch // (4 * LANES) * (4 * LANES)
     for c in range(3):
+        to, at = (c * size + output) * pitch, c * pitch
         for i in range(0, wide, 4 * LANES):
-            blend_4(out, to + c * plane + i, ring, c * pitch + i, slot, slots, step, weights, count)
+            blend_4(scratch.x, to + i, scratch.ring, at + i, slot, slots, step, scratch.line, count)
         for i in range(wide, pitch, LANES):
-            blend(out, to + c * plane + i, ring, c * pitch + i, slot, slots, step, weights, count)
-
-
-@pixels
-def bring_near(canvas: np.ndarray, height: int, width: int, box: np.ndarray) -> None:
-    """Ask for the pixels that a turned crop may need: its reads go across rows, which no processor foresees."""
-    data, pitch = canvas.reshape(-1), 3 * canvas.shape[1]
-    reach = (box[2] + box[3]) // 8
-    for y in range(max(box[0] - reach, 0), min(box[0] + box[2] + reach, height)):
-        for at in range(
-            y * pitch + 3 * max(box[1] - reach, 0), y * pitch + 3 * min(box[1] + box[3] + reach, width), 64
-        ):
-            prefetch(data, at)
+            blend(scratch.x, to + i, scratch.ring, at + i, slot, slots, step, scratch.line, count)
 
 
 @pixels
 def resize(
     crop: Crop, settings: Settings, scratch: Scratch, size: int, pitch: int, ready: int, first: int, end: int
 ) -> int:
-    """Output rows `first` to `end` of a crop, into scratch.x.
+    """Output rows `first` to `end` of a crop, into scratch.x; the bands and starts of the scratch are made.
 
-    Returns how many rows of the crop are resized across by then.
-
-    Args:
-        crop: what is resized.
-        settings: of the spec.
-        scratch: its ring holds the crop's rows that are resized across; its bands and starts are made.
-        size: of the view.
-        pitch: numbers a row of the view.
-        ready: rows of the crop that are resized across.
-        first: output row.
-        end: output row.
+    The scratch's ring holds the crop's rows that are resized across: `ready` of them so far. Returns how many then.
     """
-    data, slots, starts, bands = crop.canvas.reshape(-1), settings.slots, scratch.starts, scratch.bands
-    row, ring, height, width = scratch.row, scratch.ring, crop.box[2], crop.box[3]
+    data, height, width = crop.canvas.reshape(-1), crop.box[2], crop.box[3]
+    starts, bands, row, ring = scratch.starts, scratch.bands, scratch.row, scratch.ring
+    slots = ring.size // (3 * pitch)
     for output in range(first, end):
         low, count = taps(output, height, size, settings.cubic, scratch.line)
         while ready < low + count:
@@ -166,24 +73,12 @@ def resize(
                     weigh(ring, slot + block * LANES, pitch, bands, band, row, 3 * begin, 1, 3, reach)
             else:
                 if crop.origin == TURNED:
-                    rotate_row(
-                        crop.canvas, crop.image_height, crop.image_width, crop.box, crop.cos, crop.sin,
-                        settings.fill, ready, row, crop.plane,
-                    )  # fmt: skip
+                    rotate_row(crop, settings.fill, ready, row)
                 for block in range(starts.shape[0]):
                     begin, reach, band = starts[block]
                     weigh(
-                        ring,
-                        slot + block * LANES,
-                        pitch,
-                        bands,
-                        band,
-                        crop.picture,
-                        at + begin,
-                        crop.plane,
-                        1,
-                        reach,
-                    )
+                        ring, slot + block * LANES, pitch, bands, band, crop.picture, at + begin, crop.plane, 1, reach
+                    )  # fmt: skip
             ready += 1
-        _mix(ring, slots, low, count, scratch.line, pitch, scratch.x, output * pitch, size * pitch)
+        _mix(scratch, slots, low, count, size, pitch, output)
     return ready

@@ -1,7 +1,5 @@
 """Antialiased resizing: the weights of the pixels that one output pixel is made of, as `reference.resize_taps`."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -50,14 +48,8 @@ def taps(output: int, length: int, size: int, cubic: bool, weights: np.ndarray) 
 
 @exact
 def make_bands(
-    length: int,
-    size: int,
-    cubic: bool,
-    mirrored: bool,
-    line: np.ndarray,
-    starts: np.ndarray,
-    bands: np.ndarray,
-) -> None:
+    length: int, size: int, cubic: bool, mirrored: bool, line: np.ndarray, starts: np.ndarray, bands: np.ndarray
+) -> None:  # fmt: skip
     """Weights for `weigh`: block k of LANES outputs reads `starts[k, 1]` inputs from `starts[k, 0]` on; its weights
     are at `starts[k, 2]` of `bands`. `mirrored`: the outputs in opposite order.
     """  # fmt: skip

@@ -1,8 +1,6 @@
 """Rotated rows straight from the bytes of a canvas, on vector registers, written for LLVM."""
-
-from __future__ import annotations
-
-from typing import Any
+# mypy: allow-untyped-defs
+# Arguments are numba's types where a function is typed and LLVM's values where it is built, of whatever class.
 
 from llvmlite import ir
 from numba.core import cgutils, types
@@ -10,7 +8,7 @@ from numba.core import cgutils, types
 from sslpipe.views.render.cpu.vectors import LANES, everywhere, intrinsic, pointer_to, spread, store
 
 
-def _eight_bytes_at(builder: Any, base: Any, offsets: Any) -> tuple[Any, Any]:
+def _eight_bytes_at(builder, base, offsets):
     """The eight bytes at base + each of LANES offsets (not negative), gathered: each's lower four, and upper four.
 
     One gather is for the even lanes and one for the odd: so halves of registers need only be shifted, which two
@@ -19,29 +17,22 @@ def _eight_bytes_at(builder: Any, base: Any, offsets: Any) -> tuple[Any, Any]:
     long, word = ir.VectorType(ir.IntType(64), LANES // 2), ir.VectorType(ir.IntType(32), LANES)
     pointers = ir.VectorType(ir.IntType(64).as_pointer(), LANES // 2)
     mask = ir.VectorType(ir.IntType(1), LANES // 2)
-    gather = cgutils.get_or_insert_function(
-        builder.module,
-        ir.FunctionType(long, [pointers, mask, long]),
-        f"llvm.masked.gather.v{LANES // 2}i64.v{LANES // 2}p0",
-    )
+    kind = ir.FunctionType(long, [pointers, mask, long])
+    name = f"llvm.masked.gather.v{LANES // 2}i64.v{LANES // 2}p0"
+    gather = cgutils.get_or_insert_function(builder.module, kind, name)
 
-    def constant(kind: Any, value: int) -> Any:
+    def constant(kind, value):
         return ir.Constant(kind, [value] * (LANES // 2))
 
     half, lower = constant(long, 32), constant(long, 2**32 - 1)
     pairs = builder.bitcast(offsets, long)
     start = everywhere(builder, base, long)
-    even, odd = (
-        builder.call(
-            gather,
-            [
-                builder.inttoptr(builder.add(place, start), pointers),
-                constant(mask, 1),
-                constant(long, 0),
-            ],
-        )
-        for place in (builder.and_(pairs, lower), builder.lshr(pairs, half))
-    )
+
+    def gathered(place):
+        place = builder.inttoptr(builder.add(place, start), pointers)
+        return builder.call(gather, [place, constant(mask, 1), constant(long, 0)])
+
+    even, odd = gathered(builder.and_(pairs, lower)), gathered(builder.lshr(pairs, half))
     low = builder.or_(builder.and_(even, lower), builder.shl(odd, half))
     high = builder.or_(builder.lshr(even, half), builder.and_(odd, constant(long, 2**64 - 2**32)))
     return builder.bitcast(low, word), builder.bitcast(high, word)
@@ -53,43 +44,42 @@ class _Floats:
     kind = ir.VectorType(ir.FloatType(), LANES)
     whole = ir.VectorType(ir.IntType(32), LANES)
 
-    def __init__(self, builder: Any) -> None:
+    def __init__(self, builder):
         self.builder = builder
 
-    def constant(self, value: float) -> Any:
+    def constant(self, value):
         return ir.Constant(self.kind, [value] * LANES)
 
-    def times(self, a: Any, b: Any) -> Any:
+    def times(self, a, b):
         return self.builder.fmul(a, b, flags=("contract",))
 
-    def plus(self, a: Any, b: Any) -> Any:
+    def plus(self, a, b):
         return self.builder.fadd(a, b, flags=("contract",))
 
-    def minus(self, a: Any, b: Any) -> Any:
+    def minus(self, a, b):
         return self.builder.fsub(a, b)
 
-    def floor(self, a: Any) -> Any:
+    def floor(self, a):
         kind = ir.FunctionType(self.kind, [self.kind])
-        return self.builder.call(
-            cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.floor.v{LANES}f32"), [a]
-        )
+        floor = cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.floor.v{LANES}f32")
+        return self.builder.call(floor, [a])
 
-    def where(self, a: Any, b: Any, then: Any, other: Any) -> Any:
+    def where(self, a, b, then, other):
         """`then` where a = b."""
         return self.builder.select(self.builder.fcmp_ordered("==", a, b), then, other)
 
-    def clamp(self, a: Any, low: Any, high: Any) -> Any:
+    def clamp(self, a, low, high):
         a = self.builder.select(self.builder.fcmp_ordered("<", a, low), low, a)
         return self.builder.select(self.builder.fcmp_ordered(">", a, high), high, a)
 
-    def byte(self, words: Any, place: int) -> Any:
+    def byte(self, words, place):
         """Byte `place` of 32-bit words."""
         shifted = self.builder.lshr(words, ir.Constant(self.whole, [8 * place] * LANES)) if place else words
         masked = self.builder.and_(shifted, ir.Constant(self.whole, [255] * LANES))
         return self.builder.sitofp(masked, self.kind)
 
 
-def _pair(f: _Floats, place: Any, last: Any) -> tuple[Any, Any, Any]:
+def _pair(f: _Floats, place, last):
     """The first of two neighbours among pixels 0 … `last` about a place, and what each of them weighs there.
 
     At the edges the pair is the outermost one; pixels that are not there weigh nothing.
@@ -105,24 +95,9 @@ def _pair(f: _Floats, place: Any, last: Any) -> tuple[Any, Any, Any]:
     return first, left, right
 
 
-def _turner(edge: bool) -> Any:
+def _turner(edge):
     @intrinsic
-    def turn(
-        typing: Any,
-        out: Any,
-        to: Any,
-        plane: Any,
-        data: Any,
-        pitch: Any,
-        x: Any,
-        y: Any,
-        cos: Any,
-        sin: Any,
-        j: Any,
-        last_x: Any,
-        last_y: Any,
-        fill: Any,
-    ) -> Any:
+    def turn(typing, out, to, plane, data, pitch, x, y, cos, sin, j, last_x, last_y, fill):
         """LANES outputs of a rotated row, from j on: out[to + c·plane + lane], bilinear between the four pixels about
         (x + cos·(j + lane), y + sin·(j + lane)) of bytes, rows `pitch` apart. At an edge some of the four may not be
         there: an output is weighed once more by the share of it that is image, the rest is `fill`, as in torchvision.
@@ -133,7 +108,7 @@ def _turner(edge: bool) -> Any:
         s, n = types.float32, types.intp
         signature = types.void(out, n, n, data, n, s, s, s, s, n, s, s, s)
 
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def codegen(context, builder, signature, args):
             a_out, to, plane, a_data, pitch, x, y, cos, sin, j, last_x, last_y, fill = args
             kinds, f = signature.args, _Floats(builder)
             lanes = ir.Constant(f.kind, [float(lane) for lane in range(LANES)])
@@ -143,7 +118,7 @@ def _turner(edge: bool) -> Any:
             if edge:
                 column, left, right = _pair(f, column, spread(builder, last_x))
                 line, up, down = _pair(f, line, spread(builder, last_y))
-                share = f.times(f.plus(left, right), f.plus(up, down))
+                inside = f.times(f.plus(left, right), f.plus(up, down))
                 column, line = builder.fptosi(column, f.whole), builder.fptosi(line, f.whole)
             else:
                 place_x, place_y = column, line
@@ -163,9 +138,8 @@ def _turner(edge: bool) -> Any:
             low, high = _eight_bytes_at(builder, base, offsets)
             upper = [f.byte(low, 0), f.byte(low, 1), f.byte(low, 2)]
             upper_right = [f.byte(low, 3), f.byte(high, 0), f.byte(high, 1)]
-            low, high = _eight_bytes_at(
-                builder, builder.add(base, builder.sub(pitch, pitch.type(2))), offsets
-            )
+            base = builder.add(base, builder.sub(pitch, pitch.type(2)))
+            low, high = _eight_bytes_at(builder, base, offsets)
             lower = [f.byte(low, 2), f.byte(low, 3), f.byte(high, 0)]
             lower_right = [f.byte(high, 1), f.byte(high, 2), f.byte(high, 3)]
 
@@ -175,7 +149,7 @@ def _turner(edge: bool) -> Any:
                     value = f.plus(value, f.times(pixel[c], weight))
                 if edge:
                     beyond = spread(builder, fill)
-                    value = f.plus(f.times(f.minus(value, beyond), share), beyond)
+                    value = f.plus(f.times(f.minus(value, beyond), inside), beyond)
                 target = builder.add(to, builder.mul(plane, plane.type(c)))
                 store(builder, value, pointer_to(context, builder, kinds[0], a_out, target))
             return context.get_dummy_value()

@@ -36,25 +36,11 @@ _FUSED = {"enable_fp_fusion": True, "num_stages": 1}
 _ROUNDED = {"enable_fp_fusion": False, "num_stages": 1}
 
 
-def available(device: torch.device) -> bool:
-    """Whether the kernels run on a device: on a GPU, or anywhere if Triton's interpreter was on at their import."""
-    return device.type == "cuda" or type(resize.resize).__name__ == "InterpretedFunction"
-
-
 @torch.no_grad()
 def render(pixels: Tensor, table: Table, spec: ViewSpec, out: Tensor | None = None) -> Tensor:
     """As `reference.render`.
 
-    Args:
-        pixels: uint8 [M, R, R, 3] canvases.
-        table: N rows; `source` says which canvas.
-        spec: what the table was drawn for.
-        out: where to write, [N, 3, S, S] of any floating type and memory format; float32, bfloat16 and float16,
-            contiguous or channels last, are written as they are, others by way of a copy. By default a new
-            float32 tensor.
-
-    Returns:
-        `out`, normalised, on the device of `pixels`.
+    An `out` of float32, bfloat16 or float16, contiguous or channels last, is written as it is, others by way of a copy.
     """
     if out is None:
         out = torch.empty(len(table), 3, spec.size, spec.size, device=pixels.device)
@@ -80,25 +66,15 @@ def render(pixels: Tensor, table: Table, spec: ViewSpec, out: Tensor | None = No
 def _writable(out: Tensor, pixels: Tensor) -> bool:
     """Whether the kernels can write into a tensor as it lies."""
     dense = out[0].is_contiguous() or out[0].permute(1, 2, 0).is_contiguous()
-    return (
-        dense and out.device == pixels.device and out.dtype in (torch.float32, torch.bfloat16, torch.float16)
-    )
-
-
-# ------------------------------------------------------------------------------------------- what is launched
+    short = out.dtype in (torch.float32, torch.bfloat16, torch.float16)
+    return dense and short and out.device == pixels.device
 
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """Rows that are rendered together.
+    """Rows that are rendered together: `words` int32 [N, WORDS], on the device, and how many are in each list.
 
-    Attributes:
-        pixels: uint8 [M, R, R, 3].
-        words: int32 [N, WORDS], on the device.
-        out: [N, 3, S, S].
-        spec: what the rows were drawn for.
-        need: of all rows of the table.
-        counts: rows in each list.
+    The `need` is that of all rows of the table; pixels, spec and out are as in `reference.render`.
     """
 
     pixels: Tensor
@@ -145,26 +121,18 @@ class _Part:
 
     def _kind(self) -> dict[str, Any]:
         """How blocks of a view are written."""
-        return {
-            "SIZE": self.spec.size,
-            "TILE": self._side,
-            "LAST": not self.out[0].is_contiguous(),
-            "num_warps": max(1, self._side**2 // 256),
-            **_FUSED,
-        }
+        kind = {"SIZE": self.spec.size, "TILE": self._side, "LAST": not self.out[0].is_contiguous()}
+        return _FUSED | kind | {"num_warps": max(1, self._side**2 // 256)}
 
     def _begin(self) -> Tensor:
         """[N, 3, plane]: whole images as floats, with the operations that come before the crop."""
         n, side, plane = len(self.words), self.pixels.shape[1], self.need.plane
         blocks = -(-plane // _BLOCK)
         canvas, sums = self._new(n, 3, plane), self._new(n, blocks)
-        before.begin[(n * blocks,)](
-            self.pixels, self.words, canvas, sums, side, plane, blocks, BLOCK=_BLOCK, num_warps=4, **_FUSED
-        )
+        kind = _FUSED | {"BLOCK": _BLOCK, "num_warps": 4}
+        before.begin[(n * blocks,)](self.pixels, self.words, canvas, sums, side, plane, blocks, **kind)
         if count := self.counts[layout.HAS_EARLY_CONTRAST.value]:
-            before.early_contrast[(count * blocks,)](
-                self.words, canvas, sums, plane, blocks, BLOCK=_BLOCK, num_warps=4, **_FUSED
-            )
+            before.early_contrast[(count * blocks,)](self.words, canvas, sums, plane, blocks, **kind)
         return canvas
 
     def _rotate(self, source: Tensor, form: int) -> Tensor:
@@ -173,55 +141,30 @@ class _Part:
         blocks = -(-cut // _BLOCK)
         crops = self._new(n, 3, cut)
         sizes = side, plane, cut, blocks, 2 / side, side / 2
-        resize.rotate[(n * blocks,)](
-            source,
-            self.words,
-            crops,
-            *sizes,
-            self.spec.fill,
-            FORM=form,
-            BLOCK=_BLOCK,
-            num_warps=8,
-            **_ROUNDED,
-        )
+        kind = _ROUNDED | {"FORM": form, "BLOCK": _BLOCK, "num_warps": 8}
+        resize.rotate[(n * blocks,)](source, self.words, crops, *sizes, self.spec.fill, **kind)
         return crops
 
     def _weigh(self) -> tuple[Tensor, Tensor]:
         """The taps of the resize: int32 [N, 2, S] where they begin, float32 [N, 2, taps, S] their weights."""
         n, size, taps = len(self.words), self.spec.size, self.need.taps
         starts, weights = self._new(n, 2, size, dtype=torch.int32), self._new(n, 2, taps, size)
-        resize.weigh[(2 * n * -(-size // _WEIGHED),)](
-            self.words,
-            starts,
-            weights,
-            taps,
-            SIZE=size,
-            BLOCK=_WEIGHED,
-            CUBIC=self.spec.interpolation == "bicubic",
-            num_warps=1,
-            **_ROUNDED,
-        )
+        cubic = self.spec.interpolation == "bicubic"
+        kind = _ROUNDED | {"SIZE": size, "BLOCK": _WEIGHED, "CUBIC": cubic, "num_warps": 1}
+        resize.weigh[(2 * n * -(-size // _WEIGHED),)](self.words, starts, weights, taps, **kind)
         return starts, weights
 
     def _resize(self, source: Tensor, form: int, plane: int, goal: tuple[Any, ...]) -> None:
         taps = self._weigh()
         sizes = self.pixels.shape[1], plane, self.need.taps, self.need.reach
+        kind = self._kind() | {"FORM": form, "TURNS": self.need.turned}
         for column in (layout.IS_SHORT.value, layout.IS_LONG.value):
             if not (count := self.counts[column]):
                 continue
             if column == layout.IS_LONG.value:
                 source = self._shorten(source, form, taps, sizes)
             resize.resize[(count * self._tiles,)](
-                source,
-                self.words,
-                *taps,
-                *goal[:4],
-                *sizes,
-                *goal[4:],
-                LIST=column,
-                FORM=form,
-                TURNS=self.need.turned,
-                **self._kind(),
+                source, self.words, *taps, *goal[:4], *sizes, *goal[4:], LIST=column, **kind
             )
 
     def _shorten(
@@ -231,9 +174,9 @@ class _Part:
         size, reach, count = self.spec.size, self.need.reach, self.counts[layout.IS_LONG.value]
         lines = self._new(count, size, 3 * reach)
         blocks = -(-3 * reach // _LINES["WIDTH"])
-        resize.shorten[(count * -(-size // _LINES["HEIGHT"]) * blocks,)](
-            source, self.words, *taps, lines, *sizes, blocks, SIZE=size, FORM=form, num_warps=4, **_LINES, **_FUSED
-        )  # fmt: skip
+        kind = _FUSED | _LINES | {"SIZE": size, "FORM": form, "num_warps": 4}
+        programs = count * -(-size // _LINES["HEIGHT"]) * blocks
+        resize.shorten[(programs,)](source, self.words, *taps, lines, *sizes, blocks, **kind)
         return lines
 
     def _contrast(self, goal: tuple[Any, ...]) -> None:
@@ -246,6 +189,5 @@ class _Part:
             half = self._new(count, 3, self.spec.size, self.spec.size)
             reach = 1 << (self.spec.kernel // 2).bit_length()
             for second in (False, True):
-                after.blur[(count * self._tiles,)](
-                    self.words, half, *goal, REACH=reach, SECOND=second, **self._kind()
-                )
+                kind = self._kind() | {"REACH": reach, "SECOND": second}
+                after.blur[(count * self._tiles,)](self.words, half, *goal, **kind)

@@ -23,14 +23,7 @@ def contrast(
     table, out, out_stride, scratch, sums, mean, inverse,
     SIZE: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
-    """Contrast and the operations after it.
-
-    Args:
-        table: N rows.
-        out, out_stride, scratch, sums, mean, inverse, SIZE, LAST: as in `emit`.
-        TILE: side of the blocks that `sums` are of.
-        BLOCK: pixels a program.
-    """
+    """Contrast and the operations after it."""
     pixels: tl.constexpr = SIZE * SIZE
     parts: tl.constexpr = ((SIZE + TILE - 1) // TILE) * ((SIZE + TILE - 1) // TILE)
     blocks: tl.constexpr = (pixels + BLOCK - 1) // BLOCK
@@ -60,10 +53,7 @@ def blur(
     same is both axes, the right way round.
 
     Args:
-        table: N rows.
         half: float32 [B, 3, S, S], views blurred along one axis, for the rows of the table that are in its list.
-        out, out_stride, scratch, sums, mean, inverse, SIZE, LAST: as in `emit`.
-        TILE: a program's block is TILE x TILE.
         REACH: a power of two above every radius.
         SECOND: from `half` to where the code says, else from scratch to `half`.
     """

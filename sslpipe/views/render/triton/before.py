@@ -23,13 +23,7 @@ def begin(pixels, table, canvas, sums, side, plane, blocks, BLOCK: tl.constexpr)
 
     Args:
         pixels: uint8 [M, side, side, 3].
-        table: N rows.
         canvas: float32 [N, 3, plane].
-        sums: float32 [N, blocks], the luma of each block.
-        side: of the canvases.
-        plane: pixels of the largest image.
-        blocks: programs a view.
-        BLOCK: pixels a program.
     """
     view, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
     row = table + view * WORDS
@@ -51,16 +45,7 @@ def begin(pixels, table, canvas, sums, side, plane, blocks, BLOCK: tl.constexpr)
 
 @triton.jit(do_not_specialize=["plane", "blocks"])
 def early_contrast(table, canvas, sums, plane, blocks, BLOCK: tl.constexpr):
-    """Contrast on whole images, and what comes between it and the crop.
-
-    Args:
-        table: N rows.
-        canvas: float32 [N, 3, plane], changed in place.
-        sums: float32 [N, blocks], from `begin`.
-        plane: pixels of the largest image.
-        blocks: programs a view.
-        BLOCK: pixels a program.
-    """
+    """Contrast on whole images, float32 [N, 3, plane] in place, and what comes between it and the crop."""
     view = tl.load(table + tl.program_id(0) // blocks * WORDS + HAS_EARLY_CONTRAST)
     block = tl.program_id(0) % blocks
     row = table + view * WORDS

@@ -67,15 +67,9 @@ def turn_hue(r, g, b, shift):
 
 @triton.jit
 def colour(r, g, b, code, row, inside, PIXELS: tl.constexpr, WHOLE: tl.constexpr):
-    """The operations of a code.
+    """The operations of a code, on a block of pixels of which those `inside` are the view's.
 
-    Args:
-        r, g, b: a block of pixels.
-        code: the operations.
-        row: pointer to the view's row.
-        inside: which of the block are pixels of the view.
-        PIXELS: of the view.
-        WHOLE: the block is the whole view, so contrast may be among the operations.
+    PIXELS: how many a view has. WHOLE: the block is the whole view, so contrast may be among the operations.
     """
     code &= OPERATIONS
     while code != 0:
@@ -107,24 +101,12 @@ def emit(
     r, g, b, code, place, inside, view, tile, out, out_stride, scratch, sums, mean, inverse,
     SIZE: tl.constexpr, PARTS: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
-    """Write a block of pixels where its code says.
+    """Write a block of pixels where its code says; the operations of the code are done.
 
     Args:
-        r, g, b: the pixels.
-        code: of which the operations are done.
         place: of each pixel in the view, row by row.
         inside: which of them are pixels of the view.
-        view: number of the view.
-        tile: number of the block among the view's blocks.
-        out: [N, 3, S, S], views out_stride apart.
-        out_stride: in elements.
-        scratch: float32 [N, 3, S, S].
-        sums: float32 [N, PARTS], the luma of each block.
-        mean: of the normalisation.
-        inverse: 1 / std of the normalisation.
-        SIZE: S.
-        PARTS: blocks a view.
-        LAST: whether the channels are the last axis in memory.
+        tile: number of the block among the view's PARTS blocks.
     """
     goal = code >> GOAL
     if goal == TO_OUT:

@@ -1,4 +1,22 @@
-"""The packed table that the kernels read: what each 4-byte word of a view's row holds."""
+"""The packed table that the kernels read: what each 4-byte word of a view's row holds.
+
+Several kernels have these arguments in common:
+
+    table: N rows.
+    side: of the canvases.
+    plane: pixels of a plane: of the largest image, or of the largest crop.
+    taps: the most that a view has.
+    blocks: programs a view.
+    out, out_stride: [N, 3, S, S], views out_stride elements apart.
+    scratch: float32 [N, 3, S, S], views that wait for their mean or for the blur.
+    sums: float32 [N, blocks], the luma of each block of a view.
+    mean, inverse: of the normalisation, and 1 / std.
+    SIZE: S.
+    TILE: side of a program's block of the view.
+    BLOCK: pixels, or output pixels of a line, that a program takes in a row.
+    FORM: what the source is: BYTES, CANVAS or CROP.
+    LAST: whether the channels are the last axis of `out` in memory.
+"""
 
 import triton.language as tl
 

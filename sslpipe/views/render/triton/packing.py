@@ -30,28 +30,17 @@ class Need:
     """What the rows of a table need between them.
 
     What changes a view's rounding is decided by its spec or its own row, never by the other rows.
-
-    Attributes:
-        early: some operation comes before the crop.
-        contrast: some row's contrast waits for the mean.
-        blur: some row is blurred.
-        turned: some row may have an odd number of quarter turns.
-        long: some row is resized along one axis after the other.
-        taps: of the resize, the most along an axis.
-        plane: pixels of the largest image.
-        cut: pixels of the largest crop.
-        reach: width of the widest crop.
     """
 
-    early: bool
-    contrast: bool
-    blur: bool
-    turned: bool
-    long: bool
-    taps: int
-    plane: int
-    cut: int
-    reach: int
+    early: bool  # some operation comes before the crop
+    contrast: bool  # some row's contrast waits for the mean
+    blur: bool  # some row is blurred
+    turned: bool  # some row may have an odd number of quarter turns
+    long: bool  # some row is resized along one axis after the other
+    taps: int  # of the resize, the most along an axis
+    plane: int  # pixels of the largest image
+    cut: int  # pixels of the largest crop
+    reach: int  # width of the widest crop
 
     @staticmethod
     def of(table: Table, spec: ViewSpec) -> Need:
@@ -129,13 +118,9 @@ def _turn(table: Table) -> NDArray[np.int64]:
 
 
 def _codes(table: Table, spec: ViewSpec, order: tuple[str, ...], whole: bool) -> Words:
-    """[N, 3] what is done to each row at first, after contrast and after the blur.
+    """[N, 3] what is done to each row at first, after contrast and after the blur, of the steps in `order`.
 
-    Args:
-        table: N rows.
-        spec: what it was drawn for.
-        order: operations.
-        whole: contrast need not wait for the mean.
+    `whole`: contrast need not wait for the mean.
     """
     n = len(table)
     codes = np.zeros((n, 3), dtype=np.int32)

@@ -46,12 +46,8 @@ def weigh(table, starts, weights, taps, SIZE: tl.constexpr, BLOCK: tl.constexpr,
     All taps lie within the crop: those that reach beyond the filter are 0.
 
     Args:
-        table: N rows.
         starts: int32 [N, 2, S], the first pixel of the crop that an output row (or column) sees.
         weights: float32 [N, 2, taps, S], of that pixel and the next ones.
-        taps: the most that a view has.
-        SIZE: S.
-        BLOCK: output pixels a program.
         CUBIC: bicubic, else bilinear.
     """
     blocks: tl.constexpr = (SIZE + BLOCK - 1) // BLOCK
@@ -92,17 +88,10 @@ def rotate(
 
     Args:
         source: canvases, as FORM says.
-        table: N rows.
         crops: float32 [N, 3, cut].
-        side: of the canvases.
-        plane: pixels of the largest image.
         cut: pixels of the largest crop.
-        blocks: programs a view.
-        to_unit: 2 / side.
-        to_canvas: side / 2.
+        to_unit, to_canvas: 2 / side and side / 2.
         fill: outside the image.
-        FORM: BYTES or CANVAS.
-        BLOCK: pixels a program.
     """
     view, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
     row = table + view * WORDS
@@ -188,16 +177,10 @@ def shorten(
 
     Args:
         source: canvases, as FORM says.
-        table: N rows.
         starts, weights: from `weigh`.
         lines: float32 [L, S, 3 · reach], for the rows of the table that are in its list.
-        side: of the canvases.
-        plane: pixels a plane, where FORM is not BYTES.
-        taps: the most that a view has.
         reach: width of the widest crop.
         blocks: programs beside each other.
-        SIZE: S.
-        FORM: of the source.
         HEIGHT, WIDTH: of a program's block.
     """
     down: tl.constexpr = (SIZE + HEIGHT - 1) // HEIGHT
@@ -240,18 +223,10 @@ def resize(
     """Crop, resize, flip and turn, then the operations after the crop up to contrast or blur.
 
     Args:
-        source: canvases as FORM says, or the lines of `shorten`.
-        table: N rows.
+        source: canvases as FORM says, or the lines that `shorten` made of them.
         starts, weights: from `weigh`.
-        out, out_stride, scratch, sums, mean, inverse, LAST: as in `emit`.
-        side: of the canvases.
-        plane: pixels a plane, where FORM is not BYTES.
-        taps: the most that a view has.
         reach: width of the widest crop, for `shorten`.
-        SIZE: S.
-        TILE: a program's block is TILE x TILE.
         LIST: IS_SHORT or IS_LONG.
-        FORM: of the source (and of the source of `shorten`).
         TURNS: some rows have quarter turns.
     """
     side_tiles: tl.constexpr = (SIZE + TILE - 1) // TILE
