@@ -25,11 +25,7 @@ def backbone_name(config: Config) -> str:
 
 
 def build_backbone(config: Config, image_size: int, seed: int) -> Backbone:
-    """The backbone with weights drawn from the seed.
-
-    Raises:
-        UserError: unknown name or option.
-    """
+    """The backbone with weights drawn from the seed; raises a UserError for an unknown name or option."""
     torch.manual_seed(seed)
     return networks.backbone(backbone_name(config), image_size=image_size, **config.backbone_options)
 
@@ -59,7 +55,7 @@ def build_recipe(
         views: the `views` settings.
         dataset: the data set's changes.
         mean: the data's channel means in [0, 1]; None leaves the method's.
-        std: the data's channel deviations; None leaves the method's.
+        std: the data's channel deviations, likewise.
 
     Raises:
         UserError: a change that no recipe takes, or masked views of another size than the encoder's.
@@ -79,16 +75,10 @@ def build_recipe(
 
 
 def check_views(method: Method, recipe: Recipe) -> None:
-    """Refuse small crops that are too small for the backbone, before any work.
-
-    Raises:
-        UserError: says which view it is.
-    """
+    """Raise a UserError if a view is too small for the backbone, before any work."""
     backbone = method.backbone
-    if not isinstance(backbone, ConvBackbone):
-        return
     for spec in recipe.views:
-        if spec.size != backbone.image_size:
+        if isinstance(backbone, ConvBackbone) and spec.size != backbone.image_size:
             try:
                 probe(backbone, spec.size)
             except UserError as error:

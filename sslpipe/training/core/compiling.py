@@ -36,11 +36,7 @@ def compiled(
     if wanted == "never":
         return wanted
     if wanted == "graphs" and device.type != "cuda":
-        print(
-            "pretrain: CUDA graphs are for GPUs; the step is compiled without them",
-            file=sys.stderr,
-            flush=True,
-        )
+        print("pretrain: CUDA graphs are for GPUs; the step is compiled without them", file=sys.stderr)
         wanted = "always"
     dynamo = importlib.import_module("torch._dynamo")  # seconds, which others need not spend
     dynamo.config.suppress_errors = True  # a graph that cannot be compiled must not cost a run

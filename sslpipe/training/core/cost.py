@@ -52,9 +52,7 @@ def cost_of_views(
     layout = memory_format(method.backbone, device)
     engine = ViewEngine(recipe, seed=seed, device=device, renderer=views.renderer, memory_format=layout)
     images = min(config.batch_size // plan.world_size(config), len(reader))
-    if (
-        images < 2 * config.accumulate
-    ):  # too few images to train on, but views of them can be made and looked at
+    if images < 2 * config.accumulate:  # too few to train on, but views of them can be made and looked at
         config = config.model_copy(update={"accumulate": 1})
     batch = reader.gather(torch.arange(images - images % config.accumulate))
     metrics = measure(engine, batch)

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 
 import torch
 from torch import Tensor, nn
@@ -37,22 +37,12 @@ def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
 
 
 class Signals:
-    """Turns `SIGNALS` into a flag that the loop reads between steps."""
+    """What a handler has received, for the loop to read between steps."""
 
-    def __init__(self) -> None:
-        self.received: signal.Signals | None = None
-        self._handled = handled(self._note)
+    received: signal.Signals | None = None
 
-    def __enter__(self) -> Signals:
-        self._handled.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._handled.__exit__(kind, error, trace)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal."""
         self.received = signal.Signals(number)
 
 

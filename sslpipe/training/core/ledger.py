@@ -21,6 +21,8 @@ from sslpipe.training.core import guards
 
 LAG = 4  # steps on a GPU; a CPU's numbers are there at once
 
+Numbers = Mapping[str, Tensor | float]
+
 
 @dataclass(frozen=True)
 class Row:
@@ -75,14 +77,7 @@ class Ledger:
         return self.bad if self.lag else None
 
     def note(
-        self,
-        step: int,
-        lr: float,
-        numbers: Mapping[str, Tensor | float],
-        index: Tensor,
-        *,
-        stop: bool = False,
-        save: bool = False,
+        self, step: int, lr: float, numbers: Numbers, index: Tensor, *, stop: bool = False, save: bool = False
     ) -> None:
         """Write a step down, before its update.
 
@@ -115,7 +110,7 @@ class Ledger:
         Raises:
             NonFiniteError: one of them is not finite; nothing has been updated since.
         """
-        while self._entries and len(self._entries) > self.lag:
+        while len(self._entries) > self.lag:
             yield self._read()
 
     def drain(self) -> Iterator[Row]:
@@ -128,9 +123,11 @@ class Ledger:
         if entry.arrived is not None:
             entry.arrived.synchronize()
         self._check(entry)
-        _, stop, save, *numbers = entry.values.tolist()
-        means = [value / distributed.world_size() for value in numbers]
-        return Row(entry.step, entry.lr, dict(zip(entry.names, means, strict=True)), stop > 0, save > 0)
+        _, stop, save, *sums = entry.values.tolist()
+        means = {
+            name: value / distributed.world_size() for name, value in zip(entry.names, sums, strict=True)
+        }
+        return Row(entry.step, entry.lr, means, stop > 0, save > 0)
 
     def _check(self, entry: _Entry) -> None:
         bad, _, _, *numbers = entry.values.tolist()

@@ -13,9 +13,8 @@ from sslpipe.methods.base.config import OptimizerConfig
 from sslpipe.methods.base.method import Method
 from sslpipe.training.core import guards
 from sslpipe.training.core.config import Config
-from sslpipe.training.core.history import History
 from sslpipe.training.core.ledger import Ledger
-from sslpipe.training.core.state import OnLog, RunState
+from sslpipe.training.core.state import History, OnLog, RunState
 from sslpipe.training.core.step import TrainingStep
 from sslpipe.views.engine import ViewEngine
 
@@ -67,21 +66,16 @@ def train(
     if state.resume():
         on_resume(state.step)
 
-    with guards.Signals() as signals, progress("pretrain", total, "steps", done=state.step) as bar:
+    signals = guards.Signals()
+    with guards.handled(signals.note), progress("pretrain", total, "steps", done=state.step) as bar:
         while state.step < total:
             epoch, first = divmod(state.step, loader.steps)
             if first == 0:
                 on_epoch(state, epoch)
             for batch, views in engine.ahead(loader.epoch(epoch, start=first), epoch):
                 gradient = training_step.gradient(state.step, views)
-                ledger.note(
-                    state.step + 1,
-                    gradient.lr,
-                    gradient.numbers,
-                    batch.index,
-                    stop=signals.received is not None,
-                    save=state.is_due,
-                )
+                stop, save = signals.received is not None, state.is_due
+                ledger.note(state.step + 1, gradient.lr, gradient.numbers, batch.index, stop=stop, save=save)
                 training_step.update(gradient, ledger.mask)
                 state.step += 1
 

@@ -39,14 +39,12 @@ def build(groups: Sequence[ParamGroup], config: OptimizerConfig, batch_size: int
     if config.name == "sgd":
         # torch's fused SGD does not take tensors of which each process has a share; its fused AdamW does.
         sharded = any(parallel.is_sharded(parameter) for group in groups for parameter in group.parameters)
-        optimizer = torch.optim.SGD(
-            settings, lr=peak, momentum=config.momentum, fused=None if sharded else True
-        )
+        fused = None if sharded else True
+        optimizer = torch.optim.SGD(settings, lr=peak, momentum=config.momentum, fused=fused)
         if config.momentum:
             # All from the start: fused, it does not take some with and some without, as frozen prototypes would be.
-            for group in groups:
-                for parameter in group.parameters:
-                    optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+            for parameter in _parameters(optimizer):
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return optimizer
     from timm.optim import Lars  # here, because importing timm takes seconds
 
@@ -84,9 +82,8 @@ def step(optimizer: torch.optim.Optimizer, bad: Tensor | None = None) -> None:
         optimizer.found_inf, optimizer.grad_scale = bad, None  # type: ignore[attr-defined]
         optimizer.step()
         return
-    held = _parameters(optimizer) + [
-        value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)
-    ]
+    states = [value for state in optimizer.state.values() for value in state.values()]
+    held = _parameters(optimizer) + [value for value in states if isinstance(value, Tensor)]
     before = [value.clone() for value in held]
     optimizer.step()
     for value, old in zip(held, before, strict=True):

@@ -10,6 +10,7 @@ import contextlib
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,7 +26,6 @@ from sslpipe.views.view import View
 
 LARGE = 250_000_000  # parameters of a backbone from which `auto` shards: ViT-L has 303 million, ViT-B 86
 
-
 _REMARKS = (  # warnings of DistributedDataParallel about what is done here on purpose
     "`broadcast_buffers` is deprecated",  # its replacement is newer than the oldest torch that is supported
     "find_unused_parameters=True was specified",
@@ -33,10 +33,11 @@ _REMARKS = (  # warnings of DistributedDataParallel about what is done here on p
 )
 
 
+@dataclass(frozen=True)
 class Parallel:
     """A method as its processes train it together; `step`, `embed` and `loss` are the method's.
 
-    Args:
+    Attributes:
         method: of this process.
         module: torch's wrapper; it calls the method by the name of what is wanted.
         hold: a context in which gradients stay with this process, for all parts of a batch but the last.
@@ -44,14 +45,10 @@ class Parallel:
             None where each process has a copy.
     """
 
-    def __init__(
-        self,
-        method: Method,
-        module: nn.Module,
-        hold: Callable[[], AbstractContextManager[object]],
-        give_back: Callable[[], None] | None = None,
-    ) -> None:
-        self.method, self.module, self.hold, self.give_back = method, module, hold, give_back
+    method: Method
+    module: nn.Module
+    hold: Callable[[], AbstractContextManager[object]]
+    give_back: Callable[[], None] | None = None
 
     def step(self, views: list[View], clock: Clock) -> Step:
         """See `Method.step`."""
@@ -94,11 +91,9 @@ class _Calls(nn.Module):
 
 
 def wrap(method: Method, config: Config) -> Trained:
-    """The method as this process trains it; the method itself where there is but one process.
+    """The method, on its device, as this process trains it; the method itself where there is but one process.
 
-    Args:
-        method: on this process's device. Sharding replaces its parameters: build the optimiser after this.
-        config: the `pretrain` settings.
+    Sharding replaces its parameters: build the optimiser after this.
 
     Raises:
         UserError: sharding was asked for and the backbone is no vision transformer.
@@ -205,10 +200,8 @@ def alike(value: Tensor, example: Tensor) -> Tensor:
         return torch.empty_like(example, dtype=value.dtype).copy_(value)
     from torch.distributed.tensor import distribute_tensor  # slow to import
 
-    sharding: Any = example
-    return distribute_tensor(
-        value.to(example.device), sharding.device_mesh, sharding.placements, src_data_rank=None
-    )
+    mesh, placements = example.device_mesh, example.placements  # type: ignore[attr-defined]
+    return distribute_tensor(value.to(example.device), mesh, placements, src_data_rank=None)
 
 
 def load(method: Method, state: dict[str, Any]) -> None:
@@ -242,13 +235,11 @@ def newest(checkpoints: Checkpoints) -> tuple[int, dict[str, Any]] | None:
     Raises:
         UserError: another rank does not find it.
     """
-    if distributed.world_size() == 1:
-        return checkpoints.load()
     found = checkpoints.load() if distributed.rank() == 0 else None
-    step = agreed(None if found is None else found[0])
+    step = agreed(found and found[0])
     if distributed.rank() > 0 and step is not None:
         found = checkpoints.load()
-    steps = gathered(None if found is None else found[0])
+    steps = gathered(found and found[0])
     if any(other != step for other in steps):
         raise UserError(
             f"the first process goes on from step {step}, and others find {sorted({str(s) for s in steps})} in "

@@ -13,7 +13,7 @@ def longest_warmup(epochs: float) -> float:
 
 
 def lr_factor(config: OptimizerConfig, epoch: float, epochs: float) -> float:
-    """The learning rate as a share of its peak.
+    """The learning rate as a fraction of its peak.
 
     Args:
         config: warm-up length and shape.
@@ -32,7 +32,7 @@ def lr_factor(config: OptimizerConfig, epoch: float, epochs: float) -> float:
 
 
 def weight_decay(config: OptimizerConfig, progress: float) -> float:
-    """The weight decay at this share of training: constant, or a cosine from start to end (DINO)."""
+    """The weight decay at this fraction of training: constant, or a cosine from start to end (DINO)."""
     if config.weight_decay_end is None:
         return config.weight_decay
     start, end = config.weight_decay, config.weight_decay_end

@@ -4,15 +4,45 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 from sslpipe.core import distributed
 from sslpipe.core.checkpoint import Checkpoints
 from sslpipe.training.core import optim, parallel
-from sslpipe.training.core.history import History
 from sslpipe.training.core.ledger import Ledger, Row
 from sslpipe.training.core.step import TrainingStep
 
 OnLog = Callable[[dict[str, float]], None]
+
+
+@dataclass
+class History:
+    """The training curves so far; part of every checkpoint.
+
+    Attributes:
+        rows: one point each `log_every` steps: step, epoch, rate, and means over those steps.
+        pending: the numbers of the steps since the last point.
+        looks: what was seen of the features between epochs (sslpipe/training/core/monitor.py).
+        seconds: time spent training, over all processes that worked on this run.
+    """
+
+    rows: list[dict[str, float]] = field(default_factory=list)
+    pending: list[dict[str, float]] = field(default_factory=list)
+    looks: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def caption(self) -> str:
+        """The last point of the curves in a few words, for the progress bar; empty before the first one."""
+        return f"loss {self.rows[-1]['loss']:.4f}" if self.rows else ""
+
+    def point(self, step: int, epoch: float, lr: float) -> dict[str, float]:
+        """Close the interval since the last point into a new one."""
+        names = self.pending[-1]
+        means = {name: sum(row[name] for row in self.pending) / len(self.pending) for name in names}
+        self.rows.append({"step": step, "epoch": epoch, "lr": lr, **means})
+        self.pending = []
+        return self.rows[-1]
 
 
 class RunState:
@@ -45,11 +75,10 @@ class RunState:
         self.step, state = found
         parallel.load(self.training_step.method, state["method"])
         optim.restore(self.training_step.optimizer, state["optimizer"])
-        self.history.restore(state["history"])
+        self.history = History(**state["history"])
         before, now = state["processes"], distributed.world_size()
-        changed = (
-            "" if now == before else f" of {before} in {now} processes: sums are rounded in another order"
-        )
+        other_order = f" of {before} in {now} processes: sums are rounded in another order"
+        changed = other_order if now != before else ""
         self._since = time.monotonic()
         print(f"pretrain: continuing from the checkpoint at step {self.step}{changed}", flush=True)
         return True
@@ -80,7 +109,7 @@ class RunState:
         state = {
             "method": self.training_step.method.state_dict(),
             "optimizer": self.training_step.optimizer.state_dict(),
-            "history": self.history.state(),
+            "history": vars(self.history),
             "processes": distributed.world_size(),
         }
         state = parallel.whole(state)

@@ -93,10 +93,7 @@ class TrainingStep:
     def update(self, gradient: Gradient, bad: Tensor | None = None, phase: Phase = untimed) -> None:
         """Clip the gradient and update the weights, then what follows them: momentum networks and queues.
 
-        Args:
-            gradient: of this step.
-            bad: as for `optim.step`.
-            phase: times the phases.
+        `bad` is that of `optim.step`.
         """
         with phase(OPTIMISER):
             optim.clip(self.optimizer, self.optimizer_config.clip, gradient.norm)

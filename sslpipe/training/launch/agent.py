@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -45,9 +46,7 @@ _CUT_OFF = ("Connection closed by peer", "Connection reset by peer", "Broken pip
 def run(config: Config, module: str) -> None:
     """Train by `plan.processes(config)` processes here, with those of other machines where settings say so.
 
-    Args:
-        config: the `pretrain` settings.
-        module: each process runs `python -m module`.
+    Each process runs `python -m module`.
 
     Raises:
         UserError: a process failed, in its own words; or other machines did not come, or were lost.
@@ -55,10 +54,9 @@ def run(config: Config, module: str) -> None:
     """
     count, machines = plan.processes(config), plan.nodes(config)
     plan.check_shares(config, count * machines)
-    place = (
-        _Place.of(plan.endpoint(config)) if machines > 1 else _Place("127.0.0.1:0", "127.0.0.1", host=True)
-    )
+    place = _Place("127.0.0.1:0", "127.0.0.1", host=True)
     if machines > 1:
+        place = _Place.of(plan.endpoint(config))
         print(f"pretrain: waiting for {machines} machines at {place.endpoint}", flush=True)
     with tempfile.TemporaryDirectory(prefix="sslpipe-") as folder, _environment(place, folder, count):
         handler = agent = None
@@ -144,13 +142,10 @@ class Agent(LocalElasticAgent):
             if self.received or told(self._folder, "outcome"):
                 self._remaining_restarts = 0
             elif self._remaining_restarts:
-                number = self.get_worker_group().spec.max_restarts - self._remaining_restarts + 1
-                print(
-                    f"pretrain: {_describe(result)}; all start again from the newest checkpoint "
-                    f"({number} of {self.get_worker_group().spec.max_restarts})",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                most = worker_group.spec.max_restarts
+                number = f"{most - self._remaining_restarts + 1} of {most}"
+                again = f"all start again from the newest checkpoint ({number})"
+                print(f"pretrain: {_describe(result)}; {again}", file=sys.stderr)
         return result
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
@@ -165,25 +160,17 @@ class Agent(LocalElasticAgent):
             raise SystemExit(128 + number)
 
 
+@dataclass(frozen=True)
 class _Place:
-    """This machine among those that train.
+    """This machine among those that train."""
 
-    Attributes:
-        endpoint: where they meet.
-        address: this machine's, by which it reaches the endpoint.
-        host: whether the endpoint is here.
-    """
-
-    def __init__(self, endpoint: str, address: str, *, host: bool) -> None:
-        self.endpoint, self.address, self.host = endpoint, address, host
+    endpoint: str  # where they meet
+    address: str  # this machine's, by which it reaches the endpoint
+    host: bool  # whether the endpoint is here
 
     @classmethod
     def of(cls, endpoint: str) -> _Place:
-        """This machine, by what its routes say.
-
-        Raises:
-            UserError: the endpoint's name is not known, or no route leads there.
-        """
+        """This machine, by what its routes say; a UserError if none leads to the endpoint, or its name is unknown."""
         name, _, port = endpoint.rpartition(":")
         try:
             there = socket.gethostbyname(name)
@@ -256,9 +243,8 @@ def _describe(result: RunResult, *, trace: bool = False) -> str:
 
     SIGTERM is what the agent itself sends to the rest once one has failed.
     """
-    rank, failure = min(
-        result.failures.items(), key=lambda item: (_blame(item[1].exitcode), item[1].timestamp)
-    )
+    failures = result.failures.items()
+    rank, failure = min(failures, key=lambda item: (_blame(item[1].exitcode), item[1].timestamp))
     if failure.exitcode < 0:
         name = signal.Signals(-failure.exitcode).name
         hint = " (is there enough memory?)" if name == "SIGKILL" else ""
@@ -287,21 +273,19 @@ def _error(failure: ProcessFailure) -> tuple[str, str]:
 
 
 def _lost(error: Exception, config: Config, folder: Path, place: _Place, started: bool) -> UserError:
-    machines = plan.nodes(config)
+    machines, seconds = plan.nodes(config), config.cluster.wait_seconds
     if isinstance(error, RendezvousClosedError):
         return UserError(
             f"another of the {machines} machines ended, and its output says why; {_where(folder)}"
         )
     if not started:
         return UserError(
-            f"{machines} machines were to meet at {place.endpoint} and did not within {config.cluster.wait_seconds} "
-            "seconds: start the same command on all of them, and see that they reach that port"
+            f"{machines} machines were to meet at {place.endpoint} and did not within {seconds} seconds: "
+            "start the same command on all of them, and see that they reach that port"
         )
-    what = (
-        f"it did not come back within {config.cluster.wait_seconds} seconds"
-        if isinstance(error, RendezvousTimeoutError)
-        else f"it held {place.endpoint}, where all meet"
-    )
+    what = f"it held {place.endpoint}, where all meet"
+    if isinstance(error, RendezvousTimeoutError):
+        what = f"it did not come back within {seconds} seconds"
     return UserError(f"lost another of the {machines} machines, {what}; {_where(folder)}")
 
 

@@ -30,10 +30,7 @@ KILL_SECONDS = 120.0  # given to a job to save and stop, before it is cancelled
 def run(config: Config, module: str, executor: Any = None) -> None:
     """Train in a job, and return when it has ended well; one that dies is submitted again, `cluster.restarts` times.
 
-    Args:
-        config: the `pretrain` settings.
-        module: each process of the job runs `python -m module`.
-        executor: submitit's; None: Slurm's.
+    Each process of the job runs `python -m module`. `executor` is submitit's; None: Slurm's.
 
     Raises:
         UserError: submitit or Slurm is not here, or the job failed; in its own words.
@@ -41,9 +38,8 @@ def run(config: Config, module: str, executor: Any = None) -> None:
     """
     plan.check_shares(config, plan.world_size(config))
     for attempt in range(config.cluster.restarts + 1):
-        folder = scratch.folder(
-            "slurm", f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
-        ).absolute()
+        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+        folder = scratch.folder("slurm", name).absolute()
         submitter = _slurm(folder) if executor is None else executor
         submitter.update_parameters(**parameters(config))
         job = submitter.submit(Task(module, str(folder)))
@@ -57,11 +53,7 @@ def run(config: Config, module: str, executor: Any = None) -> None:
         if received or "stopped" in outcome:
             raise SystemExit(128 + (received or outcome["stopped"]))
         left = config.cluster.restarts - attempt
-        print(
-            f"pretrain: job {job.job_id} died, {left} more are tried; see {folder}",
-            file=sys.stderr,
-            flush=True,
-        )
+        print(f"pretrain: job {job.job_id} died, {left} more are tried; see {folder}", file=sys.stderr)
     raise UserError(
         f"the job died {config.cluster.restarts + 1} times: see the logs in {folder}; start again to go on"
     )
@@ -121,12 +113,9 @@ class Task:
             (folder / "outcome.json").unlink(missing_ok=True)
         environment = os.environ | {LAUNCHED: self.folder, LAUNCHER: str(os.getpid())}
         with open(folder / ("output.log" if leader else f"output-{place.rank}.log"), "ab") as output:
+            command = [sys.executable, "-m", self.module]
             self.process = subprocess.Popen(
-                [sys.executable, "-m", self.module],
-                env=environment,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                preexec_fn=_ignore_slurm,
+                command, env=environment, stdout=output, stderr=subprocess.STDOUT, preexec_fn=_ignore_slurm
             )
         self._wait(folder)
         if self.process.returncode:
