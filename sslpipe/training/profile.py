@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import statistics
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from sslpipe.console.errors import UserError
 from sslpipe.console.progress import Progress, progress
@@ -23,9 +21,9 @@ from sslpipe.data.loader import Loader
 from sslpipe.data.streaming import Streaming
 from sslpipe.methods.base.method import Method, Preparation
 from sslpipe.shards import manifest
-from sslpipe.training.core import assembly
-from sslpipe.training.core.compiling import compiled
+from sslpipe.training.core import assembly, compiling
 from sslpipe.training.core.config import Config, Setup
+from sslpipe.training.core.ledger import Ledger
 from sslpipe.training.core.phases import BACKWARD, FORWARD, OPTIMISER
 from sslpipe.training.core.step import TrainingStep
 from sslpipe.views.engine import ViewEngine
@@ -46,23 +44,14 @@ PHASES = {
 
 @dataclass(frozen=True)
 class Profile:
-    """What was measured; milliseconds.
+    """What was measured; milliseconds."""
 
-    Attributes:
-        phases: each phase by itself, the device waited for after it; medians over steps.
-        step: a step as it is trained, where phases overlap; the mean.
-        waiting: how much of it the loop waited for views; the mean.
-        images: of a batch.
-        steps: measured.
-        device: in words.
-    """
-
-    phases: dict[str, float]
-    step: float
-    waiting: float
-    images: int
-    steps: int
-    device: str
+    phases: dict[str, float]  # each by itself, the device waited for after it; medians over steps
+    step: float  # a step as it is trained, where phases overlap; the mean
+    waiting: float  # how much of it the loop waited for views; the mean
+    images: int  # of a batch
+    steps: int  # measured
+    device: str  # in words
 
     @property
     def alone(self) -> float:
@@ -89,10 +78,7 @@ def profile(
 def run(setup: Setup, *, steps: int, out: str | None = None) -> list[str]:
     """Measure a few steps of training by these settings on data/; lines that say what was found and what to change.
 
-    The picture goes to `out`; None: into scratch.
-
-    Raises:
-        UserError: there are no shards or no resolved recipe yet.
+    The picture goes to `out`, or else into scratch. A UserError if there are no shards or no resolved recipe yet.
     """
     for path in (assembly.SHARDS / manifest.NAME, assembly.RECIPE):
         if not path.is_file():
@@ -106,7 +92,7 @@ def run(setup: Setup, *, steps: int, out: str | None = None) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         place, renderer = Path(folder).joinpath, setup.views.renderer
         method.prepare(Preparation(loader.reader, engine.recipe, device, seed, place, renderer))
-    compiled(method, config, device, config.epochs * loader.steps)
+    compiling.compiled(method, config, device, config.epochs * loader.steps)
     found = profile(method, loader, engine, config, steps=steps, seed=seed)
     path = Path(out) if out else scratch.folder() / "profile.svg"
     scratch.atomic_write(path, picture(found))
@@ -114,50 +100,40 @@ def run(setup: Setup, *, steps: int, out: str | None = None) -> list[str]:
     return [table(found), "", *(f"- {line}" for line in advice), "", f"picture: {path}"]
 
 
-class _Stopwatch:
-    """Times the phases of steps, the device waited for after each."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.spent = device, defaultdict[str, float](float)
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Add the milliseconds of what is done here to a phase's."""
-        start = time.perf_counter()
-        yield
-        _wait(self.device)
-        self.spent[name] += 1000 * (time.perf_counter() - start)
-
-
 def _phases(
     training_step: TrainingStep, loader: Loader, engine: ViewEngine, steps: int, bar: Progress
 ) -> dict[str, float]:
     """The milliseconds of each phase: the median over steps that do one thing after another."""
-    order, size, mask = loader.order(0), loader.batch_size, _mask(engine.device)
-    kept = defaultdict[str, list[float]](list)
+    order, size, mask = loader.order(0), loader.batch_size, Ledger(engine.device, Path()).mask
+    spent = {name: [0.0] * (WARM_UP + steps) for name in PHASES}
+    step = 0
+
+    @contextlib.contextmanager
+    def phase(name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        _wait(engine.device)
+        spent[name][step] += 1000 * (time.perf_counter() - start)
+
     for step in range(WARM_UP + steps):
-        stopwatch = _Stopwatch(engine.device)
         first = step % loader.steps * size
-        with stopwatch.phase("decode"):
+        with phase("decode"):
             batch = loader.reader.gather(order[first : first + size])
-        with stopwatch.phase("upload"):
+        with phase("upload"):
             batch = replace(batch, pixels=batch.pixels.to(engine.device))
-        with stopwatch.phase("views"):
+        with phase("views"):
             views = engine(batch, 0)
-        gradient = training_step.gradient(step, views, stopwatch.phase)
-        training_step.update(gradient, mask, stopwatch.phase)
-        if step >= WARM_UP:
-            for name in PHASES:
-                kept[name].append(stopwatch.spent[name])
+        training_step.update(training_step.gradient(step, views, phase), mask, phase)
         bar.update()
-    return {name: statistics.median(values) for name, values in kept.items()}
+    return {name: statistics.median(times[WARM_UP:]) for name, times in spent.items()}
 
 
 def _loop(
     training_step: TrainingStep, loader: Loader, engine: ViewEngine, steps: int, bar: Progress
 ) -> tuple[float, float]:
     """The milliseconds of a step as the loop takes it, and how long it waits for views; means over steps."""
-    batches, mask, waiting, start = _endless(loader, engine), _mask(engine.device), 0.0, 0.0
+    batches, mask = _endless(loader, engine), Ledger(engine.device, Path()).mask
+    waiting = start = 0.0
     with contextlib.closing(batches):
         for step in range(WARM_UP + steps):
             if step == WARM_UP:
@@ -172,17 +148,10 @@ def _loop(
     return 1000 * (time.perf_counter() - start) / steps, 1000 * waiting / steps
 
 
-def _mask(device: torch.device) -> Tensor | None:
-    """What the loop masks an update by on this device, where no step was bad."""
-    return torch.zeros((), device=device) if device.type == "cuda" else None
-
-
 def _endless(loader: Loader, engine: ViewEngine) -> Generator[list[View]]:
-    epoch = 0
-    while True:
+    for epoch in itertools.count():
         for _, views in engine.ahead(loader.epoch(epoch), epoch):
             yield views
-        epoch += 1
 
 
 def _wait(device: torch.device) -> None:
@@ -193,11 +162,8 @@ def _wait(device: torch.device) -> None:
 def advise(found: Profile, config: Config, device: torch.device, streaming: bool) -> list[str]:
     """What to change, the largest gain first, a sentence each; `streaming`: images were decoded when needed."""
     gpu, advice = device.type == "cuda", []
-    networks, views, optimiser = (
-        found.percent(FORWARD, BACKWARD),
-        found.percent("views"),
-        found.percent(OPTIMISER),
-    )
+    networks = found.percent(FORWARD, BACKWARD)
+    views, optimiser = found.percent("views"), found.percent(OPTIMISER)
     # On a CPU the views are made by the same cores, in the loop's own time: they are no waiting.
     idle = found.waiting - (0 if gpu else found.phases["views"])
     if idle > 0.1 * found.step:
@@ -236,7 +202,7 @@ def table(found: Profile) -> str:
     """The profile as lines of text."""
     lines = ["phase          ms   share"]
     for name, value in found.phases.items():
-        percent = f"{100 * value / found.alone:.0f} %"
+        percent = f"{found.percent(name):.0f} %"
         lines.append(f"{name:<10} {value:>7.1f} {percent:>6}   {PHASES[name]}")
     rate = 1000 * found.images / found.step
     lines += [

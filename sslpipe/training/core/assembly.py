@@ -30,24 +30,16 @@ class Assembly:
 
 
 def assemble(setup: Setup, device: torch.device) -> Assembly:
-    """Read data/ and build what these settings ask for.
-
-    Raises:
-        UserError: something in the settings cannot be.
-    """
+    """Read data/ and build what these settings ask for; a UserError if something in them cannot be."""
     recipe = Recipe.from_json(RECIPE.read_bytes())
     with worker.first():  # a cache of the images is made by one process of a machine
         reader = open_split(SHARDS, "train", setup.loader.reader, device)
     processes = distributed.world_size()
+    parts = setup.pretrain.accumulate if processes > 1 else 1
     loader = Loader(
-        reader,
-        batch_size=setup.pretrain.batch_size,
-        seed=setup.seed,
-        shuffle_shards=setup.loader.shuffle_shards,
-        rank=distributed.rank(),
-        world_size=processes,
-        parts=setup.pretrain.accumulate if processes > 1 else 1,
-    )
+        reader, batch_size=setup.pretrain.batch_size, seed=setup.seed, shuffle_shards=setup.loader.shuffle_shards,
+        rank=distributed.rank(), world_size=processes, parts=parts,
+    )  # fmt: skip
     method = build_on(device, setup)
     check_views(method, recipe)
     for warning in check_batch(method, setup.pretrain, len(reader)):

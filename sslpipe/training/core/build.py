@@ -49,13 +49,7 @@ def build_recipe(
 ) -> Recipe:
     """The views that these settings train on: the paper's, changed by data set, method's settings and `views.recipe`.
 
-    Args:
-        config: the `pretrain` settings.
-        method_config: the method's.
-        views: the `views` settings.
-        dataset: the data set's changes.
-        mean: the data's channel means in [0, 1]; None leaves the method's.
-        std: the data's channel deviations, likewise.
+    `mean` and `std` are the data's channel means and deviations, of values in [0, 1]; None leaves the method's.
 
     Raises:
         UserError: a change that no recipe takes, or masked views of another size than the encoder's.
@@ -89,11 +83,7 @@ def check_views(method: Method, recipe: Recipe) -> None:
 
 
 def check_batch(method: Method, config: Config, images: int) -> list[str]:
-    """What is worth a warning about the batch of these settings, for a training split of so many images.
-
-    Raises:
-        UserError: the method cannot learn from such a batch, or it cannot be cut into its parts.
-    """
+    """Warnings about the batch, for a training split of so many images; a UserError if it cannot be trained on."""
     accumulation.check(method, config)
     return method.check_batch(config.batch_size, images)
 

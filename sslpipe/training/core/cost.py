@@ -34,14 +34,6 @@ def cost_of_views(
     batch. On a GPU the views are made while the step before them is taken, so the share is what they would cost if they
     were not.
 
-    Args:
-        config: the `pretrain` settings.
-        method_config: the method's.
-        views: the `views` settings.
-        recipe: what is trained on.
-        reader: the training split.
-        seed: the run's.
-
     Raises:
         UserError: the method cannot be trained on such views or in such parts.
     """

@@ -54,13 +54,9 @@ class Interrupted(SystemExit):
 
 
 def non_finite(values: Mapping[str, float], *, step: int, index: Tensor, folder: Path) -> NonFiniteError:
-    """The error for a step whose loss or gradient is not finite; writes down what is known of it.
+    """The error for a step whose loss or gradient is not finite; `step` counts those done before it.
 
-    Args:
-        values: the step's numbers by name.
-        step: steps done before it.
-        index: the samples of the batch.
-        folder: where non_finite.json, with step, values and samples, is written; one a rank where several train.
+    Writes step, values and samples into `folder`, as non_finite.json, or one a rank where several train.
     """
     bad = [name for name, value in values.items() if not math.isfinite(value)] or ["loss on another rank"]
     report = {"step": step, "values": {n: str(v) for n, v in values.items()}, "samples": index.tolist()}

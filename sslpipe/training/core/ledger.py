@@ -26,21 +26,13 @@ Numbers = Mapping[str, Tensor | float]
 
 @dataclass(frozen=True)
 class Row:
-    """What a step came to.
+    """What a step came to."""
 
-    Attributes:
-        step: steps done, with this one.
-        lr: its learning rate.
-        numbers: loss, gradient norm and what the method reports; means over ranks.
-        stop: some rank was told to stop.
-        save: it is time for a checkpoint.
-    """
-
-    step: int
+    step: int  # steps done, with this one
     lr: float
-    numbers: dict[str, float]
-    stop: bool
-    save: bool
+    numbers: dict[str, float]  # loss, gradient norm and what the method reports; means over ranks
+    stop: bool  # some rank was told to stop
+    save: bool  # it is time for a checkpoint
 
 
 @dataclass(frozen=True)
@@ -82,8 +74,7 @@ class Ledger:
         """Write a step down, before its update.
 
         Args:
-            step: steps done, with this one.
-            lr: its learning rate.
+            step: steps done, with this one, whose learning rate is `lr`.
             numbers: `loss` and `gradient_norm`, which must be finite, and others.
             index: the samples of this rank's batch.
             stop: this rank wants to stop.
@@ -105,11 +96,7 @@ class Ledger:
             self._check(self._entries[-1])
 
     def settled(self) -> Iterator[Row]:
-        """The rows that are `lag` steps old, oldest first.
-
-        Raises:
-            NonFiniteError: one of them is not finite; nothing has been updated since.
-        """
+        """The rows that are `lag` steps old, in order; a NonFiniteError if one is bad: nothing was updated since."""
         while len(self._entries) > self.lag:
             yield self._read()
 

@@ -35,18 +35,12 @@ def train(
     on_resume: OnResume = lambda step: None,
     on_epoch: OnEpoch = lambda state, epoch: None,
 ) -> History:
-    """Train a method from the newest checkpoint, or from the start, to the end.
+    """Train a method in place and on its device, from the newest checkpoint, or from the start, to the end.
 
     Several processes train it together, each with its part of the loader's batches; the first one saves.
 
     Args:
-        method: on its device; trained in place.
-        loader: batches of the training split.
-        engine: batches to views.
-        config: epochs, precision, how often to save.
-        optimizer_config: the method's.
         seed: seeds dropout and the clock's generator, by step.
-        checkpoints: where to save and resume.
         on_log: called with each new point of the curves.
         on_resume: called with the step when an earlier run is continued.
         on_epoch: called with the run's state and the number of epochs done: before the first one, after each one, and
@@ -84,10 +78,8 @@ def train(
                 if row is not None and (row.stop or row.save):
                     state.save()
                 if row is not None and row.stop:
-                    print(
-                        f"pretrain: stopped at step {state.step} of {total}, saved; `dvc repro` goes on from there",
-                        flush=True,
-                    )
+                    where = f"at step {state.step} of {total}"
+                    print(f"pretrain: stopped {where}, saved; `dvc repro` goes on from there", flush=True)
                     raise guards.Interrupted(signals.received or signal.SIGTERM)
         state.log(ledger.drain())
         bar.update(0, state.history.caption)

@@ -7,6 +7,7 @@ fixed sample of the training split is embedded as evaluations do it, and judged 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 
@@ -41,13 +42,7 @@ class CollapseError(UserError):
 class Monitor:
     """Looks at a method between epochs, and leaves it as it was.
 
-    Args:
-        method: what is trained.
-        reader: the training split; the test split is never looked at.
-        preprocess: of the encoder.
-        config: how often to look, and whether to stop where features have collapsed.
-        seed: of the sample.
-        on_log: called with each new row.
+    Its `reader` is that of the training split: the test split is never looked at. `on_log` is called with each new row.
     """
 
     def __init__(
@@ -67,10 +62,8 @@ class Monitor:
     def on_epoch(self, state: RunState, epoch: int) -> None:
         """Look if it is time to; of several processes only the first one does, unless they share tensors out.
 
-        Args:
-            state: of the run. What is seen is added to `history.looks`; a look that is there already, because the run
-                was stopped after it, is not taken again.
-            epoch: epochs done; at 0 the weights are random.
+        What is seen after so many epochs (at 0 the weights are random) is added to the state's `history.looks`; a look
+        that is there already, because the run was stopped after it, is not taken again.
 
         Raises:
             CollapseError: features have, and `stop_on_collapse` asks to stop; a checkpoint is made before.
@@ -78,17 +71,12 @@ class Monitor:
         every = self.config.monitor_epochs
         if every == 0 or (epoch % every and epoch < self.config.epochs):
             return
-        reasons: list[str | None] = []
-
-        def look() -> None:
-            reasons.append(self._look_once(epoch, state.step, state.history.looks))
-
-        trained = state.training_step.trained
+        look = functools.partial(self._look_once, epoch, state.step, state.history.looks)
+        trained, reason = state.training_step.trained, None
         if isinstance(trained, parallel.Parallel) and trained.give_back is not None:
-            trained.together(look)
+            reason = trained.together(look)
         elif rank() == 0:
-            look()
-        reason = reasons[0] if reasons else None
+            reason = look()
         if self.config.stop_on_collapse and self._on_any_rank(reason is not None):
             state.save()
             raise CollapseError(

@@ -15,13 +15,7 @@ from sslpipe.training.core.schedules import lr_factor, weight_decay
 
 
 def build(groups: Sequence[ParamGroup], config: OptimizerConfig, batch_size: int) -> torch.optim.Optimizer:
-    """AdamW and SGD from torch, LARS from timm.
-
-    Args:
-        groups: what to optimise; groups without `adapt` take plain steps under LARS.
-        config: the method's optimiser settings.
-        batch_size: the global batch, which scales the learning rate.
-    """
+    """AdamW and SGD from torch, LARS from timm; `batch_size` is the global batch, which scales the learning rate."""
     peak = config.peak(batch_size)
     settings: list[dict[str, Any]] = [
         {
@@ -71,9 +65,7 @@ def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
 def step(optimizer: torch.optim.Optimizer, bad: Tensor | None = None) -> None:
     """One update of everything, or none of anything where `bad` is 1; the host does not wait to know which.
 
-    Args:
-        optimizer: from `build`.
-        bad: float32 scalar on the device, 0 or 1; None where the host knows that all is well.
+    `bad` is a float32 scalar on the device, 0 or 1; None where the host knows that all is well.
     """
     if bad is None:
         optimizer.step()

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -26,6 +26,8 @@ from sslpipe.views.view import View
 
 LARGE = 250_000_000  # parameters of a backbone from which `auto` shards: ViT-L has 303 million, ViT-B 86
 
+T = TypeVar("T")
+
 _REMARKS = (  # warnings of DistributedDataParallel about what is done here on purpose
     "`broadcast_buffers` is deprecated",  # its replacement is newer than the oldest torch that is supported
     "find_unused_parameters=True was specified",
@@ -35,19 +37,14 @@ _REMARKS = (  # warnings of DistributedDataParallel about what is done here on p
 
 @dataclass(frozen=True)
 class Parallel:
-    """A method as its processes train it together; `step`, `embed` and `loss` are the method's.
+    """A method as its processes train it together; `step`, `embed` and `loss` are the method's."""
 
-    Attributes:
-        method: of this process.
-        module: torch's wrapper; it calls the method by the name of what is wanted.
-        hold: a context in which gradients stay with this process, for all parts of a batch but the last.
-        give_back: after a forward pass without a backward one, drop the other processes' shares of the tensors again;
-            None where each process has a copy.
-    """
-
-    method: Method
-    module: nn.Module
+    method: Method  # of this process
+    module: nn.Module  # torch's wrapper; it calls the method by the name of what is wanted
+    #: A context in which gradients stay with this process, for all parts of a batch but the last.
     hold: Callable[[], AbstractContextManager[object]]
+    #: After a forward pass without a backward one, drops the other processes' shares of the tensors again; None where
+    #: each process has a copy.
     give_back: Callable[[], None] | None = None
 
     def step(self, views: list[View], clock: Clock) -> Step:
@@ -63,11 +60,12 @@ class Parallel:
         """See `Method.loss`: of embeddings alone, no parameter takes part."""
         return self.method.loss(embeddings, clock)
 
-    def together(self, work: Callable[[], object]) -> None:
+    def together(self, work: Callable[[], T]) -> T:
         """Work that goes forward through the method's networks, on all ranks at once: for those that share tensors."""
         assert self.give_back is not None
-        self.module("together", work)
+        result: T = self.module("together", work)
         self.give_back()
+        return result
 
 
 Trained = Method | Parallel
@@ -82,8 +80,7 @@ class _Calls(nn.Module):
 
     def forward(self, name: str, *args: Any) -> Any:
         if name == "together":
-            args[0]()
-            return None
+            return args[0]()
         if name != "step":
             return getattr(self.method, name)(*args)
         outcome = self.method.step(*args)
@@ -104,11 +101,7 @@ def wrap(method: Method, config: Config) -> Trained:
 
 
 def sharded(method: Method, config: Config) -> bool:
-    """Whether several processes would share the tensors of this method, which may be on torch's meta device.
-
-    Raises:
-        UserError: as `wrap`.
-    """
+    """Whether several processes would share this method's tensors, also on torch's meta device; raises as `wrap`."""
     stack = method.backbone.blocks_and_norm()
     if config.sharding == "fsdp" and stack is None:
         raise UserError(
@@ -182,8 +175,6 @@ def whole(state: Any) -> Any:
 
     What was sharded is on the CPU, and empty on all ranks but the first: only that one writes.
     """
-    if distributed.world_size() == 1:
-        return state
     if is_sharded(state):
         full = state.full_tensor()
         return full.cpu() if distributed.rank() == 0 else torch.empty(0)
@@ -207,17 +198,14 @@ def alike(value: Tensor, example: Tensor) -> Tensor:
 def load(method: Method, state: dict[str, Any]) -> None:
     """`load_state_dict` of a whole state, whatever the sharding."""
     own = method.state_dict()
-    method.load_state_dict({
-        name: alike(value, own[name]) if is_sharded(own.get(name)) else value for name, value in state.items()
-    })  # fmt: skip
+    laid_out = {k: alike(v, own[k]) if is_sharded(own.get(k)) else v for k, v in state.items()}
+    method.load_state_dict(laid_out)
 
 
 def unsharded(method: Method, build: Callable[[], Method]) -> Method:
     """The method for one process alone, to be exported; call it on all ranks.
 
-    Args:
-        method: trained, perhaps sharded; then only the first rank's result has its weights.
-        build: makes a new one like it.
+    Of a sharded one, only the first rank's result has the weights, in a new method from `build`.
     """
     if not any(is_sharded(parameter) for parameter in method.parameters()):
         return method
@@ -230,11 +218,7 @@ def unsharded(method: Method, build: Callable[[], Method]) -> Method:
 
 
 def newest(checkpoints: Checkpoints) -> tuple[int, dict[str, Any]] | None:
-    """The newest checkpoint that the first rank finds whole, loaded by all.
-
-    Raises:
-        UserError: another rank does not find it.
-    """
+    """The newest checkpoint that the first rank finds whole, loaded by all; a UserError if another does not find it."""
     found = checkpoints.load() if distributed.rank() == 0 else None
     step = agreed(found and found[0])
     if distributed.rank() > 0 and step is not None:
@@ -250,11 +234,7 @@ def newest(checkpoints: Checkpoints) -> tuple[int, dict[str, Any]] | None:
 
 def agreed(value: Any) -> Any:
     """The first rank's value, on all ranks: something small that can be pickled."""
-    if distributed.world_size() == 1:
-        return value
-    box = [value]
-    dist.broadcast_object_list(box)
-    return box[0]
+    return gathered(value)[0]
 
 
 def gathered(value: Any) -> list[Any]:

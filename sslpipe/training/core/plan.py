@@ -56,11 +56,7 @@ def world_size(config: Config) -> int:
 
 
 def slurm_tasks(config: Config) -> int:
-    """How many processes train on each machine of a Slurm job: this machine need not be one of them.
-
-    Raises:
-        UserError: the settings do not say it.
-    """
+    """How many processes train on each machine of a Slurm job; a UserError if the settings do not say it."""
     if config.devices == "auto":
         raise UserError(
             "pretrain.launch is slurm and pretrain.devices is auto: set devices to the GPUs that each machine of the "
@@ -112,11 +108,7 @@ def check_shares(config: Config, count: int) -> None:
 
 
 def endpoint(config: Config) -> str:
-    """Where machines meet, host:port: of the settings, else of the usual variables.
-
-    Raises:
-        UserError: none of them says it.
-    """
+    """Where machines meet, host:port: of the settings, else of the usual variables; a UserError if none says it."""
     if config.cluster.endpoint:
         return config.cluster.endpoint
     if found := os.environ.get("PET_RDZV_ENDPOINT"):

@@ -23,11 +23,9 @@ from sslpipe.data.loader import Reader
 from sslpipe.export import save_encoder
 from sslpipe.methods.base.method import Method, Preparation
 from sslpipe.shards import manifest as manifests
-from sslpipe.training.core import messages, parallel, plan, worker
+from sslpipe.training.core import compiling, loop, messages, parallel, plan, worker
 from sslpipe.training.core.assembly import RECIPE, SHARDS, Assembly, assemble, build_on
-from sslpipe.training.core.compiling import compiled
 from sslpipe.training.core.config import Config, Setup
-from sslpipe.training.core.loop import OnResume, train
 from sslpipe.training.core.monitor import COLUMNS, Monitor
 from sslpipe.training.core.state import History, OnLog
 from sslpipe.views.config import Config as ViewsConfig
@@ -78,17 +76,12 @@ def run(
     parts: Mapping[str, str],
     *,
     on_log: OnLog = lambda row: None,
-    on_resume: OnResume = lambda step: None,
+    on_resume: loop.OnResume = lambda step: None,
 ) -> Result:
     """Train from data/ into models/, plots/pretrain/ and metrics/pretrain.json, continuing an interrupted run.
 
-    Where several processes have joined each other, each calls this: all train, and the first one writes.
-
-    Args:
-        setup: the settings.
-        parts: from `fingerprint_parts`.
-        on_log: called with each new point of the curves.
-        on_resume: called with the step when an interrupted run is continued.
+    Where several processes have joined each other, each calls this: all train, and the first one writes. `parts` are
+    those of `fingerprint_parts`, and the hooks those of `train`.
     """
     config, parts = setup.pretrain, _agreed(parts)
     folder, leader = scratch.folder("pretrain") / scratch.digest(dict(parts))[:16], distributed.rank() == 0
@@ -106,21 +99,13 @@ def run(
         manifest, steps = manifests.read(SHARDS), config.epochs * loader.steps
         with worker.first():
             method.prepare(_preparation(made, setup, manifest.digest, parts))
-        compiled(method, config, engine.device, steps)
+        compiling.compiled(method, config, engine.device, steps)
         preprocess = _preprocess(engine.recipe.views[0], setup.views)
         monitor = Monitor(method, loader.reader, preprocess, config, seed=setup.seed, on_log=on_log)
-        history = train(
-            method,
-            loader,
-            engine,
-            config,
-            method.optimizer,
-            seed=setup.seed,
-            checkpoints=checkpoints,
-            on_log=on_log,
-            on_resume=on_resume,
-            on_epoch=monitor.on_epoch,
-        )
+        history = loop.train(
+            method, loader, engine, config, method.optimizer, seed=setup.seed, checkpoints=checkpoints,
+            on_log=on_log, on_resume=on_resume, on_epoch=monitor.on_epoch,
+        )  # fmt: skip
         method = parallel.unsharded(method, lambda: build_on(engine.device, setup))
         worker.leave()  # what is left is for one process, and may take as long as it likes
         metrics = _metrics(method, history, config, steps) | monitor.last(history.looks)
@@ -137,11 +122,7 @@ def run(
 
 
 def _agreed(parts: Mapping[str, str]) -> Mapping[str, str]:
-    """The first process's parts, if those of the others are the same but for the hardware.
-
-    Raises:
-        UserError: another machine has other code, data or settings.
-    """
+    """The first process's parts; a UserError if another's differ in more than the hardware."""
     everyones = parallel.gathered(dict(parts))
     for rank, others in enumerate(everyones):
         differing = [name for name in parts if name != "hardware" and others[name] != everyones[0][name]]

@@ -17,19 +17,13 @@ OnLog = Callable[[dict[str, float]], None]
 
 @dataclass
 class History:
-    """The training curves so far; part of every checkpoint.
+    """The training curves so far; part of every checkpoint."""
 
-    Attributes:
-        rows: one point each `log_every` steps: step, epoch, rate, and means over those steps.
-        pending: the numbers of the steps since the last point.
-        looks: what was seen of the features between epochs (sslpipe/training/core/monitor.py).
-        seconds: time spent training, over all processes that worked on this run.
-    """
-
+    #: One point each `log_every` steps: step, epoch, rate, and means over those steps.
     rows: list[dict[str, float]] = field(default_factory=list)
-    pending: list[dict[str, float]] = field(default_factory=list)
-    looks: list[dict[str, float]] = field(default_factory=list)
-    seconds: float = 0.0
+    pending: list[dict[str, float]] = field(default_factory=list)  # numbers of the steps since the last point
+    looks: list[dict[str, float]] = field(default_factory=list)  # what the monitor saw between epochs
+    seconds: float = 0.0  # time spent training, over all processes that worked on this run
 
     @property
     def caption(self) -> str:
@@ -46,18 +40,7 @@ class History:
 
 
 class RunState:
-    """Where a run stands.
-
-    Args:
-        training_step: of the method that is trained.
-        ledger: where the loop notes each step.
-        checkpoints: where to save and resume.
-        on_log: called with each new point of the curves.
-
-    Attributes:
-        step: steps done.
-        history: the curves, and looks at the features.
-    """
+    """Where a run stands: the steps done and its history. `on_log` is called with each new point of the curves."""
 
     def __init__(
         self, training_step: TrainingStep, ledger: Ledger, checkpoints: Checkpoints, on_log: OnLog
@@ -99,20 +82,15 @@ class RunState:
         return time.monotonic() - self._since >= self.training_step.config.checkpoint_seconds
 
     def save(self) -> None:
-        """Write a checkpoint. All ranks call this, and none goes on before it is written.
-
-        Raises:
-            NonFiniteError: a step that the host had not read yet is not finite.
-        """
+        """Write a checkpoint, on all ranks: none goes on before. A NonFiniteError if a step not read yet is bad."""
         self.log(self.ledger.drain())
         self.count_time()
-        state = {
+        state = parallel.whole({
             "method": self.training_step.method.state_dict(),
             "optimizer": self.training_step.optimizer.state_dict(),
             "history": vars(self.history),
             "processes": distributed.world_size(),
-        }
-        state = parallel.whole(state)
+        })  # fmt: skip
         if distributed.rank() == 0:
             self.checkpoints.save(self.step, state)
         parallel.agreed(self.step)
