@@ -31,11 +31,7 @@ def build_backbone(config: Config, image_size: int, seed: int) -> Backbone:
 
 
 def build_method(config: Config, method_config: MethodConfig, image_size: int, seed: int) -> Method:
-    """The method around its backbone, all weights drawn from the seed.
-
-    Raises:
-        UserError: unknown name or option, or a backbone that the method cannot train.
-    """
+    """The method around its backbone, weights drawn from the seed; a UserError if it is unknown or cannot train it."""
     return methods.build(config.method, build_backbone(config, image_size, seed), method_config)
 
 

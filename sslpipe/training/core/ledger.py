@@ -111,10 +111,8 @@ class Ledger:
             entry.arrived.synchronize()
         self._check(entry)
         _, stop, save, *sums = entry.values.tolist()
-        means = {
-            name: value / distributed.world_size() for name, value in zip(entry.names, sums, strict=True)
-        }
-        return Row(entry.step, entry.lr, means, stop > 0, save > 0)
+        means = [value / distributed.world_size() for value in sums]
+        return Row(entry.step, entry.lr, dict(zip(entry.names, means, strict=True)), stop > 0, save > 0)
 
     def _check(self, entry: _Entry) -> None:
         bad, _, _, *numbers = entry.values.tolist()

@@ -58,11 +58,10 @@ def fingerprint_parts(setup: Setup, code: Mapping[str, str]) -> dict[str, str]:
     """
     settings = setup.pretrain.model_dump(mode="json", exclude=FREE)
     method = setup.method.model_dump(mode="json")
+    chosen = [settings, method, setup.views.size, setup.loader.shuffle_shards, setup.seed]
     device = resolve(setup.pretrain.device)
     return {
-        "settings": scratch.digest(
-            [settings, method, setup.views.size, setup.loader.shuffle_shards, setup.seed]
-        ),
+        "settings": scratch.digest(chosen),
         "renderer": renderers.describe(renderers.choose(setup.views.renderer, device)[0]),
         "data": scratch.digest([scratch.file_digest(path) for path in (SHARDS / manifests.NAME, RECIPE)]),
         "code": scratch.digest(dict(code)),

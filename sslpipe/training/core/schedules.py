@@ -13,9 +13,9 @@ def longest_warmup(epochs: float) -> float:
 
 
 def lr_factor(config: OptimizerConfig, epoch: float, epochs: float) -> float:
-    """The learning rate as a fraction of its peak, after `epoch` epochs (perhaps 1.5) of so many in all.
+    """The learning rate as a fraction of its peak, after `epoch` of all `epochs`, perhaps within one.
 
-    A warm-up longer than a fifth of them is cut to that.
+    A warm-up longer than a fifth of all is cut to that.
     """
     warmup = min(config.warmup_epochs, longest_warmup(epochs))
     if epoch < warmup:

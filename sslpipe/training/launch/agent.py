@@ -39,7 +39,7 @@ _CUT_OFF = ("Connection closed by peer", "Connection reset by peer", "Broken pip
 
 
 def run(config: Config, module: str) -> None:
-    """Train by `plan.processes(config)` runs of `python -m module` here, and by those of other machines in `config`.
+    """Train by `plan.processes(config)` processes here, `python -m module` each, and those of other machines, if any.
 
     Raises:
         UserError: a process failed, in its own words; or other machines did not come, or were lost.
