@@ -72,7 +72,8 @@ class Monitor:
         if every == 0 or (epoch % every and epoch < self.config.epochs):
             return
         look = functools.partial(self._look_once, epoch, state.step, state.history.looks)
-        trained, reason = state.training_step.trained, None
+        trained = state.training_step.trained
+        reason: str | None = None
         if isinstance(trained, parallel.Parallel) and trained.give_back is not None:
             reason = trained.together(look)
         elif rank() == 0:

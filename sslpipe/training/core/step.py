@@ -36,7 +36,6 @@ class TrainingStep:
 
     Attributes:
         trained: the method, or what several processes train it by.
-        optimizer: of its parameters.
         total: steps of the whole run.
     """
 

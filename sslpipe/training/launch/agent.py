@@ -57,7 +57,8 @@ def run(config: Config, module: str) -> None:
         local_addr=place.address, is_host=str(place.host), join_timeout=seconds, read_timeout=seconds,
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="sslpipe-") as name, _environment(place, name, count):
-        folder, handler, agent = Path(name), None, None
+        folder = Path(name)
+        handler = agent = None
         try:
             handler = get_rendezvous_handler(parameters)
             spec = WorkerSpec(
