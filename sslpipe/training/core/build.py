@@ -31,7 +31,7 @@ def build_backbone(config: Config, image_size: int, seed: int) -> Backbone:
 
 
 def build_method(config: Config, method_config: MethodConfig, image_size: int, seed: int) -> Method:
-    """The method around its backbone, weights drawn from the seed; a UserError for unknown names or a backbone unfit."""
+    """The method around its backbone, all drawn from the seed; a UserError for unknown names or an unfit backbone."""
     return methods.build(config.method, build_backbone(config, image_size, seed), method_config)
 
 

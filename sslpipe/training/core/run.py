@@ -110,8 +110,8 @@ def run(
         metrics = _metrics(method, history, config, steps) | monitor.last(history.looks)
         data = {"name": manifest.source.name, "digest": manifest.digest}
         if leader:
-            info = {"sslpipe": __version__, "method": config.method, "title": method.title}
-            info |= {"seed": setup.seed, "data": data}
+            origin = {"method": config.method, "title": method.title, "seed": setup.seed, "data": data}
+            info = {"sslpipe": __version__, **origin}
             save_encoder(method.encoder, "models", preprocess=preprocess, info=info)
             _write_plots(method, history, engine, loader.reader)
             headline = {name: metrics[name] for name in HEADLINE if name in metrics}
