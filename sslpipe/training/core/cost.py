@@ -28,11 +28,11 @@ PATIENCE = 5.0  # seconds after which no further step is timed
 def cost_of_views(
     config: Config, method_config: MethodConfig, views: ViewsConfig, recipe: Recipe, reader: Reader, seed: int
 ) -> dict[str, Any]:
-    """What metrics/views.json holds: how fast views are made, and which share of a training step that is.
+    """What metrics/views.json holds: how fast views are made, and which fraction of a training step that is.
 
     Of the step only forward and backward are timed, of the untrained method on as many images as one process has of a
-    batch. On a GPU the views are made while the step before them is taken, so the share is what they would cost if they
-    were not.
+    batch. On a GPU the views are made while the step before them is taken, so the fraction is what they would cost if
+    they were not.
 
     Raises:
         UserError: the method cannot be trained on such views or in such parts.
