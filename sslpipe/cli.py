@@ -74,17 +74,11 @@ def profile(options: Options) -> int:
     """Measure training steps."""
     from sslpipe.settings import load
     from sslpipe.training import profile
+    from sslpipe.training.core.config import Setup
 
     found = load(options.params, sections=("seed", "pretrain", "method", "views", "loader"))
-    for line in profile.run(
-        found.pretrain,
-        found.method,
-        seed=found.seed,
-        views=found.views,
-        loading=found.loader,
-        steps=options.steps,
-        out=options.out,
-    ):
+    setup = Setup(found.pretrain, found.method, found.seed, found.views, found.loader)
+    for line in profile.run(setup, steps=options.steps, out=options.out):
         print(line)
     return 0
 

@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import statistics
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from sslpipe.console.errors import UserError
 from sslpipe.console.progress import Progress, progress
 from sslpipe.core import scratch
 from sslpipe.core.device import describe, is_half, make_deterministic, resolve
-from sslpipe.data.loader import Config as LoaderConfig
 from sslpipe.data.loader import Loader
 from sslpipe.data.streaming import Streaming
-from sslpipe.methods.base.config import MethodConfig
 from sslpipe.methods.base.method import Method, Preparation
 from sslpipe.shards import manifest
-from sslpipe.training.core import assembly
-from sslpipe.training.core.compiling import compiled
-from sslpipe.training.core.config import Config
+from sslpipe.training.core import assembly, compiling
+from sslpipe.training.core.config import Config, Setup
+from sslpipe.training.core.ledger import Ledger
 from sslpipe.training.core.phases import BACKWARD, FORWARD, OPTIMISER
 from sslpipe.training.core.step import TrainingStep
-from sslpipe.views.config import Config as ViewsConfig
 from sslpipe.views.engine import ViewEngine
 from sslpipe.views.view import View
 
@@ -49,47 +44,29 @@ PHASES = {
 
 @dataclass(frozen=True)
 class Profile:
-    """What was measured; milliseconds.
+    """What was measured; milliseconds."""
 
-    Attributes:
-        phases: each phase by itself, the device waited for after it; medians over steps.
-        step: a step as it is trained, where phases overlap; the mean.
-        waiting: how much of it the loop waited for views; the mean.
-        images: of a batch.
-        steps: measured.
-        device: in words.
-    """
-
-    phases: dict[str, float]
-    step: float
-    waiting: float
-    images: int
-    steps: int
-    device: str
+    phases: dict[str, float]  # each by itself, the device waited for after it; medians over steps
+    step: float  # a step as it is trained, where phases overlap; the mean
+    waiting: float  # how much of it the loop waited for views; the mean
+    images: int  # of a batch
+    steps: int  # measured
+    device: str  # in words
 
     @property
     def alone(self) -> float:
         """All phases one after another."""
         return sum(self.phases.values())
 
-    def share(self, *names: str) -> float:
-        """The share that phases have of all."""
-        return sum(self.phases[name] for name in names) / self.alone
+    def percent(self, *names: str) -> float:
+        """What phases take of all."""
+        return 100 * sum(self.phases[name] for name in names) / self.alone
 
 
 def profile(
     method: Method, loader: Loader, engine: ViewEngine, config: Config, *, steps: int, seed: int
 ) -> Profile:
-    """Train a few steps phase by phase, then as many as the loop does; this changes the weights.
-
-    Args:
-        method: on its device, as it is trained.
-        loader: batches of the training split.
-        engine: batches to views, on that device.
-        config: the `pretrain` settings.
-        steps: to measure of each kind, after a few to warm up.
-        seed: of the run.
-    """
+    """Train so many steps phase by phase, then as many as the loop does; this changes the weights."""
     method.train()
     training_step = TrainingStep(method, config, method.optimizer, steps_per_epoch=loader.steps, seed=seed)
     with progress("profile", 2 * (steps + WARM_UP), "steps") as bar:
@@ -98,95 +75,65 @@ def profile(
     return Profile(phases, step, waiting, loader.batch_size, steps, describe(engine.device))
 
 
-def run(
-    config: Config,
-    method_config: MethodConfig,
-    *,
-    seed: int,
-    views: ViewsConfig,
-    loading: LoaderConfig,
-    steps: int,
-    out: str | None = None,
-) -> list[str]:
+def run(setup: Setup, *, steps: int, out: str | None = None) -> list[str]:
     """Measure a few steps of training by these settings on data/; lines that say what was found and what to change.
 
-    Args:
-        config: the `pretrain` settings.
-        method_config: the method's.
-        seed: of the run.
-        views: the `views` settings.
-        loading: the `loader` settings.
-        steps: to measure.
-        out: where the picture goes; None: into scratch.
-
-    Raises:
-        UserError: there are no shards or no resolved recipe yet.
+    The picture goes to `out`, or else into scratch. A UserError if there are no shards or no resolved recipe yet.
     """
     for path in (assembly.SHARDS / manifest.NAME, assembly.RECIPE):
         if not path.is_file():
             raise UserError(f"there is no {path} yet: run `dvc repro views` first")
     if steps < 1:
         raise UserError("--steps should be 1 or more")
-    device = resolve(config.device)
+    config, seed, device = setup.pretrain, setup.seed, resolve(setup.pretrain.device)
     make_deterministic(config.deterministic)
-    made = assembly.assemble(config, method_config, seed=seed, views=views, loading=loading, device=device)
-    reader = made.loader.reader
+    made = assembly.assemble(setup, device)
+    method, loader, engine = made.method, made.loader, made.engine
     with tempfile.TemporaryDirectory() as folder:
-        made.method.prepare(
-            Preparation(reader, made.recipe, device, seed, lambda key: Path(folder) / key, views.renderer)
-        )
-    compiled(made.method, config, device, config.epochs * made.loader.steps)
-    found = profile(made.method, made.loader, made.engine, config, steps=steps, seed=seed)
+        place, renderer = Path(folder).joinpath, setup.views.renderer
+        method.prepare(Preparation(loader.reader, engine.recipe, device, seed, place, renderer))
+    compiling.compiled(method, config, device, config.epochs * loader.steps)
+    found = profile(method, loader, engine, config, steps=steps, seed=seed)
     path = Path(out) if out else scratch.folder() / "profile.svg"
     scratch.atomic_write(path, picture(found))
-    advice = advise(found, config, device, isinstance(reader, Streaming))
+    advice = advise(found, config, device, isinstance(loader.reader, Streaming))
     return [table(found), "", *(f"- {line}" for line in advice), "", f"picture: {path}"]
-
-
-class _Stopwatch:
-    """Times the phases of steps, the device waited for after each."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.spent = device, defaultdict[str, float](float)
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Add the milliseconds of what is done here to a phase's."""
-        start = time.perf_counter()
-        yield
-        _wait(self.device)
-        self.spent[name] += 1000 * (time.perf_counter() - start)
 
 
 def _phases(
     training_step: TrainingStep, loader: Loader, engine: ViewEngine, steps: int, bar: Progress
 ) -> dict[str, float]:
     """The milliseconds of each phase: the median over steps that do one thing after another."""
-    order, size, mask = loader.order(0), loader.batch_size, _mask(engine.device)
-    kept = defaultdict[str, list[float]](list)
+    order, size, mask = loader.order(0), loader.batch_size, Ledger(engine.device, Path()).mask
+    spent = {name: [0.0] * (WARM_UP + steps) for name in PHASES}
+    step = 0
+
+    @contextlib.contextmanager
+    def phase(name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        _wait(engine.device)
+        spent[name][step] += 1000 * (time.perf_counter() - start)
+
     for step in range(WARM_UP + steps):
-        stopwatch = _Stopwatch(engine.device)
         first = step % loader.steps * size
-        with stopwatch.phase("decode"):
+        with phase("decode"):
             batch = loader.reader.gather(order[first : first + size])
-        with stopwatch.phase("upload"):
+        with phase("upload"):
             batch = replace(batch, pixels=batch.pixels.to(engine.device))
-        with stopwatch.phase("views"):
+        with phase("views"):
             views = engine(batch, 0)
-        gradient = training_step.gradient(step, views, stopwatch.phase)
-        training_step.update(gradient, mask, stopwatch.phase)
-        if step >= WARM_UP:
-            for name in PHASES:
-                kept[name].append(stopwatch.spent[name])
+        training_step.update(training_step.gradient(step, views, phase), mask, phase)
         bar.update()
-    return {name: statistics.median(values) for name, values in kept.items()}
+    return {name: statistics.median(times[WARM_UP:]) for name, times in spent.items()}
 
 
 def _loop(
     training_step: TrainingStep, loader: Loader, engine: ViewEngine, steps: int, bar: Progress
 ) -> tuple[float, float]:
     """The milliseconds of a step as the loop takes it, and how long it waits for views; means over steps."""
-    batches, mask, waiting, start = _endless(loader, engine), _mask(engine.device), 0.0, 0.0
+    batches, mask = _endless(loader, engine), Ledger(engine.device, Path()).mask
+    waiting = start = 0.0
     with contextlib.closing(batches):
         for step in range(WARM_UP + steps):
             if step == WARM_UP:
@@ -201,17 +148,10 @@ def _loop(
     return 1000 * (time.perf_counter() - start) / steps, 1000 * waiting / steps
 
 
-def _mask(device: torch.device) -> Tensor | None:
-    """What the loop masks an update by on this device, where no step was bad."""
-    return torch.zeros((), device=device) if device.type == "cuda" else None
-
-
 def _endless(loader: Loader, engine: ViewEngine) -> Generator[list[View]]:
-    epoch = 0
-    while True:
+    for epoch in itertools.count():
         for _, views in engine.ahead(loader.epoch(epoch), epoch):
             yield views
-        epoch += 1
 
 
 def _wait(device: torch.device) -> None:
@@ -220,50 +160,39 @@ def _wait(device: torch.device) -> None:
 
 
 def advise(found: Profile, config: Config, device: torch.device, streaming: bool) -> list[str]:
-    """What to change, the largest gain first; a sentence each.
-
-    Args:
-        found: from `profile`.
-        config: the `pretrain` settings.
-        device: where it was measured.
-        streaming: whether images were decoded when needed.
-    """
+    """What to change, the largest gain first, a sentence each; `streaming`: images were decoded when needed."""
     gpu, advice = device.type == "cuda", []
-    half = is_half(device, config.precision)
-    networks = found.share("forward", "backward")
+    networks = found.percent(FORWARD, BACKWARD)
+    views, optimiser = found.percent("views"), found.percent(OPTIMISER)
     # On a CPU the views are made by the same cores, in the loop's own time: they are no waiting.
     idle = found.waiting - (0 if gpu else found.phases["views"])
     if idle > 0.1 * found.step:
-        cure = (
-            "set loader.reader to resident if the images fit in memory, shard.format to ffcv with shard.pixels raw, or "
-            "give the process more cores"
-            if streaming
-            else "give the process more cores"
-        )
+        cure = "give the process more cores"
+        if streaming:
+            formats = "shard.format to ffcv with shard.pixels raw"
+            cure = f"set loader.reader to resident if the images fit in memory, {formats}, or {cure}"
         advice.append(f"the loop waits for images {100 * idle / found.step:.0f} % of the time: {cure}")
-    if gpu and not half and networks > 0.5:
+    if gpu and not is_half(device, config.precision) and networks > 50:
         advice.append("training is in float32: pretrain.precision bf16 is about twice as fast on this GPU")
-    if gpu and config.compile in ("auto", "never") and networks > 0.5:
+    if gpu and config.compile in ("auto", "never") and networks > 50:
         advice.append(
             "pretrain.compile: always saves memory traffic of norms, activations and loss (1–2 minutes to compile); "
             "graphs for small models, whose launches cost more than their work"
         )
-    if not gpu and found.share("views") > 0.3:
+    if not gpu and views > 30:
         advice.append(
-            f"views take {100 * found.share('views'):.0f} %: without blur or with a smaller views.size they cost less; "
+            f"views take {views:.0f} %: without blur or with a smaller views.size they cost less; "
             "views.renderer should be cpu"
         )
-    if found.share("optimiser") > 0.15:
-        advice.append(
-            f"the optimiser takes {100 * found.share('optimiser'):.0f} %: a larger batch asks for fewer updates"
-        )
+    if optimiser > 15:
+        advice.append(f"the optimiser takes {optimiser:.0f} %: a larger batch asks for fewer updates")
     if config.accumulate > 1:
         advice.append(
             f"a batch goes through in {config.accumulate} parts: fewer fill the device better, if memory allows"
         )
     if not advice:
         advice.append(
-            f"the networks take {100 * networks:.0f} % of a step and nothing else stands out: a smaller backbone or a "
+            f"the networks take {networks:.0f} % of a step and nothing else stands out: a smaller backbone or a "
             "faster device is what would help"
         )
     return advice
@@ -271,12 +200,10 @@ def advise(found: Profile, config: Config, device: torch.device, streaming: bool
 
 def table(found: Profile) -> str:
     """The profile as lines of text."""
-    rows = [
-        (name, f"{value:.1f}", f"{100 * value / found.alone:.0f} %", PHASES[name])
-        for name, value in found.phases.items()
-    ]
     lines = ["phase          ms   share"]
-    lines += [f"{name:<10} {value:>7} {share:>6}   {says}" for name, value, share, says in rows]
+    for name, value in found.phases.items():
+        percent = f"{found.percent(name):.0f} %"
+        lines.append(f"{name:<10} {value:>7.1f} {percent:>6}   {PHASES[name]}")
     rate = 1000 * found.images / found.step
     lines += [
         "",

@@ -14,7 +14,7 @@ from sslpipe.core.device import autocast
 from sslpipe.methods.base.method import Clock, Method, Step
 from sslpipe.training.core import parallel
 from sslpipe.training.core.config import Config
-from sslpipe.training.core.parallel import Trained
+from sslpipe.training.core.parallel import Parallel, Trained
 from sslpipe.training.core.phases import BACKWARD, FORWARD, Phase, untimed
 from sslpipe.views.view import View
 
@@ -28,14 +28,13 @@ def backward(
 
     Plain accumulation averages the parts' losses: batch norm, and the negatives of a contrastive loss, are those of
     a part. With `gradient_cache` the loss is that of the whole batch: all parts are embedded without a graph, the loss
-    gives the gradient of every embedding, and each part is embedded again to pass its share on (Gao et al.,
+    gives the gradient of every embedding, and each part is embedded again to pass its gradient on (Gao et al.,
     "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", 2021, arXiv:2101.06983).
     """
-    device = views[0].pixels.device
     if config.gradient_cache:
-        return _cached(method, parts(views, config.accumulate), clock, device, config.precision, phase)
-    steps: list[Step] = []
-    for part in parts(views, config.accumulate):
+        return _cached(method, views, clock, config, phase)
+    device, steps = views[0].pixels.device, list[Step]()
+    for part in _parts(views, config.accumulate):
         with parallel.held(method, more=len(steps) + 1 < config.accumulate):
             with phase(FORWARD), autocast(device, config.precision):
                 outcome = method.step(part, clock)
@@ -46,11 +45,7 @@ def backward(
 
 
 def check(method: Method, config: Config) -> None:
-    """Refuse parts that cannot be.
-
-    Raises:
-        UserError: the batch is not a multiple of the parts, or the method has no embeddings to keep.
-    """
+    """Raise a UserError if the batch is not a multiple of the parts, or the method has no embeddings to keep."""
     if config.batch_size % config.accumulate or config.batch_size // config.accumulate < 2:
         raise UserError(
             f"pretrain.accumulate is {config.accumulate}, which does not divide the batch of {config.batch_size} into "
@@ -63,8 +58,7 @@ def check(method: Method, config: Config) -> None:
         )
 
 
-def parts(views: Sequence[View], count: int) -> list[list[View]]:
-    """A batch's views cut into so many equal parts."""
+def _parts(views: Sequence[View], count: int) -> list[list[View]]:
     if count == 1:
         return [list(views)]
     size = len(views[0].index) // count
@@ -81,18 +75,11 @@ def _average(steps: Sequence[Step]) -> Step:
     return Step(mean([step.loss for step in steps]), numbers)
 
 
-def _cached(
-    method: Trained,
-    parts: Sequence[list[View]],
-    clock: Clock,
-    device: torch.device,
-    precision: str,
-    phase: Phase,
-) -> Step:
+def _cached(method: Trained, views: Sequence[View], clock: Clock, config: Config, phase: Phase) -> Step:
+    parts, device, precision = _parts(views, config.accumulate), views[0].pixels.device, config.precision
     seeds = torch.randint(2**62, (len(parts),)).tolist()  # so that dropout is the same both times
     embedded: list[tuple[Tensor, ...]] = []
-    plain = method.method if isinstance(method, parallel.Parallel) else method
-    with torch.no_grad(), _unnoticed(plain):
+    with torch.no_grad(), _unnoticed(method.method if isinstance(method, Parallel) else method):
         for part, seed in zip(parts, seeds, strict=True):
             torch.manual_seed(seed)
             with phase(FORWARD), autocast(device, precision):
@@ -109,13 +96,9 @@ def _cached(
         with parallel.held(method, more=k + 1 < len(parts)):
             with phase(FORWARD), autocast(device, precision):
                 again = method.embed(part)
-            shares = [
-                (z, gradient[k].to(z.dtype))
-                for z, gradient in zip(again, gradients, strict=True)
-                if gradient is not None
-            ]
+            pairs = [(z, g[k].to(z.dtype)) for z, g in zip(again, gradients, strict=True) if g is not None]
             with phase(BACKWARD):
-                torch.autograd.backward([z for z, _ in shares], [share for _, share in shares])
+                torch.autograd.backward([z for z, _ in pairs], [gradient for _, gradient in pairs])
     return replace(outcome, loss=outcome.loss.detach())
 
 

@@ -8,14 +8,11 @@ from pathlib import Path
 import torch
 
 from sslpipe.core import distributed
-from sslpipe.data.loader import Config as LoaderConfig
 from sslpipe.data.loader import Loader, open_split
-from sslpipe.methods.base.config import MethodConfig
 from sslpipe.methods.base.method import Method
 from sslpipe.training.core import worker
 from sslpipe.training.core.build import build_method, check_batch, check_views, memory_format
-from sslpipe.training.core.config import Config
-from sslpipe.views.config import Config as ViewsConfig
+from sslpipe.training.core.config import Setup
 from sslpipe.views.engine import ViewEngine
 from sslpipe.views.recipe import Recipe
 
@@ -30,58 +27,30 @@ class Assembly:
     method: Method
     loader: Loader
     engine: ViewEngine
-    recipe: Recipe
-    device: torch.device
 
 
-def assemble(
-    config: Config,
-    method_config: MethodConfig,
-    *,
-    seed: int,
-    views: ViewsConfig,
-    loading: LoaderConfig,
-    device: torch.device,
-) -> Assembly:
-    """Read data/ and build what these settings ask for.
-
-    Args:
-        config: the `pretrain` settings.
-        method_config: the method's.
-        seed: of weights, order and views.
-        views: the `views` settings: the renderer and the encoder's size.
-        loading: the `loader` settings.
-        device: of this process.
-
-    Raises:
-        UserError: something in the settings cannot be.
-    """
+def assemble(setup: Setup, device: torch.device) -> Assembly:
+    """Read data/ and build what these settings ask for; a UserError if something in them cannot be."""
     recipe = Recipe.from_json(RECIPE.read_bytes())
     with worker.first():  # a cache of the images is made by one process of a machine
-        reader = open_split(SHARDS, "train", loading.reader, device)
+        reader = open_split(SHARDS, "train", setup.loader.reader, device)
     processes = distributed.world_size()
+    parts = setup.pretrain.accumulate if processes > 1 else 1
     loader = Loader(
-        reader,
-        batch_size=config.batch_size,
-        seed=seed,
-        shuffle_shards=loading.shuffle_shards,
-        rank=distributed.rank(),
-        world_size=processes,
-        parts=config.accumulate if processes > 1 else 1,
-    )
-    method = build_on(device, config, method_config, views.size, seed)
+        reader, batch_size=setup.pretrain.batch_size, seed=setup.seed, shuffle_shards=setup.loader.shuffle_shards,
+        rank=distributed.rank(), world_size=processes, parts=parts,
+    )  # fmt: skip
+    method = build_on(device, setup)
     check_views(method, recipe)
-    for warning in check_batch(method, config, len(reader)):
+    for warning in check_batch(method, setup.pretrain, len(reader)):
         print(f"pretrain: {warning}", flush=True)
-    layout = memory_format(method.backbone, device)
-    engine = ViewEngine(recipe, seed=seed, device=device, renderer=views.renderer, memory_format=layout)
-    return Assembly(method, loader, engine, recipe, device)
+    layout, renderer = memory_format(method.backbone, device), setup.views.renderer
+    engine = ViewEngine(recipe, seed=setup.seed, device=device, renderer=renderer, memory_format=layout)
+    return Assembly(method, loader, engine)
 
 
-def build_on(
-    device: torch.device, config: Config, method_config: MethodConfig, image_size: int, seed: int
-) -> Method:
+def build_on(device: torch.device, setup: Setup) -> Method:
     """The method with weights drawn from the seed, laid out as it is fastest on this device."""
-    method = build_method(config, method_config, image_size, seed).to(device)
+    method = build_method(setup.pretrain, setup.method, setup.views.size, setup.seed).to(device)
     method.to(memory_format=memory_format(method.backbone, device))
     return method

@@ -25,21 +25,13 @@ def backbone_name(config: Config) -> str:
 
 
 def build_backbone(config: Config, image_size: int, seed: int) -> Backbone:
-    """The backbone with weights drawn from the seed.
-
-    Raises:
-        UserError: unknown name or option.
-    """
+    """The backbone with weights drawn from the seed; raises a UserError for an unknown name or option."""
     torch.manual_seed(seed)
     return networks.backbone(backbone_name(config), image_size=image_size, **config.backbone_options)
 
 
 def build_method(config: Config, method_config: MethodConfig, image_size: int, seed: int) -> Method:
-    """The method around its backbone, all weights drawn from the seed.
-
-    Raises:
-        UserError: unknown name or option, or a backbone that the method cannot train.
-    """
+    """The method around its backbone, all drawn from the seed; a UserError for unknown names or an unfit backbone."""
     return methods.build(config.method, build_backbone(config, image_size, seed), method_config)
 
 
@@ -53,13 +45,7 @@ def build_recipe(
 ) -> Recipe:
     """The views that these settings train on: the paper's, changed by data set, method's settings and `views.recipe`.
 
-    Args:
-        config: the `pretrain` settings.
-        method_config: the method's.
-        views: the `views` settings.
-        dataset: the data set's changes.
-        mean: the data's channel means in [0, 1]; None leaves the method's.
-        std: the data's channel deviations; None leaves the method's.
+    `mean` and `std` are the data's channel means and deviations, of values in [0, 1]; None leaves the method's.
 
     Raises:
         UserError: a change that no recipe takes, or masked views of another size than the encoder's.
@@ -79,16 +65,10 @@ def build_recipe(
 
 
 def check_views(method: Method, recipe: Recipe) -> None:
-    """Refuse small crops that are too small for the backbone, before any work.
-
-    Raises:
-        UserError: says which view it is.
-    """
+    """Raise a UserError if a view is too small for the backbone, before any work."""
     backbone = method.backbone
-    if not isinstance(backbone, ConvBackbone):
-        return
     for spec in recipe.views:
-        if spec.size != backbone.image_size:
+        if isinstance(backbone, ConvBackbone) and spec.size != backbone.image_size:
             try:
                 probe(backbone, spec.size)
             except UserError as error:
@@ -99,11 +79,7 @@ def check_views(method: Method, recipe: Recipe) -> None:
 
 
 def check_batch(method: Method, config: Config, images: int) -> list[str]:
-    """What is worth a warning about the batch of these settings, for a training split of so many images.
-
-    Raises:
-        UserError: the method cannot learn from such a batch, or it cannot be cut into its parts.
-    """
+    """Warnings about the batch, for a training split of so many images; a UserError if it cannot be trained on."""
     accumulation.check(method, config)
     return method.check_batch(config.batch_size, images)
 

@@ -20,27 +20,18 @@ def compiled(
 ) -> str:
     """Compile the step of a method, in place, where the settings ask for it; returns what was done, in a word.
 
-    State and parameters stay the same modules under the same names, so checkpoints and exports know nothing of it.
-    What cannot be compiled runs as it is, with torch's warning.
-
-    Args:
-        method: on `device`.
-        config: `compile` says whether: `auto` for long runs on a GPU where a compiler is found.
-        device: where it trains.
-        steps: of the whole run.
-        backend: of torch.compile.
+    `auto` asks for it in long runs, of `steps` in all, on a GPU where a compiler is found. State and parameters stay
+    the same modules under the same names, so checkpoints and exports know nothing of it. What cannot be compiled runs
+    as it is, with torch's warning.
     """
     wanted = config.compile
     if wanted == "auto":
-        wanted = "always" if _pays(device, steps) else "never"
+        compiler = importlib.util.find_spec("triton") and (shutil.which("cc") or shutil.which("gcc"))
+        wanted = "always" if device.type == "cuda" and steps >= WORTH_STEPS and compiler else "never"
     if wanted == "never":
         return wanted
     if wanted == "graphs" and device.type != "cuda":
-        print(
-            "pretrain: CUDA graphs are for GPUs; the step is compiled without them",
-            file=sys.stderr,
-            flush=True,
-        )
+        print("pretrain: CUDA graphs are for GPUs; the step is compiled without them", file=sys.stderr)
         wanted = "always"
     dynamo = importlib.import_module("torch._dynamo")  # seconds, which others need not spend
     dynamo.config.suppress_errors = True  # a graph that cannot be compiled must not cost a run
@@ -48,8 +39,3 @@ def compiled(
     for name in ("step", "embed", "loss"):
         setattr(method, name, torch.compile(getattr(method, name), mode=mode, backend=backend))
     return wanted
-
-
-def _pays(device: torch.device, steps: int) -> bool:
-    found = importlib.util.find_spec("triton") is not None and (shutil.which("cc") or shutil.which("gcc"))
-    return device.type == "cuda" and steps >= WORTH_STEPS and bool(found)

@@ -1,12 +1,16 @@
-"""Settings of params.yaml's `pretrain` section."""
+"""Settings of params.yaml's `pretrain` section, and all those that a training depends on."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from sslpipe.core.config import Config as Base
+from sslpipe.data.config import Config as LoaderConfig
+from sslpipe.methods.base.config import MethodConfig
+from sslpipe.views.config import Config as ViewsConfig
 
 
 class Cluster(Base):
@@ -86,3 +90,14 @@ class Config(Base):
     stop_on_collapse: bool = Field(
         False, description="stop, with a checkpoint, where all features have become alike"
     )
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The settings that a training depends on, named as in params.yaml; `method` is the section of the chosen one."""
+
+    pretrain: Config
+    method: MethodConfig
+    seed: int
+    views: ViewsConfig
+    loader: LoaderConfig

@@ -28,19 +28,11 @@ PATIENCE = 5.0  # seconds after which no further step is timed
 def cost_of_views(
     config: Config, method_config: MethodConfig, views: ViewsConfig, recipe: Recipe, reader: Reader, seed: int
 ) -> dict[str, Any]:
-    """What metrics/views.json holds: how fast views are made, and which share of a training step that is.
+    """What metrics/views.json holds: how fast views are made, and which fraction of a training step that is.
 
     Of the step only forward and backward are timed, of the untrained method on as many images as one process has of a
-    batch. On a GPU the views are made while the step before them is taken, so the share is what they would cost if they
-    were not.
-
-    Args:
-        config: the `pretrain` settings.
-        method_config: the method's.
-        views: the `views` settings.
-        recipe: what is trained on.
-        reader: the training split.
-        seed: the run's.
+    batch. On a GPU the views are made while the step before them is taken, so the fraction is what they would cost if
+    they were not.
 
     Raises:
         UserError: the method cannot be trained on such views or in such parts.
@@ -52,9 +44,7 @@ def cost_of_views(
     layout = memory_format(method.backbone, device)
     engine = ViewEngine(recipe, seed=seed, device=device, renderer=views.renderer, memory_format=layout)
     images = min(config.batch_size // plan.world_size(config), len(reader))
-    if (
-        images < 2 * config.accumulate
-    ):  # too few images to train on, but views of them can be made and looked at
+    if images < 2 * config.accumulate:  # too few to train on, but views of them can be made and looked at
         config = config.model_copy(update={"accumulate": 1})
     batch = reader.gather(torch.arange(images - images % config.accumulate))
     metrics = measure(engine, batch)

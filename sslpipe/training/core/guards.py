@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 
 import torch
 from torch import Tensor, nn
@@ -37,22 +37,12 @@ def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
 
 
 class Signals:
-    """Turns `SIGNALS` into a flag that the loop reads between steps."""
+    """What a handler has received, for the loop to read between steps."""
 
-    def __init__(self) -> None:
-        self.received: signal.Signals | None = None
-        self._handled = handled(self._note)
+    received: signal.Signals | None = None
 
-    def __enter__(self) -> Signals:
-        self._handled.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._handled.__exit__(kind, error, trace)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal."""
         self.received = signal.Signals(number)
 
 
@@ -64,13 +54,9 @@ class Interrupted(SystemExit):
 
 
 def non_finite(values: Mapping[str, float], *, step: int, index: Tensor, folder: Path) -> NonFiniteError:
-    """The error for a step whose loss or gradient is not finite; writes down what is known of it.
+    """The error for a step whose loss or gradient is not finite; `step` counts those done before it.
 
-    Args:
-        values: the step's numbers by name.
-        step: steps done before it.
-        index: the samples of the batch.
-        folder: where non_finite.json, with step, values and samples, is written; one a rank where several train.
+    Writes step, values and samples into `folder`, as non_finite.json, or one a rank where several train.
     """
     bad = [name for name, value in values.items() if not math.isfinite(value)] or ["loss on another rank"]
     report = {"step": step, "values": {n: str(v) for n, v in values.items()}, "samples": index.tolist()}

@@ -21,24 +21,18 @@ from sslpipe.training.core import guards
 
 LAG = 4  # steps on a GPU; a CPU's numbers are there at once
 
+Numbers = Mapping[str, Tensor | float]
+
 
 @dataclass(frozen=True)
 class Row:
-    """What a step came to.
+    """What a step came to."""
 
-    Attributes:
-        step: steps done, with this one.
-        lr: its learning rate.
-        numbers: loss, gradient norm and what the method reports; means over ranks.
-        stop: some rank was told to stop.
-        save: it is time for a checkpoint.
-    """
-
-    step: int
+    step: int  # steps done, with this one
     lr: float
-    numbers: dict[str, float]
-    stop: bool
-    save: bool
+    numbers: dict[str, float]  # loss, gradient norm and what the method reports; means over ranks
+    stop: bool  # some rank was told to stop
+    save: bool  # it is time for a checkpoint
 
 
 @dataclass(frozen=True)
@@ -75,20 +69,12 @@ class Ledger:
         return self.bad if self.lag else None
 
     def note(
-        self,
-        step: int,
-        lr: float,
-        numbers: Mapping[str, Tensor | float],
-        index: Tensor,
-        *,
-        stop: bool = False,
-        save: bool = False,
+        self, step: int, lr: float, numbers: Numbers, index: Tensor, *, stop: bool = False, save: bool = False
     ) -> None:
         """Write a step down, before its update.
 
         Args:
-            step: steps done, with this one.
-            lr: its learning rate.
+            step: steps done, with this one, whose learning rate is `lr`.
             numbers: `loss` and `gradient_norm`, which must be finite, and others.
             index: the samples of this rank's batch.
             stop: this rank wants to stop.
@@ -110,12 +96,8 @@ class Ledger:
             self._check(self._entries[-1])
 
     def settled(self) -> Iterator[Row]:
-        """The rows that are `lag` steps old, oldest first.
-
-        Raises:
-            NonFiniteError: one of them is not finite; nothing has been updated since.
-        """
-        while self._entries and len(self._entries) > self.lag:
+        """The rows that are `lag` steps old, in order; a NonFiniteError if one is bad: nothing was updated since."""
+        while len(self._entries) > self.lag:
             yield self._read()
 
     def drain(self) -> Iterator[Row]:
@@ -128,8 +110,8 @@ class Ledger:
         if entry.arrived is not None:
             entry.arrived.synchronize()
         self._check(entry)
-        _, stop, save, *numbers = entry.values.tolist()
-        means = [value / distributed.world_size() for value in numbers]
+        _, stop, save, *sums = entry.values.tolist()
+        means = [value / distributed.world_size() for value in sums]
         return Row(entry.step, entry.lr, dict(zip(entry.names, means, strict=True)), stop > 0, save > 0)
 
     def _check(self, entry: _Entry) -> None:

@@ -13,9 +13,8 @@ from sslpipe.methods.base.config import OptimizerConfig
 from sslpipe.methods.base.method import Method
 from sslpipe.training.core import guards
 from sslpipe.training.core.config import Config
-from sslpipe.training.core.history import History
 from sslpipe.training.core.ledger import Ledger
-from sslpipe.training.core.state import OnLog, RunState
+from sslpipe.training.core.state import History, OnLog, RunState
 from sslpipe.training.core.step import TrainingStep
 from sslpipe.views.engine import ViewEngine
 
@@ -36,18 +35,12 @@ def train(
     on_resume: OnResume = lambda step: None,
     on_epoch: OnEpoch = lambda state, epoch: None,
 ) -> History:
-    """Train a method from the newest checkpoint, or from the start, to the end.
+    """Train a method in place and on its device, from the newest checkpoint, or from the start, to the end.
 
     Several processes train it together, each with its part of the loader's batches; the first one saves.
 
     Args:
-        method: on its device; trained in place.
-        loader: batches of the training split.
-        engine: batches to views.
-        config: epochs, precision, how often to save.
-        optimizer_config: the method's.
         seed: seeds dropout and the clock's generator, by step.
-        checkpoints: where to save and resume.
         on_log: called with each new point of the curves.
         on_resume: called with the step when an earlier run is continued.
         on_epoch: called with the run's state and the number of epochs done: before the first one, after each one, and
@@ -67,21 +60,16 @@ def train(
     if state.resume():
         on_resume(state.step)
 
-    with guards.Signals() as signals, progress("pretrain", total, "steps", done=state.step) as bar:
+    signals = guards.Signals()
+    with guards.handled(signals.note), progress("pretrain", total, "steps", done=state.step) as bar:
         while state.step < total:
             epoch, first = divmod(state.step, loader.steps)
             if first == 0:
                 on_epoch(state, epoch)
             for batch, views in engine.ahead(loader.epoch(epoch, start=first), epoch):
                 gradient = training_step.gradient(state.step, views)
-                ledger.note(
-                    state.step + 1,
-                    gradient.lr,
-                    gradient.numbers,
-                    batch.index,
-                    stop=signals.received is not None,
-                    save=state.is_due,
-                )
+                stop, save = signals.received is not None, state.is_due
+                ledger.note(state.step + 1, gradient.lr, gradient.numbers, batch.index, stop=stop, save=save)
                 training_step.update(gradient, ledger.mask)
                 state.step += 1
 
@@ -90,10 +78,8 @@ def train(
                 if row is not None and (row.stop or row.save):
                     state.save()
                 if row is not None and row.stop:
-                    print(
-                        f"pretrain: stopped at step {state.step} of {total}, saved; `dvc repro` goes on from there",
-                        flush=True,
-                    )
+                    where = f"at step {state.step} of {total}"
+                    print(f"pretrain: stopped {where}, saved; `dvc repro` goes on from there", flush=True)
                     raise guards.Interrupted(signals.received or signal.SIGTERM)
         state.log(ledger.drain())
         bar.update(0, state.history.caption)

@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from sslpipe.console.errors import UserError
+
 LAUNCHED = "SSLPIPE_LAUNCHED"  # the folder; a process without it was started by a user, or by torchrun
 LAUNCHER = "SSLPIPE_LAUNCHER"  # the process that started this one: without it, this one stops
 
@@ -29,3 +31,12 @@ def told(folder: Path, name: str) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     return facts
+
+
+def raise_if_ended(folder: Path, received: int | None) -> None:
+    """Raise a UserError if the processes say that they failed, SystemExit if a signal has stopped them."""
+    outcome = told(folder, "outcome") or {}
+    if "failed" in outcome:
+        raise UserError(outcome["failed"])
+    if received or "stopped" in outcome:
+        raise SystemExit(128 + (received or outcome["stopped"]))

@@ -7,6 +7,7 @@ fixed sample of the training split is embedded as evaluations do it, and judged 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sslpipe.console.errors import UserError
-from sslpipe.core.distributed import mean, rank, world_size
+from sslpipe.core.distributed import mean, rank
 from sslpipe.data.loader import Reader
 from sslpipe.measures.knn import knn
 from sslpipe.measures.rank import effective_rank, spread
@@ -41,13 +42,7 @@ class CollapseError(UserError):
 class Monitor:
     """Looks at a method between epochs, and leaves it as it was.
 
-    Args:
-        method: what is trained.
-        reader: the training split; the test split is never looked at.
-        preprocess: of the encoder.
-        config: how often to look, and whether to stop where features have collapsed.
-        seed: of the sample.
-        on_log: called with each new row.
+    Its `reader` is that of the training split: the test split is never looked at. `on_log` is called with each new row.
     """
 
     def __init__(
@@ -62,15 +57,13 @@ class Monitor:
     ) -> None:
         self.method, self.reader, self.preprocess, self.config = method, reader, preprocess, config
         self.on_log = on_log
-        self.places = sample(len(reader), seed)
+        self.indices = sample(len(reader), seed)
 
     def on_epoch(self, state: RunState, epoch: int) -> None:
         """Look if it is time to; of several processes only the first one does, unless they share tensors out.
 
-        Args:
-            state: of the run. What is seen is added to `history.looks`; a look that is there already, because the run
-                was stopped after it, is not taken again.
-            epoch: epochs done; at 0 the weights are random.
+        What is seen after so many epochs (at 0 the weights are random) is added to the state's `history.looks`; a look
+        that is there already, because the run was stopped after it, is not taken again.
 
         Raises:
             CollapseError: features have, and `stop_on_collapse` asks to stop; a checkpoint is made before.
@@ -78,18 +71,14 @@ class Monitor:
         every = self.config.monitor_epochs
         if every == 0 or (epoch % every and epoch < self.config.epochs):
             return
-        reasons: list[str | None] = []
-
-        def look() -> None:
-            reasons.append(self._look_once(epoch, state.step, state.history.looks))
-
+        look = functools.partial(self._look_once, epoch, state.step, state.history.looks)
         trained = state.training_step.trained
+        reason: str | None = None
         if isinstance(trained, parallel.Parallel) and trained.give_back is not None:
-            trained.together(look)
+            reason = trained.together(look)
         elif rank() == 0:
-            look()
-        reason = reasons[0] if reasons else None
-        if self.config.stop_on_collapse and _on_any_rank(reason is not None, self.method):
+            reason = look()
+        if self.config.stop_on_collapse and self._on_any_rank(reason is not None):
             state.save()
             raise CollapseError(
                 f"stopped at epoch {epoch}, {reason or 'the features have collapsed'}: change what is at fault, or set "
@@ -120,6 +109,11 @@ class Monitor:
     def _collapsed(self, looks: Sequence[Row]) -> str | None:
         return alike(looks) or self.method.collapsed(looks)
 
+    def _on_any_rank(self, flag: bool) -> bool:
+        """Whether it is so on any rank: all stop together, or those that go on would wait for the one that did not."""
+        device = next(self.method.parameters()).device
+        return bool(mean(torch.tensor(float(flag), device=device)) > 0)
+
     def look(self) -> Row:
         """The numbers of the features, and those the method has of its own; NaN where features are not finite."""
         with unnoticed(self.method):
@@ -128,14 +122,14 @@ class Monitor:
             own = self.method.monitor(source)
             for _ in source:  # what the method did not ask for
                 pass
-            row = judged(torch.cat(features), self.reader.labels[self.places])
+            row = judged(torch.cat(features), self.reader.labels[self.indices])
             return row | {name: float(value) for name, value in own.items()}
 
     def _batches(self, features: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Images [n, 3, S, S] and the encoder's features of them [n, D], which are also kept."""
         encoder = self.method.encoder.eval()
         device = next(self.method.parameters()).device
-        for part in self.places.split(BATCH):
+        for part in self.indices.split(BATCH):
             x = self.preprocess.view(self.reader.gather(part).to(device))
             h = encoder(x)
             features.append(h.float().cpu())
@@ -143,7 +137,7 @@ class Monitor:
 
 
 def sample(images: int, seed: int) -> Tensor:
-    """At most `SAMPLE` places of a split, the same for the same seed, in order: int64 [M]."""
+    """At most `SAMPLE` indices into a split, the same for the same seed, in order: int64 [M]."""
     drawn = torch.randperm(images, generator=torch.Generator().manual_seed(seed))
     return drawn[:SAMPLE].sort().values
 
@@ -175,21 +169,9 @@ def unnoticed(method: Method) -> Iterator[None]:
     device = next(method.parameters()).device
     devices = [device] if device.type == "cuda" else []
     try:
-        with (
-            torch.random.fork_rng(devices),
-            torch.autocast(device.type, enabled=False),
-            torch.no_grad(),
-        ):
+        with torch.random.fork_rng(devices), torch.autocast(device.type, enabled=False), torch.no_grad():
             method.eval()
             yield
     finally:
         for module, mode in modes:
             module.training = mode
-
-
-def _on_any_rank(flag: bool, method: Method) -> bool:
-    """Whether it is so on any rank: all stop together, or those that go on would wait for the one that did not."""
-    if world_size() == 1:
-        return flag
-    device = next(method.parameters()).device
-    return bool(mean(torch.tensor(float(flag), device=device)) > 0)

@@ -15,13 +15,7 @@ from sslpipe.training.core.schedules import lr_factor, weight_decay
 
 
 def build(groups: Sequence[ParamGroup], config: OptimizerConfig, batch_size: int) -> torch.optim.Optimizer:
-    """AdamW and SGD from torch, LARS from timm.
-
-    Args:
-        groups: what to optimise; groups without `adapt` take plain steps under LARS.
-        config: the method's optimiser settings.
-        batch_size: the global batch, which scales the learning rate.
-    """
+    """AdamW and SGD from torch, LARS from timm; `batch_size` is the global batch, which scales the learning rate."""
     peak = config.peak(batch_size)
     settings: list[dict[str, Any]] = [
         {
@@ -39,14 +33,12 @@ def build(groups: Sequence[ParamGroup], config: OptimizerConfig, batch_size: int
     if config.name == "sgd":
         # torch's fused SGD does not take tensors of which each process has a share; its fused AdamW does.
         sharded = any(parallel.is_sharded(parameter) for group in groups for parameter in group.parameters)
-        optimizer = torch.optim.SGD(
-            settings, lr=peak, momentum=config.momentum, fused=None if sharded else True
-        )
+        fused = None if sharded else True
+        optimizer = torch.optim.SGD(settings, lr=peak, momentum=config.momentum, fused=fused)
         if config.momentum:
             # All from the start: fused, it does not take some with and some without, as frozen prototypes would be.
-            for group in groups:
-                for parameter in group.parameters:
-                    optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+            for parameter in _parameters(optimizer):
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return optimizer
     from timm.optim import Lars  # here, because importing timm takes seconds
 
@@ -73,9 +65,7 @@ def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
 def step(optimizer: torch.optim.Optimizer, bad: Tensor | None = None) -> None:
     """One update of everything, or none of anything where `bad` is 1; the host does not wait to know which.
 
-    Args:
-        optimizer: from `build`.
-        bad: float32 scalar on the device, 0 or 1; None where the host knows that all is well.
+    `bad` is a float32 scalar on the device, 0 or 1; None where the host knows that all is well.
     """
     if bad is None:
         optimizer.step()
@@ -84,9 +74,8 @@ def step(optimizer: torch.optim.Optimizer, bad: Tensor | None = None) -> None:
         optimizer.found_inf, optimizer.grad_scale = bad, None  # type: ignore[attr-defined]
         optimizer.step()
         return
-    held = _parameters(optimizer) + [
-        value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)
-    ]
+    states = [value for state in optimizer.state.values() for value in state.values()]
+    held = _parameters(optimizer) + [value for value in states if isinstance(value, Tensor)]
     before = [value.clone() for value in held]
     optimizer.step()
     for value, old in zip(held, before, strict=True):

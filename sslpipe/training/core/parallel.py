@@ -10,7 +10,8 @@ import contextlib
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -25,6 +26,7 @@ from sslpipe.views.view import View
 
 LARGE = 250_000_000  # parameters of a backbone from which `auto` shards: ViT-L has 303 million, ViT-B 86
 
+T = TypeVar("T")
 
 _REMARKS = (  # warnings of DistributedDataParallel about what is done here on purpose
     "`broadcast_buffers` is deprecated",  # its replacement is newer than the oldest torch that is supported
@@ -33,25 +35,17 @@ _REMARKS = (  # warnings of DistributedDataParallel about what is done here on p
 )
 
 
+@dataclass(frozen=True)
 class Parallel:
-    """A method as its processes train it together; `step`, `embed` and `loss` are the method's.
+    """A method as its processes train it together; `step`, `embed` and `loss` are the method's."""
 
-    Args:
-        method: of this process.
-        module: torch's wrapper; it calls the method by the name of what is wanted.
-        hold: a context in which gradients stay with this process, for all parts of a batch but the last.
-        give_back: after a forward pass without a backward one, drop the other processes' shares of the tensors again;
-            None where each process has a copy.
-    """
-
-    def __init__(
-        self,
-        method: Method,
-        module: nn.Module,
-        hold: Callable[[], AbstractContextManager[object]],
-        give_back: Callable[[], None] | None = None,
-    ) -> None:
-        self.method, self.module, self.hold, self.give_back = method, module, hold, give_back
+    method: Method  # of this process
+    module: nn.Module  # torch's wrapper; it calls the method by the name of what is wanted
+    #: A context in which gradients stay with this process, for all parts of a batch but the last.
+    hold: Callable[[], AbstractContextManager[object]]
+    #: After a forward pass without a backward one, drops the other processes' shares of the tensors again; None where
+    #: each process has a copy.
+    give_back: Callable[[], None] | None = None
 
     def step(self, views: list[View], clock: Clock) -> Step:
         """See `Method.step`."""
@@ -66,11 +60,12 @@ class Parallel:
         """See `Method.loss`: of embeddings alone, no parameter takes part."""
         return self.method.loss(embeddings, clock)
 
-    def together(self, work: Callable[[], object]) -> None:
+    def together(self, work: Callable[[], T]) -> T:
         """Work that goes forward through the method's networks, on all ranks at once: for those that share tensors."""
         assert self.give_back is not None
-        self.module("together", work)
+        result: T = self.module("together", work)
         self.give_back()
+        return result
 
 
 Trained = Method | Parallel
@@ -85,8 +80,7 @@ class _Calls(nn.Module):
 
     def forward(self, name: str, *args: Any) -> Any:
         if name == "together":
-            args[0]()
-            return None
+            return args[0]()
         if name != "step":
             return getattr(self.method, name)(*args)
         outcome = self.method.step(*args)
@@ -94,11 +88,9 @@ class _Calls(nn.Module):
 
 
 def wrap(method: Method, config: Config) -> Trained:
-    """The method as this process trains it; the method itself where there is but one process.
+    """The method, on its device, as this process trains it; the method itself where there is but one process.
 
-    Args:
-        method: on this process's device. Sharding replaces its parameters: build the optimiser after this.
-        config: the `pretrain` settings.
+    Sharding replaces its parameters: build the optimiser after this.
 
     Raises:
         UserError: sharding was asked for and the backbone is no vision transformer.
@@ -109,11 +101,7 @@ def wrap(method: Method, config: Config) -> Trained:
 
 
 def sharded(method: Method, config: Config) -> bool:
-    """Whether several processes would share the tensors of this method, which may be on torch's meta device.
-
-    Raises:
-        UserError: as `wrap`.
-    """
+    """Whether several processes would share this method's tensors, also on torch's meta device; raises as `wrap`."""
     stack = method.backbone.blocks_and_norm()
     if config.sharding == "fsdp" and stack is None:
         raise UserError(
@@ -187,8 +175,6 @@ def whole(state: Any) -> Any:
 
     What was sharded is on the CPU, and empty on all ranks but the first: only that one writes.
     """
-    if distributed.world_size() == 1:
-        return state
     if is_sharded(state):
         full = state.full_tensor()
         return full.cpu() if distributed.rank() == 0 else torch.empty(0)
@@ -205,26 +191,21 @@ def alike(value: Tensor, example: Tensor) -> Tensor:
         return torch.empty_like(example, dtype=value.dtype).copy_(value)
     from torch.distributed.tensor import distribute_tensor  # slow to import
 
-    sharding: Any = example
-    return distribute_tensor(
-        value.to(example.device), sharding.device_mesh, sharding.placements, src_data_rank=None
-    )
+    mesh, placements = example.device_mesh, example.placements  # type: ignore[attr-defined]
+    return distribute_tensor(value.to(example.device), mesh, placements, src_data_rank=None)
 
 
 def load(method: Method, state: dict[str, Any]) -> None:
     """`load_state_dict` of a whole state, whatever the sharding."""
     own = method.state_dict()
-    method.load_state_dict({
-        name: alike(value, own[name]) if is_sharded(own.get(name)) else value for name, value in state.items()
-    })  # fmt: skip
+    laid_out = {k: alike(v, own[k]) if is_sharded(own.get(k)) else v for k, v in state.items()}
+    method.load_state_dict(laid_out)
 
 
 def unsharded(method: Method, build: Callable[[], Method]) -> Method:
     """The method for one process alone, to be exported; call it on all ranks.
 
-    Args:
-        method: trained, perhaps sharded; then only the first rank's result has its weights.
-        build: makes a new one like it.
+    Of a sharded one, only the first rank's result has the weights, in a new method from `build`.
     """
     if not any(is_sharded(parameter) for parameter in method.parameters()):
         return method
@@ -237,18 +218,12 @@ def unsharded(method: Method, build: Callable[[], Method]) -> Method:
 
 
 def newest(checkpoints: Checkpoints) -> tuple[int, dict[str, Any]] | None:
-    """The newest checkpoint that the first rank finds whole, loaded by all.
-
-    Raises:
-        UserError: another rank does not find it.
-    """
-    if distributed.world_size() == 1:
-        return checkpoints.load()
+    """The newest checkpoint that the first rank finds whole, loaded by all; a UserError if another does not find it."""
     found = checkpoints.load() if distributed.rank() == 0 else None
-    step = agreed(None if found is None else found[0])
+    step = agreed(found and found[0])
     if distributed.rank() > 0 and step is not None:
         found = checkpoints.load()
-    steps = gathered(None if found is None else found[0])
+    steps = gathered(found and found[0])
     if any(other != step for other in steps):
         raise UserError(
             f"the first process goes on from step {step}, and others find {sorted({str(s) for s in steps})} in "
@@ -259,11 +234,7 @@ def newest(checkpoints: Checkpoints) -> tuple[int, dict[str, Any]] | None:
 
 def agreed(value: Any) -> Any:
     """The first rank's value, on all ranks: something small that can be pickled."""
-    if distributed.world_size() == 1:
-        return value
-    box = [value]
-    dist.broadcast_object_list(box)
-    return box[0]
+    return gathered(value)[0]
 
 
 def gathered(value: Any) -> list[Any]:

@@ -21,25 +21,24 @@ def processes(config: Config) -> int:
     Raises:
         UserError: more processes than GPUs, or several for one GPU.
     """
-    if config.devices != "auto" and (config.devices == 1 or config.device == "cpu"):
-        return config.devices
+    wanted = None if config.devices == "auto" else config.devices
+    if wanted == 1 or config.device == "cpu":
+        return wanted or 1
     if config.device not in ("auto", "cuda"):
-        if config.devices != "auto":
+        if wanted:
             raise UserError(
-                f"pretrain.devices is {config.devices} and pretrain.device names one, {config.device}: set device to "
+                f"pretrain.devices is {wanted} and pretrain.device names one, {config.device}: set device to "
                 "cuda or auto"
             )
         return 1
     import torch  # here, because other questions are asked where nothing is trained
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if config.devices == "auto":
+    if wanted is None:
         return max(gpus, 1)
-    if gpus and config.devices > gpus:
-        raise UserError(
-            f"pretrain.devices is {config.devices} and this machine has {gpus} GPUs: set it to auto"
-        )
-    return config.devices
+    if gpus and wanted > gpus:
+        raise UserError(f"pretrain.devices is {wanted} and this machine has {gpus} GPUs: set it to auto")
+    return wanted
 
 
 def nodes(config: Config) -> int:
@@ -57,11 +56,7 @@ def world_size(config: Config) -> int:
 
 
 def slurm_tasks(config: Config) -> int:
-    """How many processes train on each machine of a Slurm job: this machine need not be one of them.
-
-    Raises:
-        UserError: the settings do not say it.
-    """
+    """How many processes train on each machine of a Slurm job; a UserError if the settings do not say it."""
     if config.devices == "auto":
         raise UserError(
             "pretrain.launch is slurm and pretrain.devices is auto: set devices to the GPUs that each machine of the "
@@ -95,11 +90,7 @@ def check(config: Config) -> Iterator[str]:
 
 
 def check_shares(config: Config, count: int) -> None:
-    """Refuse a batch that so many processes cannot share.
-
-    Raises:
-        UserError: says what to set.
-    """
+    """Raise a UserError, which says what to set, if so many processes cannot share a batch."""
     if config.batch_size % count:
         fitting = next(k for k in range(count, 0, -1) if config.batch_size % k == 0)
         lower = config.batch_size // count * count
@@ -117,11 +108,7 @@ def check_shares(config: Config, count: int) -> None:
 
 
 def endpoint(config: Config) -> str:
-    """Where machines meet, host:port: of the settings, else of the usual variables.
-
-    Raises:
-        UserError: none of them says it.
-    """
+    """Where machines meet, host:port: of the settings, else of the usual variables; a UserError if none says it."""
     if config.cluster.endpoint:
         return config.cluster.endpoint
     if found := os.environ.get("PET_RDZV_ENDPOINT"):

@@ -13,12 +13,9 @@ def longest_warmup(epochs: float) -> float:
 
 
 def lr_factor(config: OptimizerConfig, epoch: float, epochs: float) -> float:
-    """The learning rate as a share of its peak.
+    """The learning rate as a fraction of its peak, after `epoch` of all `epochs`, perhaps within one.
 
-    Args:
-        config: warm-up length and shape.
-        epoch: epochs done, with fraction.
-        epochs: epochs in all. A warm-up longer than a fifth of them is cut to that.
+    A warm-up longer than a fifth of all is cut to that.
     """
     warmup = min(config.warmup_epochs, longest_warmup(epochs))
     if epoch < warmup:
@@ -32,7 +29,7 @@ def lr_factor(config: OptimizerConfig, epoch: float, epochs: float) -> float:
 
 
 def weight_decay(config: OptimizerConfig, progress: float) -> float:
-    """The weight decay at this share of training: constant, or a cosine from start to end (DINO)."""
+    """The weight decay at this fraction of training: constant, or a cosine from start to end (DINO)."""
     if config.weight_decay_end is None:
         return config.weight_decay
     start, end = config.weight_decay, config.weight_decay_end

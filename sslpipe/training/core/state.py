@@ -4,30 +4,43 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 from sslpipe.core import distributed
 from sslpipe.core.checkpoint import Checkpoints
 from sslpipe.training.core import optim, parallel
-from sslpipe.training.core.history import History
 from sslpipe.training.core.ledger import Ledger, Row
 from sslpipe.training.core.step import TrainingStep
 
 OnLog = Callable[[dict[str, float]], None]
 
 
+@dataclass
+class History:
+    """The training curves so far; part of every checkpoint."""
+
+    #: One point each `log_every` steps: step, epoch, rate, and means over those steps.
+    rows: list[dict[str, float]] = field(default_factory=list)
+    pending: list[dict[str, float]] = field(default_factory=list)  # numbers of the steps since the last point
+    looks: list[dict[str, float]] = field(default_factory=list)  # what the monitor saw between epochs
+    seconds: float = 0.0  # time spent training, over all processes that worked on this run
+
+    @property
+    def caption(self) -> str:
+        """The last point of the curves in a few words, for the progress bar; empty before the first one."""
+        return f"loss {self.rows[-1]['loss']:.4f}" if self.rows else ""
+
+    def point(self, step: int, epoch: float, lr: float) -> dict[str, float]:
+        """Close the interval since the last point into a new one."""
+        names = self.pending[-1]
+        means = {name: sum(row[name] for row in self.pending) / len(self.pending) for name in names}
+        self.rows.append({"step": step, "epoch": epoch, "lr": lr, **means})
+        self.pending = []
+        return self.rows[-1]
+
+
 class RunState:
-    """Where a run stands.
-
-    Args:
-        training_step: of the method that is trained.
-        ledger: where the loop notes each step.
-        checkpoints: where to save and resume.
-        on_log: called with each new point of the curves.
-
-    Attributes:
-        step: steps done.
-        history: the curves, and looks at the features.
-    """
+    """Where a run stands: the steps done and its history. `on_log` is called with each new point of the curves."""
 
     def __init__(
         self, training_step: TrainingStep, ledger: Ledger, checkpoints: Checkpoints, on_log: OnLog
@@ -45,11 +58,10 @@ class RunState:
         self.step, state = found
         parallel.load(self.training_step.method, state["method"])
         optim.restore(self.training_step.optimizer, state["optimizer"])
-        self.history.restore(state["history"])
+        self.history = History(**state["history"])
         before, now = state["processes"], distributed.world_size()
-        changed = (
-            "" if now == before else f" of {before} in {now} processes: sums are rounded in another order"
-        )
+        other_order = f" of {before} in {now} processes: sums are rounded in another order"
+        changed = other_order if now != before else ""
         self._since = time.monotonic()
         print(f"pretrain: continuing from the checkpoint at step {self.step}{changed}", flush=True)
         return True
@@ -70,20 +82,15 @@ class RunState:
         return time.monotonic() - self._since >= self.training_step.config.checkpoint_seconds
 
     def save(self) -> None:
-        """Write a checkpoint. All ranks call this, and none goes on before it is written.
-
-        Raises:
-            NonFiniteError: a step that the host had not read yet is not finite.
-        """
+        """Write a checkpoint, on all ranks: none goes on before. A NonFiniteError if a step not read yet is bad."""
         self.log(self.ledger.drain())
         self.count_time()
-        state = {
+        state = parallel.whole({
             "method": self.training_step.method.state_dict(),
             "optimizer": self.training_step.optimizer.state_dict(),
-            "history": self.history.state(),
+            "history": vars(self.history),
             "processes": distributed.world_size(),
-        }
-        state = parallel.whole(state)
+        })  # fmt: skip
         if distributed.rank() == 0:
             self.checkpoints.save(self.step, state)
         parallel.agreed(self.step)

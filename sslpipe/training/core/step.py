@@ -20,36 +20,22 @@ from sslpipe.views.view import View
 
 @dataclass(frozen=True)
 class Gradient:
-    """What a batch came to. The gradient itself is in the parameters' `grad`.
-
-    Attributes:
-        clock: of the step.
-        lr: the learning rate of the first parameter group.
-        norm: of the whole gradient, before clipping.
-        numbers: `loss`, `gradient_norm` and what the method reports; on the device.
-    """
+    """What a batch came to. The gradient itself is in the parameters' `grad`."""
 
     clock: Clock
-    lr: float
-    norm: Tensor
-    numbers: dict[str, Tensor]
+    lr: float  # of the first parameter group
+    norm: Tensor  # of the whole gradient, before clipping
+    numbers: dict[str, Tensor]  # `loss`, `gradient_norm` and what the method reports; on the device
 
 
 class TrainingStep:
     """Takes the steps of a run, each in two parts: `gradient` of a batch, then `update` by it.
 
-    Between the two the loop writes the numbers down, while the weights are still those that the numbers are of.
-
-    Args:
-        method: on its device. Several processes may share its parameters out between them.
-        config: the `pretrain` settings.
-        optimizer_config: the method's.
-        steps_per_epoch: of the loader.
-        seed: of the run.
+    Between the two the loop writes the numbers down, while the weights are still those that the numbers are of. The
+    method is on its device; several processes may share its parameters out between them.
 
     Attributes:
         trained: the method, or what several processes train it by.
-        optimizer: of its parameters.
         total: steps of the whole run.
     """
 
@@ -71,13 +57,7 @@ class TrainingStep:
         self._device = self._parameters[0].device
 
     def gradient(self, step: int, views: Sequence[View], phase: Phase = untimed) -> Gradient:
-        """Go forward and backward through the method.
-
-        Args:
-            step: steps done before this one.
-            views: of this process's part of the batch.
-            phase: times the phases.
-        """
+        """Go forward and backward with this process's part of a batch, after so many steps; `phase` times phases."""
         epoch = step // self.steps_per_epoch
         clock = seeded_clock(step, epoch, self.total, self.seed, self._device)
         after = (step + 1) / self.steps_per_epoch  # epochs done with this step: a warm-up does not begin at 0
@@ -91,13 +71,7 @@ class TrainingStep:
         return Gradient(clock, self.optimizer.param_groups[0]["lr"], norm, numbers)
 
     def update(self, gradient: Gradient, bad: Tensor | None = None, phase: Phase = untimed) -> None:
-        """Clip the gradient and update the weights, then what follows them: momentum networks and queues.
-
-        Args:
-            gradient: of this step.
-            bad: as for `optim.step`.
-            phase: times the phases.
-        """
+        """Clip the gradient, update the weights by `optim.step`, then what follows them: momentum networks, queues."""
         with phase(OPTIMISER):
             optim.clip(self.optimizer, self.optimizer_config.clip, gradient.norm)
             optim.step(self.optimizer, bad)

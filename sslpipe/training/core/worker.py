@@ -27,11 +27,7 @@ _turns = itertools.count()
 
 
 def own_device(name: str) -> torch.device:
-    """The device of this process: its own GPU, or the CPU.
-
-    Raises:
-        UserError: a GPU was asked for and torch finds none.
-    """
+    """The device of this process: its own GPU, or the CPU; a UserError if a GPU was asked for and there is none."""
     device = resolve(name)
     if distributed.world_size() == 1 or device.type != "cuda":
         return device
@@ -45,29 +41,22 @@ def _gpu() -> int:
 
 @contextlib.contextmanager
 def joined(device: str) -> Iterator[None]:
-    """Be one of the processes that `RANK`, `WORLD_SIZE` and `MASTER_ADDR` speak of; only the first one prints.
-
-    Args:
-        device: the setting `pretrain.device`.
-    """
+    """Be one of the processes that `RANK`, `WORLD_SIZE` and `MASTER_ADDR` speak of; only the first one prints."""
     global _store
     with _explained(), quiet() if os.environ["RANK"] != "0" else contextlib.nullcontext():
         gpu = resolve(device).type == "cuda"
         if gpu:
             torch.cuda.set_device(_gpu())
         store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
-        _store = dist.PrefixStore(f"sslpipe/{_attempt()}", store)
+        # The keys of each start are kept apart, where torchrun keeps one store for all of them.
+        kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if kept else "0"
+        _store = dist.PrefixStore(f"sslpipe/{attempt}", store)
         # Objects travel by gloo also where tensors travel by NCCL.
         backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
         dist.init_process_group(backend, store=_store, rank=rank, world_size=size, timeout=TIMEOUT)
         yield
         leave()
-
-
-def _attempt() -> str:
-    """Keeps the keys of each start apart, where torchrun keeps one store for all of them."""
-    kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if kept else "0"
 
 
 def leave() -> None:
@@ -79,20 +68,17 @@ def leave() -> None:
 
 @contextlib.contextmanager
 def first(*, everywhere: bool = False) -> Iterator[None]:
-    """Let the first process of each machine do this before the others do.
+    """Let the first process of each machine, or with `everywhere` the first of all, do this before the others do.
 
     What it makes is there when they come. They look whether it is done, for as long as it takes, and no timeout of
     the process group ends them.
-
-    Args:
-        everywhere: the first process of all does it before all others.
     """
     if distributed.world_size() == 1:
         yield
         return
     assert _store is not None
-    rank, place = distributed.rank(), int(os.environ.get("LOCAL_RANK", "0"))
-    leader = 0 if everywhere else rank - place
+    rank = distributed.rank()
+    leader = 0 if everywhere else rank - int(os.environ.get("LOCAL_RANK", "0"))
     key = f"turn/{next(_turns)}/{leader}"
     while rank != leader and not _store.check([key]):
         time.sleep(0.05)
@@ -104,11 +90,7 @@ def first(*, everywhere: bool = False) -> Iterator[None]:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Nothing that Python prints is seen."""
-    with (
-        open(os.devnull, "w") as nothing,
-        contextlib.redirect_stdout(nothing),
-        contextlib.redirect_stderr(nothing),
-    ):
+    with open(os.devnull, "w") as null, contextlib.redirect_stdout(null), contextlib.redirect_stderr(null):
         yield
 
 

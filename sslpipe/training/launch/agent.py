@@ -13,22 +13,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from torch.distributed import DistError
+from torch.distributed.elastic import rendezvous
 from torch.distributed.elastic.agent.server import WorkerSpec
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
-from torch.distributed.elastic.rendezvous import (
-    RendezvousClosedError,
-    RendezvousError,
-    RendezvousParameters,
-    RendezvousTimeoutError,
-)
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from sslpipe.console.errors import UserError
@@ -36,18 +32,14 @@ from sslpipe.core.threads import cores
 from sslpipe.training.core import plan
 from sslpipe.training.core.config import Config
 from sslpipe.training.core.guards import handled
-from sslpipe.training.core.messages import LAUNCHED, LAUNCHER, told
+from sslpipe.training.core.messages import LAUNCHED, LAUNCHER, raise_if_ended, told
 
 PATIENCE = 5.0  # seconds after a first signal in which others change nothing; a later one ends all at once
 _CUT_OFF = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")  # gloo's words
 
 
 def run(config: Config, module: str) -> None:
-    """Train by `plan.processes(config)` processes here, with those of other machines where settings say so.
-
-    Args:
-        config: the `pretrain` settings.
-        module: each process runs `python -m module`.
+    """Train by `plan.processes(config)` processes here, `python -m module` each, and those of other machines, if any.
 
     Raises:
         UserError: a process failed, in its own words; or other machines did not come, or were lost.
@@ -55,55 +47,40 @@ def run(config: Config, module: str) -> None:
     """
     count, machines = plan.processes(config), plan.nodes(config)
     plan.check_shares(config, count * machines)
-    place = (
-        _Place.of(plan.endpoint(config)) if machines > 1 else _Place("127.0.0.1:0", "127.0.0.1", host=True)
-    )
+    place = _Place("127.0.0.1:0", "127.0.0.1", host=True)
     if machines > 1:
+        place = _Place.of(plan.endpoint(config))
         print(f"pretrain: waiting for {machines} machines at {place.endpoint}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="sslpipe-") as folder, _environment(place, folder, count):
+    seconds = str(config.cluster.wait_seconds)
+    parameters = rendezvous.RendezvousParameters(
+        backend="c10d", endpoint=place.endpoint, run_id="sslpipe", min_nodes=machines, max_nodes=machines,
+        local_addr=place.address, is_host=str(place.host), join_timeout=seconds, read_timeout=seconds,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="sslpipe-") as name, _environment(place, name, count):
+        folder = Path(name)
         handler = agent = None
         try:
-            handler = get_rendezvous_handler(
-                RendezvousParameters(
-                    backend="c10d",
-                    endpoint=place.endpoint,
-                    run_id="sslpipe",
-                    min_nodes=machines,
-                    max_nodes=machines,
-                    local_addr=place.address,
-                    is_host=str(place.host),
-                    join_timeout=str(config.cluster.wait_seconds),
-                    read_timeout=str(config.cluster.wait_seconds),
-                )
-            )
+            handler = get_rendezvous_handler(parameters)
             spec = WorkerSpec(
-                role="pretrain",
-                local_world_size=count,
-                rdzv_handler=handler,
-                entrypoint=sys.executable,
-                args=("-m", module),
-                max_restarts=config.cluster.restarts,
-                local_addr=place.address,
-            )
-            agent = Agent(spec, Path(folder), place)
+                role="pretrain", local_world_size=count, rdzv_handler=handler, entrypoint=sys.executable,
+                args=("-m", module), max_restarts=config.cluster.restarts, local_addr=place.address,
+            )  # fmt: skip
+            agent = Agent(spec, folder, place)
             result = agent.run()
-        except (RendezvousError, DistError) as error:
-            raise _lost(error, config, Path(folder), place, agent is not None and agent.started) from error
+        except (rendezvous.RendezvousError, DistError) as error:
+            raise _lost(error, config, folder, place, agent is not None and agent.started) from error
         finally:
             if handler is not None:
                 with contextlib.suppress(Exception):  # the store may be gone with its machine
                     handler.shutdown()
-        _conclude(agent, result, Path(folder))
+        raise_if_ended(folder, agent.received)
+        if result is None or result.is_failed():
+            what = "the processes ended early" if result is None else _describe(result, trace=True)
+            raise UserError(f"{what}; {_where(folder)}")
 
 
 class Agent(LocalElasticAgent):
-    """torchrun's agent, but processes that ended on purpose are not started again.
-
-    Args:
-        spec: the processes.
-        folder: where they leave word.
-        place: this machine.
-    """
+    """torchrun's agent, but it does not start processes again that ended on purpose, as they say in `folder`."""
 
     def __init__(self, spec: WorkerSpec, folder: Path, place: _Place) -> None:
         logs = DefaultLogsSpecs(log_dir=str(folder / "logs"))
@@ -144,13 +121,10 @@ class Agent(LocalElasticAgent):
             if self.received or told(self._folder, "outcome"):
                 self._remaining_restarts = 0
             elif self._remaining_restarts:
-                number = self.get_worker_group().spec.max_restarts - self._remaining_restarts + 1
-                print(
-                    f"pretrain: {_describe(result)}; all start again from the newest checkpoint "
-                    f"({number} of {self.get_worker_group().spec.max_restarts})",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                most = worker_group.spec.max_restarts
+                number = f"{most - self._remaining_restarts + 1} of {most}"
+                again = f"all start again from the newest checkpoint ({number})"
+                print(f"pretrain: {_describe(result)}; {again}", file=sys.stderr)
         return result
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
@@ -159,31 +133,26 @@ class Agent(LocalElasticAgent):
             self.received, self._first_signal = signal.Signals(number), now
         elif now - self._first_signal > PATIENCE:
             raise SystemExit(128 + number)
-        pids = self._pcontext.pids().values() if self._pcontext else ()
-        reached = [pid for pid in pids if _send(pid, number)]
+        reached = False
+        for pid in self._pcontext.pids().values() if self._pcontext else ():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+                reached = True
         if not reached:
             raise SystemExit(128 + number)
 
 
+@dataclass(frozen=True)
 class _Place:
-    """This machine among those that train.
+    """This machine among those that train."""
 
-    Attributes:
-        endpoint: where they meet.
-        address: this machine's, by which it reaches the endpoint.
-        host: whether the endpoint is here.
-    """
-
-    def __init__(self, endpoint: str, address: str, *, host: bool) -> None:
-        self.endpoint, self.address, self.host = endpoint, address, host
+    endpoint: str  # where they meet
+    address: str  # this machine's, by which it reaches the endpoint
+    host: bool  # whether the endpoint is here
 
     @classmethod
     def of(cls, endpoint: str) -> _Place:
-        """This machine, by what its routes say.
-
-        Raises:
-            UserError: the endpoint's name is not known, or no route leads there.
-        """
+        """This machine, by what its routes say; a UserError if none leads to the endpoint, or its name is unknown."""
         name, _, port = endpoint.rpartition(":")
         try:
             there = socket.gethostbyname(name)
@@ -237,28 +206,15 @@ def _environment(place: _Place, folder: str, count: int) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _conclude(agent: Agent, result: RunResult | None, folder: Path) -> None:
-    """Return if all is done; else say how it ended, by the exception that fits."""
-    outcome = told(folder, "outcome") or {}
-    if "failed" in outcome:
-        raise UserError(outcome["failed"])
-    if agent.received is not None:
-        raise SystemExit(128 + agent.received)
-    if "stopped" in outcome:
-        raise SystemExit(128 + outcome["stopped"])
-    if result is None or result.is_failed():
-        what = "the processes ended early" if result is None else _describe(result, trace=True)
-        raise UserError(f"{what}; {_where(folder)}")
-
-
 def _describe(result: RunResult, *, trace: bool = False) -> str:
-    """Which process failed, and how: one that was killed is named before those that only missed it.
+    """Which process failed, and how: one that was killed is named before those that only missed it."""
 
-    SIGTERM is what the agent itself sends to the rest once one has failed.
-    """
-    rank, failure = min(
-        result.failures.items(), key=lambda item: (_blame(item[1].exitcode), item[1].timestamp)
-    )
+    def blame(failed: tuple[int, ProcessFailure]) -> tuple[int, int]:
+        code = failed[1].exitcode
+        # SIGTERM is what the agent itself sends to the rest once one has failed.
+        return 2 if code == -signal.SIGTERM else int(code >= 0), failed[1].timestamp
+
+    rank, failure = min(result.failures.items(), key=blame)
     if failure.exitcode < 0:
         name = signal.Signals(-failure.exitcode).name
         hint = " (is there enough memory?)" if name == "SIGKILL" else ""
@@ -271,13 +227,6 @@ def _describe(result: RunResult, *, trace: bool = False) -> str:
     return f"process {rank} failed: {text}"
 
 
-def _blame(code: int) -> int:
-    """0 for what was killed, 1 for what ended badly, 2 for what may have been ended for another's sake."""
-    if code == -signal.SIGTERM:
-        return 2
-    return 0 if code < 0 else 1
-
-
 def _error(failure: ProcessFailure) -> tuple[str, str]:
     """What a process said, in a line, and its traceback."""
     data = failure.error_file_data.get("message") if failure.error_file_data else None
@@ -287,21 +236,19 @@ def _error(failure: ProcessFailure) -> tuple[str, str]:
 
 
 def _lost(error: Exception, config: Config, folder: Path, place: _Place, started: bool) -> UserError:
-    machines = plan.nodes(config)
-    if isinstance(error, RendezvousClosedError):
+    machines, seconds = plan.nodes(config), config.cluster.wait_seconds
+    if isinstance(error, rendezvous.RendezvousClosedError):
         return UserError(
             f"another of the {machines} machines ended, and its output says why; {_where(folder)}"
         )
     if not started:
         return UserError(
-            f"{machines} machines were to meet at {place.endpoint} and did not within {config.cluster.wait_seconds} "
-            "seconds: start the same command on all of them, and see that they reach that port"
+            f"{machines} machines were to meet at {place.endpoint} and did not within {seconds} seconds: "
+            "start the same command on all of them, and see that they reach that port"
         )
-    what = (
-        f"it did not come back within {config.cluster.wait_seconds} seconds"
-        if isinstance(error, RendezvousTimeoutError)
-        else f"it held {place.endpoint}, where all meet"
-    )
+    what = f"it held {place.endpoint}, where all meet"
+    if isinstance(error, rendezvous.RendezvousTimeoutError):
+        what = f"it did not come back within {seconds} seconds"
     return UserError(f"lost another of the {machines} machines, {what}; {_where(folder)}")
 
 
@@ -317,11 +264,3 @@ def _free_port(address: str) -> int:
     with socket.socket() as probe:
         probe.bind((address, 0))
         return int(probe.getsockname()[1])
-
-
-def _send(pid: int, number: int) -> bool:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        return False
-    return True

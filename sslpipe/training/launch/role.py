@@ -14,9 +14,7 @@ from sslpipe.training.core.config import Config
 def role(config: Config, module: str) -> Iterator[str]:
     """Find out what this process is to do; where others are to train, start them and wait for them.
 
-    Args:
-        config: the `pretrain` settings.
-        module: what each of the others runs, as `python -m module` does; there it comes here and trains.
+    Each of the others runs `python -m module`: there it comes here and trains.
 
     Yields:
         `records`: it trains alone, or is the first of several that train; `helps`: it is one of the others, which write
@@ -29,18 +27,18 @@ def role(config: Config, module: str) -> Iterator[str]:
     if plan.among_others():
         with worker.joined(config.device):
             yield "records" if os.environ["RANK"] == "0" else "helps"
-        return
-    if config.launch == "slurm" and "RANK" not in os.environ:
+    elif "RANK" in os.environ:
+        yield "records"
+    elif config.launch == "slurm":
         # Here and below: most runs start no others, and torchrun's agent takes a second to import.
         from sslpipe.training.launch import slurm
 
         slurm.run(config, module)
         yield "launched"
-        return
-    if "RANK" not in os.environ and (plan.nodes(config) > 1 or plan.processes(config) > 1):
+    elif plan.nodes(config) > 1 or plan.processes(config) > 1:
         from sslpipe.training.launch import agent
 
         agent.run(config, module)
         yield "launched"
-        return
-    yield "records"
+    else:
+        yield "records"

@@ -6,6 +6,8 @@ the job are files in it: the first process's output, word of how it ended, a sig
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import secrets
 import signal
@@ -20,7 +22,7 @@ from sslpipe.console.errors import UserError
 from sslpipe.core import scratch
 from sslpipe.training.core import plan
 from sslpipe.training.core.config import Config
-from sslpipe.training.core.messages import LAUNCHED, LAUNCHER, told
+from sslpipe.training.core.messages import LAUNCHED, LAUNCHER, raise_if_ended, told
 
 SIGNAL_SECONDS = 120  # Slurm says so long before a job's time is up that it will be
 DEAF = 120.0  # seconds without a sign of life from here after which a job stops
@@ -30,41 +32,30 @@ KILL_SECONDS = 120.0  # given to a job to save and stop, before it is cancelled
 def run(config: Config, module: str, executor: Any = None) -> None:
     """Train in a job, and return when it has ended well; one that dies is submitted again, `cluster.restarts` times.
 
-    Args:
-        config: the `pretrain` settings.
-        module: each process of the job runs `python -m module`.
-        executor: submitit's; None: Slurm's.
+    Each process of the job runs `python -m module`. `executor` is submitit's; None: Slurm's.
 
     Raises:
         UserError: submitit or Slurm is not here, or the job failed; in its own words.
         SystemExit: a signal came, and the job has saved; the code is 128 + its number.
     """
     plan.check_shares(config, plan.world_size(config))
-    for attempt in range(config.cluster.restarts + 1):
-        folder = scratch.folder(
-            "slurm", f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
-        ).absolute()
+    restarts = config.cluster.restarts
+    for attempt in range(restarts + 1):
+        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+        folder = scratch.folder("slurm", name).absolute()
         submitter = _slurm(folder) if executor is None else executor
         submitter.update_parameters(**parameters(config))
         job = submitter.submit(Task(module, str(folder)))
         print(f"pretrain: job {job.job_id}, its logs are in {folder}", flush=True)
         received = _Follower(job, folder).follow()
-        outcome = told(folder, "outcome") or {}
-        if outcome.get("done"):
+        if (told(folder, "outcome") or {}).get("done"):
             return
-        if "failed" in outcome:
-            raise UserError(outcome["failed"])
-        if received or "stopped" in outcome:
-            raise SystemExit(128 + (received or outcome["stopped"]))
-        left = config.cluster.restarts - attempt
+        raise_if_ended(folder, received)
         print(
-            f"pretrain: job {job.job_id} died, {left} more are tried; see {folder}",
+            f"pretrain: job {job.job_id} died, {restarts - attempt} more are tried; see {folder}",
             file=sys.stderr,
-            flush=True,
         )
-    raise UserError(
-        f"the job died {config.cluster.restarts + 1} times: see the logs in {folder}; start again to go on"
-    )
+    raise UserError(f"the job died {restarts + 1} times: see the logs in {folder}; start again to go on")
 
 
 def parameters(config: Config) -> dict[str, Any]:
@@ -121,12 +112,11 @@ class Task:
             (folder / "outcome.json").unlink(missing_ok=True)
         environment = os.environ | {LAUNCHED: self.folder, LAUNCHER: str(os.getpid())}
         with open(folder / ("output.log" if leader else f"output-{place.rank}.log"), "ab") as output:
+            command = [sys.executable, "-m", self.module]
+            # Slurm's warning reaches all processes; this one is told by the task.
+            ignore = functools.partial(signal.signal, signal.SIGUSR2, signal.SIG_IGN)
             self.process = subprocess.Popen(
-                [sys.executable, "-m", self.module],
-                env=environment,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                preexec_fn=_ignore_slurm,
+                command, env=environment, stdout=output, stderr=subprocess.STDOUT, preexec_fn=ignore
             )
         self._wait(folder)
         if self.process.returncode:
@@ -138,9 +128,8 @@ class Task:
 
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGUSR1)
-            end = time.monotonic() + 0.8 * SIGNAL_SECONDS
-            while self.process.poll() is None and time.monotonic() < end:
-                time.sleep(0.2)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(0.8 * SIGNAL_SECONDS)
         return DelayedSubmission(Task(self.module, self.folder))
 
     def _wait(self, folder: Path) -> None:
@@ -203,8 +192,3 @@ def _read(path: Path) -> str:
         return path.read_text()
     except OSError:
         return ""
-
-
-def _ignore_slurm() -> None:
-    """Slurm's warning reaches all processes; this one is told by the task."""
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)

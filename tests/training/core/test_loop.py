@@ -20,9 +20,9 @@ from sslpipe.methods.base.method import Step
 from sslpipe.training.core import loop
 from sslpipe.training.core.config import Config
 from sslpipe.training.core.guards import Interrupted, NonFiniteError
-from sslpipe.training.core.history import History
 from sslpipe.training.core.ledger import Ledger
 from sslpipe.training.core.loop import train
+from sslpipe.training.core.state import History
 
 OPTIMIZER = OptimizerConfig(lr=3e-3, rule="absolute", warmup_epochs=0.5)
 CONFIG = Config(epochs=4, batch_size=16, log_every=3, checkpoint_seconds=1e9)

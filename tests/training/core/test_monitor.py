@@ -25,9 +25,9 @@ from sslpipe.methods.base.method import Clock, Method, Step
 from sslpipe.training.core import monitor as monitoring
 from sslpipe.training.core.config import Config
 from sslpipe.training.core.guards import Interrupted
-from sslpipe.training.core.history import History
 from sslpipe.training.core.loop import train
 from sslpipe.training.core.monitor import SAMPLE, CollapseError, Monitor, judged, sample
+from sslpipe.training.core.state import History
 from sslpipe.views.preprocess import Preprocess
 from sslpipe.views.recipe import IMAGENET_MEAN, IMAGENET_STD
 
@@ -127,7 +127,7 @@ def test_it_sees_the_encoders_features_of_a_sample(toy_reader: ToyReader) -> Non
     row = monitor.look()
     with torch.no_grad():
         method.eval()
-        x = PREPROCESS.view(toy_reader.gather(monitor.places))
+        x = PREPROCESS.view(toy_reader.gather(monitor.indices))
         h = method.encoder(x)
         z, z_prime = method.projector(h), method.target(x)  # type: ignore[operator]
     assert row["rankme"] == pytest.approx(effective_rank(h).item(), rel=1e-4)
@@ -283,7 +283,6 @@ def test_of_several_processes_the_first_one_looks_and_all_stop(
 ) -> None:
     monitor = Monitor(small_method("simclr"), toy_reader, PREPROCESS, config(stop_on_collapse=True), seed=0)
     monkeypatch.setattr(monitoring, "rank", lambda: 1)
-    monkeypatch.setattr(monitoring, "world_size", lambda: 2)
     monkeypatch.setattr(monitoring, "mean", lambda flag: (flag + 0.0) / 2)  # the first one saw nothing
     saved: list[bool] = []
     state: Any = SimpleNamespace(

@@ -54,7 +54,7 @@ def test_a_checkpoint_holds_steps_that_had_not_been_read_and_is_gone_on_from(
     assert again.resume()
     assert "continuing from the checkpoint at step 3\n" in capsys.readouterr().out
     assert again.step == 3
-    assert again.history.state() == state.history.state()
+    assert again.history == state.history
     assert again.history.caption == f"loss {points[0]['loss']:.4f}"
     for one in (state, again):
         advance(one, toy_reader, 1)
