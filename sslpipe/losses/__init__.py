@@ -2,8 +2,7 @@
 
 from sslpipe.losses.classes import label_cross_entropy, rebalanced_cross_entropy
 from sslpipe.losses.clustering import sinkhorn, swapped_prediction
-from sslpipe.losses.contrastive import batch_info_nce, info_nce, nt_xent
-from sslpipe.losses.distillation import negative_cosine
+from sslpipe.losses.contrastive import batch_info_nce, info_nce, negative_cosine, nt_xent
 from sslpipe.losses.masked import masked_l1, masked_mse, masked_token_cross_entropy
 from sslpipe.losses.patch import patch_info_nce
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, ParamSpec
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 P = ParamSpec("P")
@@ -23,6 +24,18 @@ def full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
             return loss(*widened, **named)
 
     return computed
+
+
+@full_precision
+def unit(x: Tensor) -> Tensor:
+    """The rows of x [N, D], each of length 1."""
+    return F.normalize(x, dim=1)
+
+
+@full_precision
+def similarity(a: Tensor, b: Tensor) -> Tensor:
+    """Products of rows, [N, D] and [M, D] → [N, M]. SwAV's ε magnifies the errors of half precision twenty times."""
+    return a @ b.T
 
 
 def _widen(value: Any) -> Any:

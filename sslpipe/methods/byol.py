@@ -12,8 +12,8 @@ and short budgets the official head gives far weaker features (docs/methods/byol
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterable
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -24,7 +24,7 @@ from sslpipe.measures.rank import spread
 from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
 from sslpipe.methods.base.method import Clock, Method, Step
 from sslpipe.methods.base.monitor import student_and_teacher
-from sslpipe.methods.base.scale import Rule, Scale, momentum
+from sslpipe.methods.base.scale import Scale, momentum
 from sslpipe.networks.heads import mlp
 from sslpipe.networks.momentum import Momentum, cosine_momentum
 from sslpipe.networks.protocol import Backbone
@@ -54,8 +54,8 @@ class BYOL(Method):
             name="lars", lr=0.3, rule="linear", weight_decay=1e-6, warmup_epochs=10
         )
 
-    paper: ClassVar[str] = "Grill et al., NeurIPS 2020, arXiv:2006.07733"
-    small: ClassVar[Mapping[str, Any]] = {
+    paper = "Grill et al., NeurIPS 2020, arXiv:2006.07733"
+    small = {
         "momentum": 0.9,
         "projector_hidden": 512,
         "projector_out": 512,
@@ -63,25 +63,21 @@ class BYOL(Method):
         "projector_norm": "plain",  # not in the paper: without it, small data and short runs collapse
         "optimizer": SMALL_ADAMW,
     }
-    needs: ClassVar[str] = "a long run, or projector_norm: plain"
-    suspects: ClassVar[str] = (
-        "check the batch norm in the heads (projector_norm: plain), the momentum and the learning rate"
-    )
-    scales: ClassVar[tuple[Scale, ...]] = (
+    needs = "a long run, or projector_norm: plain"
+    suspects = "check the batch norm in the heads (projector_norm: plain), the momentum and the learning rate"
+    scales = (
         Scale(batch=4096, epochs=300, source=_PRESETS),
         Scale(batch=4096, epochs=40, settings=_preset(0.97, 0.45), source=_PRESETS),
         Scale(batch=4096, epochs=100, settings=_preset(0.99, 0.45), source=_PRESETS),
         Scale(batch=4096, epochs=1000, settings=_preset(0.996, 0.2, 1.5e-6), source=_PRESETS),
     )
-    rules: ClassVar[Mapping[str, Rule]] = {"momentum": momentum}
+    rules = {"momentum": momentum}
 
     def __init__(self, backbone: Backbone, config: Config) -> None:
         super().__init__(backbone, config)
         self.momentum = config.momentum
-        out = config.projector_out
-        self.projector = mlp(
-            backbone.dim, config.projector_hidden, out, last_norm=config.projector_norm
-        )  # g_θ
+        D, out = backbone.dim, config.projector_out
+        self.projector = mlp(D, config.projector_hidden, out, last_norm=config.projector_norm)  # g_θ
         self.predictor = mlp(out, config.predictor_hidden, out)  # q_θ
         self.target = Momentum(nn.Sequential(self.backbone, self.projector))  # f_ξ, g_ξ
 
@@ -91,9 +87,9 @@ class BYOL(Method):
         q1, q2 = self._predict(v), self._predict(v_prime)  # [N, d]
         with torch.no_grad():
             z1, z2 = self.target(v), self.target(v_prime)  # [N, d]
-        cosines = negative_cosine(q1, z2) + negative_cosine(q2, z1)
-        loss = (2 + 2 * negative_cosine(q1, z2)) + (2 + 2 * negative_cosine(q2, z1))
-        return Step(loss, {"cosine": -cosines.detach() / 2, "target_std": spread(z1)})
+        d1, d2 = negative_cosine(q1, z2), negative_cosine(q2, z1)
+        loss = (2 + 2 * d1) + (2 + 2 * d2)
+        return Step(loss, {"cosine": -(d1 + d2).detach() / 2, "target_std": spread(z1)})
 
     def after_update(self, clock: Clock) -> None:
         """ξ ← τ ξ + (1 − τ) θ, with τ = 1 − (1 − τ_base)(cos(π k/K) + 1)/2."""

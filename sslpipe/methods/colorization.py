@@ -22,8 +22,8 @@ as every encoder does, and looks at their lightness (`sslpipe.networks.lab.Light
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterator
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -80,15 +80,10 @@ class Colorization(Method):
             warmup_epochs=0,
         )
 
-    paper: ClassVar[str] = "Zhang et al., ECCV 2016, arXiv:1603.08511"
-    small: ClassVar[Mapping[str, Any]] = {
-        "decoder_width": 64,
-        "optimizer": SMALL_ADAMW,
-    }
-    needs: ClassVar[str] = "coloured images"
-    scales: ClassVar[tuple[Scale, ...]] = (
-        Scale(batch=40, epochs=16, source="500 000 iterations of 40 images, train/solver.prototxt"),
-    )
+    paper = "Zhang et al., ECCV 2016, arXiv:1603.08511"
+    small = {"decoder_width": 64, "optimizer": SMALL_ADAMW}
+    needs = "coloured images"
+    scales = (Scale(batch=40, epochs=16, source="500 000 iterations of 40 images, train/solver.prototxt"),)
 
     colours: Tensor
     number: Tensor

@@ -24,9 +24,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cache, partial
-from typing import Any, ClassVar, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -85,8 +85,8 @@ class Jigsaw(Method):
                 )
             return self
 
-    paper: ClassVar[str] = "Noroozi and Favaro, ECCV 2016, arXiv:1603.09246"
-    small: ClassVar[Mapping[str, Any]] = {
+    paper = "Noroozi and Favaro, ECCV 2016, arXiv:1603.09246"
+    small = {
         "grid": 2,  # the paper's 3 makes tiles of a digit that show hardly a stroke
         "permutations": 24,  # all of four tiles
         "tile_features": 128,
@@ -96,9 +96,9 @@ class Jigsaw(Method):
         "optimizer": SMALL_ADAMW,
     }
     # No transformer: its positions are those of the whole image.
-    takes: ClassVar[tuple[str, ...]] = ("resnet", "cnn")
-    needs: ClassVar[str] = "images larger than the puzzle"
-    scales: ClassVar[tuple[Scale, ...]] = (
+    takes = ("resnet", "cnn")
+    needs = "images larger than the puzzle"
+    scales = (
         Scale(batch=256, epochs=70, source="350 000 iterations of 256 images, solver_cfn_jps.prototxt"),
     )
 

@@ -20,8 +20,8 @@ with .3 · batch / 256 and weight decay 1e-6. Units, anchors and `ignore_overlap
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterable, Iterator
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -88,9 +88,9 @@ class PatchContrast(Method):
                 raise ValueError("lambda_img and lambda_patch are both 0: set one of them above 0")
             return self
 
-    title: ClassVar[str] = "Patch contrast"
-    paper: ClassVar[str] = "sslpipe's own, after DenseCL (Wang et al., CVPR 2021, arXiv:2011.09157)"
-    small: ClassVar[Mapping[str, Any]] = {
+    title = "Patch contrast"
+    paper = "sslpipe's own, after DenseCL (Wang et al., CVPR 2021, arXiv:2011.09157)"
+    small = {
         "lambda_img": 0.5,
         "lambda_patch": 0.5,
         "projector_hidden": 256,
@@ -100,13 +100,11 @@ class PatchContrast(Method):
         "anchors": 1024,
         "optimizer": SMALL_ADAMW,
     }
-    needs: ClassVar[str] = "several patches a view"
-    suspects: ClassVar[str] = (
+    needs = "several patches a view"
+    suspects = (
         "check that the temperatures are not too high, the learning rate, and that the batch has negatives"
     )
-    scales: ClassVar[tuple[Scale, ...]] = (
-        Scale(batch=4096, epochs=100, source="SimCLR's default setting, whose optimiser it has"),
-    )
+    scales = (Scale(batch=4096, epochs=100, source="SimCLR's default setting, whose optimiser it has"),)
 
     def __init__(self, backbone: Backbone, config: Config) -> None:
         super().__init__(backbone, config)

@@ -12,8 +12,7 @@ linear layer reads the backbone's features.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -49,14 +48,10 @@ class Rotation(Method):
             warmup_epochs=0,
         )
 
-    paper: ClassVar[str] = "Gidaris et al., ICLR 2018, arXiv:1803.07728"
-    small: ClassVar[Mapping[str, Any]] = {
-        "optimizer": SMALL_ADAMW,
-    }
-    needs: ClassVar[str] = "images with a right way up"
-    scales: ClassVar[tuple[Scale, ...]] = (
-        Scale(batch=192, epochs=50, source="config/ImageNet_RotNet_AlexNet.py of the official code"),
-    )
+    paper = "Gidaris et al., ICLR 2018, arXiv:1803.07728"
+    small = {"optimizer": SMALL_ADAMW}
+    needs = "images with a right way up"
+    scales = (Scale(batch=192, epochs=50, source="config/ImageNet_RotNet_AlexNet.py of the official code"),)
 
     def __init__(self, backbone: Backbone, config: Config) -> None:
         super().__init__(backbone, config)

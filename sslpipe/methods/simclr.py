@@ -5,14 +5,13 @@ arXiv:2002.05709. ImageNet, ResNet-50, 100 epochs, batch 4096: linear 64.5 (Tabl
 
 Settings are those of Sec. 2 and App. A/B: LARS with .3 · batch / 256, weight decay 1e-6, T .1, a two-layer head to
 128. Where the official code differs: its weight decay is 1e-4 (the paper's value stands here), and its head ends in a
-batch norm without shift (taken here). App. B.9 on CIFAR-10:
-T .5, strength .5, no blur, rate 1.0.
+batch norm without shift (taken here). App. B.9 on CIFAR-10: T .5, strength .5, no blur, rate 1.0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterable
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -48,18 +47,13 @@ class SimCLR(Method):
             name="lars", lr=0.3, rule="linear", weight_decay=1e-6, warmup_epochs=10
         )
 
-    paper: ClassVar[str] = "Chen et al., ICML 2020, arXiv:2002.05709"
-    small: ClassVar[Mapping[str, Any]] = {
-        "temperature": 0.1,
-        "projector_hidden": 256,
-        "projector_out": 128,
-        "optimizer": SMALL_ADAMW,
-    }
-    needs: ClassVar[str] = "large batches: they are the negatives"
-    suspects: ClassVar[str] = (
+    paper = "Chen et al., ICML 2020, arXiv:2002.05709"
+    small = {"temperature": 0.1, "projector_hidden": 256, "projector_out": 128, "optimizer": SMALL_ADAMW}
+    needs = "large batches: they are the negatives"
+    suspects = (
         "check that the temperature is not too high, the learning rate, and that the batch has negatives"
     )
-    scales: ClassVar[tuple[Scale, ...]] = (
+    scales = (
         Scale(batch=4096, epochs=100, source="Sec. 2.3, the default setting"),
         Scale(
             batch=256,
@@ -83,22 +77,16 @@ class SimCLR(Method):
         s, jitter = config.jitter_strength, view.jitter
         assert jitter is not None
         strengths = {key: getattr(jitter, key) * s for key in ("brightness", "contrast", "saturation", "hue")}
-        jitter = jitter.model_copy(update=strengths)
-        return Recipe(views=(view.model_copy(update={"jitter": jitter}),))
+        return Recipe(views=(view.model_copy(update={"jitter": jitter.model_copy(update=strengths)}),))
 
     @classmethod
     def negatives(cls, config: Config, batch_size: int) -> int:  # type: ignore[override]
         """Both views of all other images."""
         return 2 * (batch_size - 1)
 
-    def step(self, views: list[View], clock: Clock) -> Step:
-        """One batch."""
-        return self.loss(self.embed(views), clock)
-
     def embed(self, views: list[View]) -> tuple[Tensor, ...]:
         """z_i and z_j: both views go through the encoder together, so batch norm sees them together."""
-        x = torch.cat([views[0].pixels, views[1].pixels])  # [2N, 3, S, S]
-        h = self.backbone(x)  # [2N, D]
+        h = self.backbone(torch.cat([views[0].pixels, views[1].pixels]))  # [2N, D]
         z_i, z_j = self.projector(h).chunk(2)  # [N, d] each
         return z_i, z_j
 

@@ -15,9 +15,8 @@ here. Biases and norms are not decayed here, there they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -46,19 +45,10 @@ class SimSiam(Method):
             name="sgd", lr=0.05, rule="linear", weight_decay=1e-4, warmup_epochs=0
         )
 
-    paper: ClassVar[str] = "Chen & He, CVPR 2021, arXiv:2011.10566"
-    small: ClassVar[Mapping[str, Any]] = {
-        "projector_hidden": 512,
-        "projector_out": 512,
-        "predictor_hidden": 128,
-        "optimizer": SMALL_ADAMW,
-    }
-    suspects: ClassVar[str] = (
-        "check the stop-gradient, that the predictor keeps its rate, and the learning rate itself"
-    )
-    scales: ClassVar[tuple[Scale, ...]] = (
-        Scale(batch=512, epochs=100, source="the official code's defaults, main_simsiam.py"),
-    )
+    paper = "Chen & He, CVPR 2021, arXiv:2011.10566"
+    small = {"projector_hidden": 512, "projector_out": 512, "predictor_hidden": 128, "optimizer": SMALL_ADAMW}
+    suspects = "check the stop-gradient, that the predictor keeps its rate, and the learning rate itself"
+    scales = (Scale(batch=512, epochs=100, source="the official code's defaults, main_simsiam.py"),)
 
     def __init__(self, backbone: Backbone, config: Config) -> None:
         super().__init__(backbone, config)
