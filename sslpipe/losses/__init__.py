@@ -7,16 +7,6 @@ from sslpipe.losses.masked import masked_l1, masked_mse, masked_token_cross_entr
 from sslpipe.losses.patch import patch_info_nce
 
 __all__ = [
-    "batch_info_nce",
-    "info_nce",
-    "label_cross_entropy",
-    "masked_l1",
-    "masked_mse",
-    "masked_token_cross_entropy",
-    "negative_cosine",
-    "nt_xent",
-    "patch_info_nce",
-    "rebalanced_cross_entropy",
-    "sinkhorn",
-    "swapped_prediction",
-]
+    "batch_info_nce", "info_nce", "label_cross_entropy", "masked_l1", "masked_mse", "masked_token_cross_entropy",
+    "negative_cosine", "nt_xent", "patch_info_nce", "rebalanced_cross_entropy", "sinkhorn", "swapped_prediction",
+]  # fmt: skip

@@ -1,7 +1,4 @@
-"""What features look like without training anything on them: pure functions, tensors in, numbers out, in float64.
-
-Two more, `effective_rank` (RankMe) and `spread`, are in `sslpipe.measures.rank`.
-"""
+"""What features look like without training anything on them: pure functions, tensors in, numbers out, in float64."""
 
 from __future__ import annotations
 
@@ -23,25 +20,16 @@ def alignment(x: Tensor, y: Tensor, alpha: float = ALPHA) -> float:
     """How far apart two views of an image are: E ‖x − y‖^α over the images, of L2-normalised features; 0 is best.
 
     Wang & Isola, "Understanding Contrastive Representation Learning through Alignment and Uniformity on the
-    Hypersphere", ICML 2020, eq. 5. For α = 2 it is 2 − 2 · cosine, 4 at most.
-
-    Args:
-        x: [N, D], features of one view of each image.
-        y: [N, D], of another view.
-        alpha: the exponent.
+    Hypersphere", ICML 2020, eq. 5. x and y are [N, D], a view each. For α = 2 it is 2 − 2 · cosine, 4 at most.
     """
     return (_on_sphere(x) - _on_sphere(y)).norm(dim=1).pow(alpha).mean().item()
 
 
 def uniformity(x: Tensor, t: float = T) -> float:
-    """How evenly features lie on the sphere: log E exp(−t ‖x − y‖²) over all pairs of images; low is even.
+    """How evenly features [N, D] lie on the sphere: log E exp(−t ‖x − y‖²) over pairs of different images; low is even.
 
     0 where all features are equal, about −2t for many points spread evenly over a sphere of many dimensions.
-    Wang & Isola 2020, eq. 6; a mean over pairs of two different images.
-
-    Args:
-        x: [N, D], N at least 2; normalised inside.
-        t: sharpness of the Gaussian potential.
+    Wang & Isola 2020, eq. 6; features are normalised inside, N is at least 2.
     """
     z = _on_sphere(x)
     n, total = len(z), 0.0
@@ -88,11 +76,7 @@ def lidar(views: Tensor, delta: float = DELTA, *, unbiased: bool = False) -> flo
 
 
 def eigenspectrum(x: Tensor) -> Tensor:
-    """Eigenvalues of the features' covariance as shares of their sum, falling, at least 0: [min(N, D)].
-
-    Args:
-        x: [N, D].
-    """
+    """Eigenvalues of the covariance of features [N, D] as fractions of their sum, falling, at least 0: [min(N, D)]."""
     centred = x.double() - x.double().mean(dim=0)
     n, d = centred.shape
     # The smaller of the two products has the same eigenvalues but for zeros.
@@ -118,11 +102,11 @@ def power_law(spectrum: Tensor, ranks: tuple[int, int] = RANKS) -> tuple[float, 
         α and R², or None where fewer than 8 ranks are left: that says nothing of a law.
     """
     usable = int((spectrum > 1e-12 * spectrum.max()).sum()) if len(spectrum) else 0
-    last = min(ranks[1], usable)
-    if last - ranks[0] + 1 < _FEWEST:
+    first, last = ranks[0], min(ranks[1], usable)
+    if last - first + 1 < _FEWEST:
         return None
-    rank = torch.arange(ranks[0], last + 1, dtype=torch.float64)
-    x, y = rank.log(), spectrum[ranks[0] - 1 : ranks[0] - 1 + len(rank)].double().cpu().log()
+    rank = torch.arange(first, last + 1, dtype=torch.float64)
+    x, y = rank.log(), spectrum[first - 1 : last].double().cpu().log()
     weight = 1 / rank / (1 / rank).sum()
     dx, dy = x - (weight * x).sum(), y - (weight * y).sum()
     slope = (weight * dx * dy).sum() / (weight * dx * dx).sum()
@@ -131,14 +115,9 @@ def power_law(spectrum: Tensor, ranks: tuple[int, int] = RANKS) -> tuple[float, 
 
 
 def purity(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, k: int) -> float:
-    """Share of the k nearest training images, by cosine, that have the test image's class; the mean over test images.
+    """Fraction of the k nearest training images, by cosine, of the test image's class; the mean over test images.
 
-    Args:
-        train: [N, D].
-        train_labels: int64 [N].
-        test: [M, D].
-        test_labels: int64 [M].
-        k: neighbours, at most N.
+    Features are [N, D] and [M, D], labels int64 [N] and [M]; k is at most N.
     """
     _, index = nearest(train, test, k)  # [M, k]
     return (train_labels[index] == test_labels[:, None]).double().mean().item()

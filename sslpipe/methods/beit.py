@@ -52,19 +52,11 @@ class BEiT(Method):
     """L = − mean over hidden patches i ∈ M of log p(z_i | x^M), z the words of the same crop (eq. 2)."""
 
     class Config(MethodConfig):
-        """BEiT's settings."""
-
         tokenizer: TokenizerConfig = TokenizerConfig()
         optimizer: OptimizerConfig = OptimizerConfig(
-            name="adamw",
-            lr=1.5e-3,
-            rule="absolute",
-            betas=(0.9, 0.98),
-            weight_decay=0.05,
-            clip=3.0,
-            warmup_epochs=10,
-            final_lr=1 / 150,
-        )
+            name="adamw", lr=1.5e-3, rule="absolute", betas=(0.9, 0.98), weight_decay=0.05, clip=3.0,
+            warmup_epochs=10, final_lr=1 / 150,
+        )  # fmt: skip
 
     paper = "Bao et al., ICLR 2022, arXiv:2106.08254"
     small = {
@@ -132,7 +124,10 @@ class BEiT(Method):
         logits = self.head(h.gather(1, M[:, :, None].expand(-1, -1, h.shape[2])))  # [N, M, |V|]
         loss = masked_token_cross_entropy(logits, words, hidden)
         right = ((logits.detach().argmax(dim=2) == words) & hidden).sum() / hidden.sum().clamp(min=1)
-        numbers = {"accuracy": right, "perplexity_of_words": self._perplexity(z)}
+        uses = z.new_zeros(self.config.tokenizer.words).index_add_(
+            0, z.flatten(), torch.ones_like(z.flatten())
+        )
+        numbers = {"accuracy": right, "perplexity_of_words": perplexity(uses)}
         return Step(loss * _relative(masks.sum()), numbers)
 
     @torch.no_grad()
@@ -149,10 +144,6 @@ class BEiT(Method):
         original = plain(x, image)
         large = [F.interpolate(row, size=original.shape[-2:]) for row in (plain(seen, same_crop), decoded)]
         yield "predicted_words", sheet([original, hide(original, mask, self.patch_size), *large])
-
-    def _perplexity(self, z: Tensor) -> Tensor:
-        counts = z.new_zeros(self.config.tokenizer.words)
-        return perplexity(counts.index_add_(0, z.flatten(), torch.ones_like(z.flatten())))
 
     def _check_size(self, size: int) -> None:
         """Refuse a crop that does not give one word a patch."""

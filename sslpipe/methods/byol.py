@@ -41,8 +41,6 @@ class BYOL(Method):
     """L = ‖q̄(z) − z̄′‖² = 2 − 2·cos(q(z), z′), both ways round (eq. 2)."""
 
     class Config(MethodConfig):
-        """BYOL's settings."""
-
         momentum: float = Field(0.99, ge=0, le=1, description="τ_base; rises to 1 along a cosine")
         projector_hidden: int = Field(4096, ge=1, description="width of the projector's hidden layers")
         projector_out: int = Field(256, ge=1, description="width of the projections")

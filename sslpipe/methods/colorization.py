@@ -54,8 +54,6 @@ class Colorization(Method):
     """L = −(1/hw) Σ_hw v(Z_hw) Σ_q Z_hwq log Ẑ_hwq, the mean over images; v weighs by rarity (eq. 2–4)."""
 
     class Config(MethodConfig):
-        """Colorization's settings."""
-
         target: Literal["classes", "regression"] = Field(
             "classes", description="what is predicted of a and b"
         )
@@ -70,15 +68,9 @@ class Colorization(Method):
         )
         decoder_width: int = Field(256, ge=1, description="width of the decoder")
         optimizer: OptimizerConfig = OptimizerConfig(
-            name="adamw",
-            lr=3e-5,
-            rule="absolute",
-            weight_decay=1e-3,
-            betas=(0.9, 0.99),
-            schedule="steps",
-            milestones=(0.45, 0.9),
-            warmup_epochs=0,
-        )
+            name="adamw", lr=3e-5, rule="absolute", weight_decay=1e-3, betas=(0.9, 0.99),
+            schedule="steps", milestones=(0.45, 0.9), warmup_epochs=0,
+        )  # fmt: skip
 
     paper = "Zhang et al., ECCV 2016, arXiv:1603.08511"
     small = {"decoder_width": 64, "optimizer": SMALL_ADAMW}
@@ -189,11 +181,8 @@ def palette() -> list[tuple[int, int]]:
 def weights(counts: Tensor, colours: Tensor, sigma: float, uniform: float) -> Tensor:
     """w ∝ ((1 − λ) p̃ + λ/Q)⁻¹, scaled so that its mean over the data is 1 (eq. 4): float64 [Q].
 
-    Args:
-        counts: how often each colour is seen, [Q]; none seen at all gives all the same weight.
-        colours: their a and b, [Q, 2].
-        sigma: of the Gaussian that makes p̃ of the counted p.
-        uniform: λ.
+    `counts` [Q] is how often each colour, its a and b in `colours` [Q, 2], is seen; where none is, all weights are
+    equal. `sigma` is of the Gaussian that makes p̃ of the counted p, `uniform` is λ.
     """
     p = counts.double() / counts.sum().clamp(min=1)
     if not counts.any():

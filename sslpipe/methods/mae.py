@@ -31,8 +31,6 @@ class MAE(Method):
     """L = mean over hidden patches of ‖prediction − normalised pixels‖² / (p·p·3)  (Sec. 3)."""
 
     class Config(MethodConfig):
-        """MAE's settings."""
-
         mask_ratio: float = Field(0.75, gt=0, lt=1, description="share of the patches that is hidden")
         normalise_target: bool = Field(
             True, description="normalise the pixels of each patch that are to be predicted"
@@ -46,12 +44,9 @@ class MAE(Method):
 
     paper = "He et al., CVPR 2022, arXiv:2111.06377"
     small = {
-        "mask_ratio": 0.75,
-        "decoder_width": 64,
-        "decoder_depth": 2,
-        "decoder_heads": 4,
+        "mask_ratio": 0.75, "decoder_width": 64, "decoder_depth": 2, "decoder_heads": 4,
         "optimizer": {**SMALL_ADAMW, "lr": 0.001, "warmup_epochs": 4},
-    }
+    }  # fmt: skip
     takes = ("vit",)
     default_backbone = "small_vit"
     scales = (
@@ -66,15 +61,11 @@ class MAE(Method):
     def __init__(self, backbone: Backbone, config: Config) -> None:
         super().__init__(backbone, config)
         assert backbone.patch_size is not None
-        p, count = (
-            backbone.patch_size,
-            backbone.image_size // backbone.patch_size,
-        )  # pixels, and patches, a side
-        self.patch_size, self.normalise_target = p, config.normalise_target
+        assert backbone.grid is not None
+        self.patch_size, self.normalise_target = backbone.patch_size, config.normalise_target
+        pixels = backbone.patch_size**2 * 3  # numbers a patch, p·p·3
         width, depth, heads = config.decoder_width, config.decoder_depth, config.decoder_heads
-        self.decoder = MAEDecoder(
-            backbone.dim, (count, count), p * p * 3, width=width, depth=depth, heads=heads
-        )
+        self.decoder = MAEDecoder(backbone.dim, backbone.grid, pixels, width=width, depth=depth, heads=heads)
 
     @classmethod
     def recipe(cls, config: Config, image_size: int, patch_size: int | None) -> Recipe:  # type: ignore[override]

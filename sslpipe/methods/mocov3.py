@@ -21,6 +21,7 @@ earlier. Where this differs from the official code: AdamW does not decay biases,
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -64,13 +65,10 @@ class MoCoV3(Method):
     title = "MoCo v3"
     paper = "Chen et al., ICCV 2021, arXiv:2104.02057"
     small = {
-        "temperature": 0.2,
-        "momentum": 0.99,
-        "projector_hidden": 512,
-        "projector_out": 128,
-        "predictor_hidden": 512,
+        "temperature": 0.2, "momentum": 0.99,
+        "projector_hidden": 512, "projector_out": 128, "predictor_hidden": 512,
         "optimizer": SMALL_ADAMW,
-    }
+    }  # fmt: skip
     needs = "large batches: they are the negatives"
     suspects = "check that the temperature is not too high, the learning rate, and the momentum"
     scales = (
@@ -98,9 +96,8 @@ class MoCoV3(Method):
             self.freeze(next(m for name, m in modules if name.split(".")[-1] == "patch_embed"))
         out, layers = config.projector_out, config.projector_layers or (3 if vit else 2)
         self.projector = mlp(backbone.dim, config.projector_hidden, out, layers=layers, last_norm="plain")
-        self.predictor = mlp(
-            out, config.predictor_hidden, out, last_norm="plain" if vit else None, last_bias=False
-        )
+        last_norm: Literal["plain"] | None = "plain" if vit else None
+        self.predictor = mlp(out, config.predictor_hidden, out, last_norm=last_norm, last_bias=False)
         self.key_encoder = Momentum(nn.Sequential(self.backbone, self.projector))  # f_k has no predictor
 
     @classmethod

@@ -35,18 +35,10 @@ class Rotation(Method):
     """L = −(1/K) Σ_y log F^y(g(x | y)), the mean over images; g turns by y · 90° (eq. 3)."""
 
     class Config(MethodConfig):
-        """RotNet's settings."""
-
         optimizer: OptimizerConfig = OptimizerConfig(
-            name="sgd",
-            lr=0.01,
-            rule="absolute",
-            weight_decay=5e-4,
-            momentum=0.9,
-            schedule="steps",
-            milestones=(0.3, 0.6, 0.9),
-            warmup_epochs=0,
-        )
+            name="sgd", lr=0.01, rule="absolute", weight_decay=5e-4, momentum=0.9,
+            schedule="steps", milestones=(0.3, 0.6, 0.9), warmup_epochs=0,
+        )  # fmt: skip
 
     paper = "Gidaris et al., ICLR 2018, arXiv:1803.07728"
     small = {"optimizer": SMALL_ADAMW}

@@ -21,7 +21,7 @@ from sslpipe.core.distributed import gather
 from sslpipe.losses import nt_xent
 from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
 from sslpipe.methods.base.method import Clock, Method, Step
-from sslpipe.methods.base.monitor import mean_cosine, projections
+from sslpipe.methods.base.monitor import mean_cosine, spread_of
 from sslpipe.methods.base.scale import Scale
 from sslpipe.networks.heads import mlp
 from sslpipe.networks.protocol import Backbone
@@ -33,8 +33,6 @@ class SimCLR(Method):
     """L = mean over the 2N views i of −log( exp(sim(z_i, z_j)/τ) / Σ_{k≠i} exp(sim(z_i, z_k)/τ) )  (eq. 1)."""
 
     class Config(MethodConfig):
-        """SimCLR's settings."""
-
         temperature: float = Field(0.1, gt=0, description="τ")
         projector_hidden: int = Field(2048, ge=1, description="width of the projector's hidden layers")
         projector_out: int = Field(128, ge=1, description="width of the projections")
@@ -98,4 +96,4 @@ class SimCLR(Method):
 
     def monitor(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         """How far projections spread."""
-        return projections(self.projector(h) for _, h in batches)
+        return spread_of(torch.cat([self.projector(h) for _, h in batches]))

@@ -34,18 +34,10 @@ class SimMIM(Method):
     """L = ‖y_M − x_M‖₁ / Ω(x_M): a mean over the numbers of hidden pixels (eq. 1)."""
 
     class Config(MethodConfig):
-        """SimMIM's settings."""
-
         optimizer: OptimizerConfig = OptimizerConfig(
-            name="adamw",
-            lr=5e-5,
-            rule="linear",
-            weight_decay=0.05,
-            clip=5.0,
-            warmup_epochs=10,
-            schedule="steps",
-            milestones=(0.875,),
-        )
+            name="adamw", lr=5e-5, rule="linear", weight_decay=0.05, clip=5.0,
+            schedule="steps", milestones=(0.875,), warmup_epochs=10,
+        )  # fmt: skip
 
     paper = "Xie et al., CVPR 2022, arXiv:2111.09886"
     small = {"optimizer": {**SMALL_ADAMW, "lr": 0.001, "schedule": "cosine"}}

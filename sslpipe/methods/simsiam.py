@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -25,7 +26,7 @@ from sslpipe.losses import negative_cosine
 from sslpipe.measures.rank import spread
 from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
 from sslpipe.methods.base.method import Clock, Method, ParamGroup, Step
-from sslpipe.methods.base.monitor import projections
+from sslpipe.methods.base.monitor import spread_of
 from sslpipe.methods.base.scale import Scale
 from sslpipe.networks.heads import mlp
 from sslpipe.networks.protocol import Backbone
@@ -36,8 +37,6 @@ class SimSiam(Method):
     """L = ½ D(p₁, stopgrad(z₂)) + ½ D(p₂, stopgrad(z₁)), D the negative cosine  (eq. 4)."""
 
     class Config(MethodConfig):
-        """SimSiam's settings."""
-
         projector_hidden: int = Field(2048, ge=1, description="width of the projector's hidden layers")
         projector_out: int = Field(2048, ge=1, description="d")
         predictor_hidden: int = Field(512, ge=1, description="a bottleneck, a quarter of d in the paper")
@@ -70,7 +69,7 @@ class SimSiam(Method):
 
     def monitor(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         """How far z spreads."""
-        return projections(self.projector(h) for _, h in batches)
+        return spread_of(torch.cat([self.projector(h) for _, h in batches]))
 
 
 def keep_rate(groups: list[ParamGroup], module: nn.Module) -> list[ParamGroup]:

@@ -34,7 +34,7 @@ from sslpipe.losses.precision import similarity, unit
 from sslpipe.methods.base import scale as _scale
 from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
 from sslpipe.methods.base.method import Clock, Method, ParamGroup, Step
-from sslpipe.methods.base.monitor import collect, entropy_share, spread_of
+from sslpipe.methods.base.monitor import entropy_share, spread_of
 from sslpipe.methods.base.pictures import plain
 from sslpipe.methods.base.scale import Scale
 from sslpipe.networks.heads import mlp
@@ -62,8 +62,6 @@ class SwAV(Method):
     """
 
     class Config(MethodConfig):
-        """SwAV's settings."""
-
         temperature: float = Field(0.1, gt=0, description="τ")
         epsilon: float = Field(0.05, gt=0, description="ε of eq. 3: smaller gives sharper codes")
         sinkhorn_rounds: int = Field(3, ge=1, description="rounds of Sinkhorn that share out the images")
@@ -149,7 +147,10 @@ class SwAV(Method):
         """One batch: V crops are scored, the first two get codes, and each code is predicted by all other crops."""
         if len(views) < _ASSIGNED or views[0].name != views[1].name:
             raise UserError("SwAV needs two large crops: set views.recipe.global.count to 2 or more")
-        C = self._normalised()  # [K, D]
+        with torch.no_grad():
+            self.prototypes.copy_(unit(self.prototypes))  # back to the sphere: gradients are those there
+        # A copy, since a second part of the batch comes here again, perhaps before the first one's backward.
+        C = self.prototypes.clone()  # [K, D]
         z = self._embed(views).chunk(len(views))  # V × [N, D]
         scores = [similarity(z_v, C) for z_v in z]  # V × [N, K]
         codes = [self._assign(z[a], C, a) for a in range(_ASSIGNED)]  # 2 × [N, K]
@@ -174,7 +175,7 @@ class SwAV(Method):
         prototype_entropy: of the nearest prototypes over the images, 0 when it is the same one for all.
         prediction_entropy: of an image's softmax over the prototypes, 1 when it tells none from another.
         """
-        (z,) = collect((unit(self.projector(h)),) for _, h in batches)  # [M, D]
+        z = torch.cat([unit(self.projector(h)) for _, h in batches])  # [M, D]
         scores, K = similarity(z, unit(self.prototypes)), len(self.prototypes)  # [M, K]
         p = (scores / self.config.temperature).softmax(dim=1)
         return spread_of(z) | {
@@ -202,15 +203,6 @@ class SwAV(Method):
         h = [self.backbone(torch.cat([view.pixels for view in group])) for _, group in same_size]
         return unit(self.projector(torch.cat(h)))
 
-    def _normalised(self) -> Tensor:
-        """Project C back to the sphere, where it stays, and return it: gradients are those at the sphere's C.
-
-        A copy, since a second part of the batch comes here again, perhaps before the first one's backward.
-        """
-        with torch.no_grad():
-            self.prototypes.copy_(unit(self.prototypes))
-        return self.prototypes.clone()
-
     @torch.no_grad()
     def _assign(self, z: Tensor, C: Tensor, a: int) -> Tensor:
         """Codes [N, K] of this rank's crops `a`: all ranks' crops and the queue share the prototypes evenly."""
@@ -218,9 +210,8 @@ class SwAV(Method):
         if self.queue is not None and self.queue.full:
             past = self.queue.vectors.chunk(_ASSIGNED, dim=1)[a]  # [L, D], scored by today's prototypes
             everyone = torch.cat([past, everyone])  # [L + W · N, D]
-        q = sinkhorn(
-            similarity(everyone, C), self.config.epsilon, self.config.sinkhorn_rounds
-        )  # [L + W · N, K]
+        scores = similarity(everyone, C)  # [L + W · N, K]
+        q = sinkhorn(scores, self.config.epsilon, self.config.sinkhorn_rounds)
         return q[-world_size() * n :].chunk(world_size())[rank()]
 
     @torch.no_grad()

@@ -14,7 +14,7 @@ from sslpipe.console.errors import UserError
 from sslpipe.data.loader import Reader
 from sslpipe.methods.base.config import MethodConfig
 from sslpipe.methods.base.scale import Rule, Scale
-from sslpipe.networks.protocol import Backbone
+from sslpipe.networks.protocol import Backbone, ConvBackbone, probe
 from sslpipe.views.recipe import Recipe
 from sslpipe.views.view import View
 
@@ -76,9 +76,7 @@ class Method(nn.Module):
     needs: ClassVar[str] = ""  # what it asks of data or batches beside images, in a few words
     default_backbone: ClassVar[str] = "small_resnet"
     suspects: ClassVar[str] = "check the learning rate and the views"  # where features have collapsed
-    scales: ClassVar[
-        tuple[Scale, ...]
-    ]  # the runs that the paper's settings are of, the first with all defaults
+    scales: ClassVar[tuple[Scale, ...]]  # runs that the paper's settings are of, the first with all defaults
     #: Settings for a few thousand small images, where they are not the paper's; found by trying.
     small: ClassVar[Mapping[str, Any]] = {}
     rules: ClassVar[Mapping[str, Rule]] = {}  # settings that change with the scale, and how
@@ -166,6 +164,22 @@ class Method(nn.Module):
                 f"{type(self).__name__} cannot learn from a batch of {batch_size}: set pretrain.batch_size to 2 or more"
             )
         return []
+
+    def check_parts(self, size: int, parts: str, advice: str) -> None:
+        """Refuse parts of images, `size` pixels a side, that a CNN cannot take.
+
+        Raises:
+            UserError: says which of the method's settings to change, in the words of `advice`.
+        """
+        try:
+            if isinstance(self.backbone, ConvBackbone):
+                probe(self.backbone, size)
+        except UserError as error:
+            name = self.__module__.rpartition(".")[2]
+            raise UserError(
+                f"{name} shows {self.backbone.name} {parts} of {size} pixels, which it cannot take: "
+                f"set methods.{name}.{advice}"
+            ) from error
 
     def before_update(self, clock: Clock) -> None:
         """Called when gradients are final, before clipping: freezes set `grad = None` here."""

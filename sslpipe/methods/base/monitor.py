@@ -30,19 +30,9 @@ def entropy_share(chosen: Tensor, choices: int) -> Tensor:
     return torch.special.entr(p).sum() / math.log(most)
 
 
-def collect(parts: Iterable[tuple[Tensor, ...]]) -> list[Tensor]:
-    """Tuples of tensors [n, …], one a batch, as one tensor [N, …] for each place in the tuple."""
-    return [torch.cat(column) for column in zip(*parts, strict=True)]
-
-
 def spread_of(z: Tensor) -> dict[str, Tensor]:
     """How far projections [N, D] spread: what `alike` looks at."""
     return {"projection_std": spread(z), "projection_rank": effective_rank(z)}
-
-
-def projections(parts: Iterable[Tensor]) -> dict[str, Tensor]:
-    """The same of projections in parts [n, D]."""
-    return spread_of(torch.cat(list(parts)))
 
 
 def student_and_teacher(parts: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
@@ -51,16 +41,15 @@ def student_and_teacher(parts: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Ten
     teacher_gap: 1 − their cosine, the mean over images: 0 at the start, where the networks are equal, and again when
     momentum has reached 1 at the end; 1 when the one says nothing of the other.
     """
-    student, teacher = collect(parts)
+    student, teacher = (torch.cat(column) for column in zip(*parts, strict=True))
     return {**spread_of(student), "teacher_gap": 1 - mean_cosine(student, teacher)}
 
 
 def alike(looks: Sequence[Mapping[str, float]]) -> str | None:
     """In what all images have become alike, in a few words; None where they can be told from each other.
 
-    Args:
-        looks: what was seen so far, the newest last: `epoch`, `feature_std`, and of methods that compare
-            projections `projection_std` and `projection_rank`. The first is of random weights where its epoch is 0.
+    The looks are what was seen so far, the newest last: `epoch`, `feature_std`, and of methods that compare projections
+    `projection_std` and `projection_rank`. The first is of random weights where its epoch is 0.
 
     A number is low where it is below a bound and below half of what random weights have, which so never count as
     collapsed. The bounds:

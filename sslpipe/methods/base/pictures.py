@@ -85,9 +85,8 @@ def heat(images: Tensor, grid: tuple[int, int], values: Tensor) -> Tensor:
 def _layout(grid: tuple[int, int], images: Tensor) -> tuple[Tensor, Tensor]:
     """For each pixel its patch, and how many pixels its middle is away from that patch's border: [s, s] each."""
     side = images.shape[-1]
-    middles = [
-        (torch.arange(side, device=images.device) + 0.5) * count / side for count in grid
-    ]  # in patches
+    middle = torch.arange(side, device=images.device) + 0.5
+    middles = [middle * count / side for count in grid]  # in patches
     down, across = ((0.5 - (x.frac() - 0.5).abs()) * side / n for x, n in zip(middles, grid, strict=True))
     patch = middles[0].long()[:, None] * grid[1] + middles[1].long()
     return patch, torch.minimum(down[:, None], across)
