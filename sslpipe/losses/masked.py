@@ -40,6 +40,5 @@ def masked_token_cross_entropy(logits: Tensor, tokens: Tensor, mask: Tensor) -> 
 
 
 def _mean_of_hidden(error: Tensor, mask: Tensor) -> Tensor:
-    """The mean of [N, P] numbers over the hidden patches."""
     hidden = mask.to(error.dtype)
     return (error * hidden).sum() / hidden.sum().clamp(min=1)

@@ -39,16 +39,15 @@ def similarity(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _widen(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
     if isinstance(value, list | tuple):
         return [_widen(item) for item in value]
-    return value
+    half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
+    return value.float() if half else value
 
 
 def _device_type(values: list[Any]) -> str:
-    for value in values:
-        first = value[0] if isinstance(value, list) and value else value
-        if isinstance(first, Tensor) and not first.is_meta:  # autocast knows no meta device
-            return first.device.type
-    return "cpu"
+    firsts = [value[0] if isinstance(value, list) and value else value for value in values]
+    found = [
+        x.device.type for x in firsts if isinstance(x, Tensor) and not x.is_meta
+    ]  # autocast knows no meta
+    return found[0] if found else "cpu"

@@ -1,4 +1,4 @@
-"""What features look like without training anything on them: pure functions, tensors in, numbers out, in float64."""
+"""How far features spread, how many dimensions they fill, and how they lie: nothing is trained on them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sslpipe.measures.knn import nearest
-from sslpipe.measures.rank import rank_of
 
 ALPHA, T = 2, 2  # of alignment and uniformity, as Wang & Isola's experiments have them
 DELTA = 1e-4  # added to the within-class variances of LiDAR
@@ -16,13 +15,45 @@ _FEWEST = 8  # eigenvalues that a power law may be fitted to
 _DEAD = 1e-4  # deviation of a dead feature, as a share of the features' root mean square
 
 
+@torch.no_grad()
+def spread(z: Tensor) -> Tensor:
+    """Mean standard deviation of the normalised rows of z [N, D], times √D: 1 when spread out, 0 when collapsed.
+
+    Chen & He 2021, Fig. 2.
+    """
+    z = normalize(z.float(), dim=1)
+    return z.std(dim=0).mean() * z.shape[1] ** 0.5
+
+
+@torch.no_grad()
+def effective_rank(z: Tensor) -> Tensor:
+    """RankMe: how many dimensions the rows of z [N, D] fill, from 1 to min(N, D).
+
+    exp(−Σ_k p_k log p_k) with p_k = σ_k / Σ_j σ_j + ε, σ the singular values of z and ε = 1e-7.
+
+    Garrido et al., "RankMe: Assessing the Downstream Performance of Pretrained Self-Supervised Representations by
+    Their Rank", ICML 2023, eq. 1. It says which of two runs of one method is the better, not which of two methods.
+    """
+    return rank_of(torch.linalg.svdvals(z.double()))  # of [min(N, D)]
+
+
+@torch.no_grad()
+def rank_of(spectrum: Tensor) -> Tensor:
+    """How many of a spectrum's values, at least 0, count: the exponential of the entropy of their fractions.
+
+    exp(−Σ_k p_k log p_k) with p_k = s_k / Σ_j s_j + 1e-7 (Roy & Vetterli 2007): K for K equal values, 1 for one.
+    """
+    p = spectrum / spectrum.sum().clamp(min=torch.finfo(spectrum.dtype).tiny) + 1e-7
+    return torch.special.entr(p).sum().exp()
+
+
 def alignment(x: Tensor, y: Tensor, alpha: float = ALPHA) -> float:
     """How far apart two views of an image are: E ‖x − y‖^α over the images, of L2-normalised features; 0 is best.
 
     Wang & Isola, "Understanding Contrastive Representation Learning through Alignment and Uniformity on the
     Hypersphere", ICML 2020, eq. 5. x and y are [N, D], a view each. For α = 2 it is 2 − 2 · cosine, 4 at most.
     """
-    return (_on_sphere(x) - _on_sphere(y)).norm(dim=1).pow(alpha).mean().item()
+    return (normalize(x.double(), dim=1) - normalize(y.double(), dim=1)).norm(dim=1).pow(alpha).mean().item()
 
 
 def uniformity(x: Tensor, t: float = T) -> float:
@@ -31,7 +62,7 @@ def uniformity(x: Tensor, t: float = T) -> float:
     0 where all features are equal, about −2t for many points spread evenly over a sphere of many dimensions.
     Wang & Isola 2020, eq. 6; features are normalised inside, N is at least 2.
     """
-    z = _on_sphere(x)
+    z = normalize(x.double(), dim=1)
     n, total = len(z), 0.0
     for start in range(0, n, 1024):
         squares = (2 - 2 * z[start : start + 1024] @ z.T).clamp_(min=0)  # [n, N]
@@ -127,7 +158,3 @@ def dead_dimensions(x: Tensor) -> int:
     """How many of the D features are the same for all images [N, D]: below 1e-4 of the features' root mean square."""
     x = x.double()
     return int((x.std(dim=0, correction=0) <= _DEAD * x.square().mean().sqrt()).sum())
-
-
-def _on_sphere(x: Tensor) -> Tensor:
-    return normalize(x.double(), dim=1)

@@ -29,15 +29,12 @@ from sslpipe.core.distributed import mean
 from sslpipe.data.loader import Loader
 from sslpipe.losses import masked_token_cross_entropy
 from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
-from sslpipe.methods.base.method import Clock, Method, Preparation, Step, hidden_patches
-from sslpipe.methods.base.pictures import IMAGES, hide, plain, sheet
-from sslpipe.methods.base.scale import Scale, root_of_images
+from sslpipe.methods.base.method import Backbone, Clock, Method, Preparation, Recipe, Scale, Step, View
+from sslpipe.methods.base.pictures import IMAGES, hidden_patches, hide, plain, sheet
+from sslpipe.methods.base.scale import root_of_images
 from sslpipe.networks import tokenizer as tokenizers
-from sslpipe.networks.protocol import Backbone
 from sslpipe.networks.tokenizer import Tokenizer, TokenizerConfig, perplexity
 from sslpipe.views.engine import ViewEngine
-from sslpipe.views.recipe import Recipe
-from sslpipe.views.view import View
 
 
 def _small_vocabulary(tokenizer: TokenizerConfig, paper: Scale, here: Scale) -> tuple[dict[str, object], str]:
@@ -68,12 +65,10 @@ class BEiT(Method):
     default_backbone = "small_vit"
     scales = (
         Scale(
-            batch=2048,
-            epochs=800,
-            source="README.md of the official code",
+            batch=2048, epochs=800, source="README.md of the official code",
             shorter="the official commands train 800 epochs, or 150 of the eleven times larger ImageNet-22k",
         ),
-    )
+    )  # fmt: skip
     rules = {"tokenizer": _small_vocabulary}
 
     def __init__(self, backbone: Backbone, config: Config) -> None:

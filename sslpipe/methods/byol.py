@@ -20,15 +20,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslpipe.losses import negative_cosine
-from sslpipe.measures.rank import spread
+from sslpipe.measures.geometry import spread
 from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
-from sslpipe.methods.base.method import Clock, Method, Step
+from sslpipe.methods.base.method import Backbone, Clock, Method, Scale, Step, View
 from sslpipe.methods.base.monitor import student_and_teacher
-from sslpipe.methods.base.scale import Scale, momentum
+from sslpipe.methods.base.scale import momentum
 from sslpipe.networks.heads import mlp
 from sslpipe.networks.momentum import Momentum, cosine_momentum
-from sslpipe.networks.protocol import Backbone
-from sslpipe.views.view import View
 
 _PRESETS = "the official code's presets by epochs, byol/configs/byol.py"
 
@@ -54,13 +52,10 @@ class BYOL(Method):
 
     paper = "Grill et al., NeurIPS 2020, arXiv:2006.07733"
     small = {
-        "momentum": 0.9,
-        "projector_hidden": 512,
-        "projector_out": 512,
-        "predictor_hidden": 512,
+        "momentum": 0.9, "projector_hidden": 512, "projector_out": 512, "predictor_hidden": 512,
         "projector_norm": "plain",  # not in the paper: without it, small data and short runs collapse
         "optimizer": SMALL_ADAMW,
-    }
+    }  # fmt: skip
     needs = "a long run, or projector_norm: plain"
     suspects = "check the batch norm in the heads (projector_norm: plain), the momentum and the learning rate"
     scales = (

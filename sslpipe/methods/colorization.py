@@ -33,14 +33,11 @@ from torch import Tensor
 from sslpipe.data.loader import Reader
 from sslpipe.losses import rebalanced_cross_entropy
 from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
-from sslpipe.methods.base.method import Clock, Method, Preparation, Step
+from sslpipe.methods.base.method import Backbone, Clock, Method, Preparation, Scale, Step, View
 from sslpipe.methods.base.pictures import IMAGES, plain, sheet
-from sslpipe.methods.base.scale import Scale
 from sslpipe.networks.decoders import MapDecoder
 from sslpipe.networks.lab import Lightness, as_input, in_gamut, lab_to_rgb, lightness, rgb_to_lab
-from sslpipe.networks.protocol import Backbone
 from sslpipe.views.recipe import IMAGENET_MEAN, IMAGENET_STD
-from sslpipe.views.view import View
 
 GRID = 10  # of a and b
 # The authors' list has four points more than the colours of sRGB need, at the rim. With them Q is the paper's 313.

@@ -39,12 +39,9 @@ from sslpipe.core.device import to_device
 from sslpipe.core.distributed import rank, world_size
 from sslpipe.losses import label_cross_entropy
 from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
-from sslpipe.methods.base.method import Clock, Method, Preparation, Step
+from sslpipe.methods.base.method import Backbone, Clock, Method, Preparation, Scale, Step, View
 from sslpipe.methods.base.pictures import GREY, IMAGES, plain, sheet
-from sslpipe.methods.base.scale import Scale
 from sslpipe.networks.heads import mlp
-from sslpipe.networks.protocol import Backbone
-from sslpipe.views.view import View
 
 CELL, TILE, SHIFT = 85, 64, 2  # the paper's pixels; at other sizes all keep their proportions
 SMALLEST = 16  # pixels at which tiles are shown to the backbone at least
@@ -81,12 +78,11 @@ class Jigsaw(Method):
     small = {
         "grid": 2,  # the paper's 3 makes tiles of a digit that show hardly a stroke
         "permutations": 24,  # all of four tiles
-        "tile_features": 128,
-        "hidden": 512,
+        "tile_features": 128, "hidden": 512,
         # Cut out as it is: interpolation gives puzzles away.
         "views": {"size": 26, "scale": [0.87, 0.87], "rotation": 0.0},
         "optimizer": SMALL_ADAMW,
-    }
+    }  # fmt: skip
     # No transformer: its positions are those of the whole image.
     takes = ("resnet", "cnn")
     needs = "images larger than the puzzle"
@@ -103,11 +99,9 @@ class Jigsaw(Method):
         self.check_parts(shown, "tiles", "tile_size to what it can, or pretrain.backbone to a ResNet")
         chosen = distant_permutations(config.permutations, config.permutation_seed, self.grid**2)
         self.register_buffer("permutations", torch.from_numpy(chosen.copy()))  # [S, G]
-        self.fc6 = nn.Sequential(
-            mlp(backbone.dim, config.tile_features, config.tile_features, layers=1, last_norm="affine"),
-            nn.ReLU(inplace=True),
-        )
-        self.fc78 = mlp(self.grid**2 * config.tile_features, config.hidden, config.permutations)
+        d = config.tile_features
+        self.fc6 = nn.Sequential(mlp(backbone.dim, d, d, layers=1, last_norm="affine"), nn.ReLU(inplace=True))
+        self.fc78 = mlp(self.grid**2 * d, config.hidden, config.permutations)
 
     def prepare(self, preparation: Preparation) -> None:
         """Say so where views are enlarged: the traces of interpolation tell where a tile was."""
@@ -128,9 +122,8 @@ class Jigsaw(Method):
         return Step(label_cross_entropy(scores, label), {"accuracy": accuracy})
 
     def _puzzle(self, view: View, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        x = view.pixels
+        x, tiles = view.pixels, self.grid**2
         cell, tile, shift = _sizes(x.shape[2], self.grid)
-        tiles = self.grid**2
         draw = partial(_draw, x, generator)
         label = draw(len(self.permutations))  # [N]
         offset = draw(cell - tile - shift + 1, tiles, 2)  # [N, G, 2], in its cell: so gaps differ
@@ -229,11 +222,7 @@ def _draw(x: Tensor, generator: torch.Generator, bound: int, *shape: int) -> Ten
 
 
 def _sizes(side: int, grid: int) -> tuple[int, int, int]:
-    """Sides of cell and tile, and the largest shift of a channel, for a view of `side` pixels of `grid` cells across.
-
-    Raises:
-        UserError: the view is too small to leave gaps between tiles.
-    """
+    """Sides of cell and tile, and the largest shift of a channel, for views of `side` pixels, `grid` cells across."""
     cell = side // grid
     tile, shift = round(cell * TILE / CELL), round(cell * SHIFT / CELL)
     if cell < 4:

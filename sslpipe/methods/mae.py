@@ -17,14 +17,10 @@ from torch import Tensor
 
 from sslpipe.losses import masked_mse
 from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
-from sslpipe.methods.base.method import Clock, Method, Step, hidden_patches
-from sslpipe.methods.base.pictures import IMAGES, reconstructions
-from sslpipe.methods.base.scale import Scale
+from sslpipe.methods.base.method import Backbone, Clock, Method, Recipe, Scale, Step, View
+from sslpipe.methods.base.pictures import IMAGES, hidden_patches, reconstructions
 from sslpipe.networks.decoders import MAEDecoder
 from sslpipe.networks.patches import patchify
-from sslpipe.networks.protocol import Backbone
-from sslpipe.views.recipe import Recipe
-from sslpipe.views.view import View
 
 
 class MAE(Method):
@@ -51,21 +47,20 @@ class MAE(Method):
     default_backbone = "small_vit"
     scales = (
         Scale(
-            batch=4096,
-            epochs=800,
-            source="PRETRAIN.md of the official code",
+            batch=4096, epochs=800, source="PRETRAIN.md of the official code",
             shorter="accuracy improves steadily up to 1600 epochs (Fig. 7)",
         ),
-    )
+    )  # fmt: skip
 
     def __init__(self, backbone: Backbone, config: Config) -> None:
         super().__init__(backbone, config)
         assert backbone.patch_size is not None
         assert backbone.grid is not None
         self.patch_size, self.normalise_target = backbone.patch_size, config.normalise_target
-        pixels = backbone.patch_size**2 * 3  # numbers a patch, p·p·3
-        width, depth, heads = config.decoder_width, config.decoder_depth, config.decoder_heads
-        self.decoder = MAEDecoder(backbone.dim, backbone.grid, pixels, width=width, depth=depth, heads=heads)
+        self.decoder = MAEDecoder(
+            backbone.dim, backbone.grid, backbone.patch_size**2 * 3,
+            width=config.decoder_width, depth=config.decoder_depth, heads=config.decoder_heads,
+        )  # fmt: skip
 
     @classmethod
     def recipe(cls, config: Config, image_size: int, patch_size: int | None) -> Recipe:  # type: ignore[override]

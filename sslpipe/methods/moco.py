@@ -30,14 +30,12 @@ from sslpipe.core.distributed import gather, rank, unsynchronise, world_size
 from sslpipe.losses import info_nce
 from sslpipe.losses.precision import similarity, unit
 from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
-from sslpipe.methods.base.method import Clock, Method, Step
+from sslpipe.methods.base.method import Backbone, Clock, Method, Scale, Step, View
 from sslpipe.methods.base.monitor import student_and_teacher
-from sslpipe.methods.base.scale import Scale, power, queue
+from sslpipe.methods.base.scale import power, queue
 from sslpipe.networks.heads import mlp
 from sslpipe.networks.momentum import Momentum
-from sslpipe.networks.protocol import Backbone
 from sslpipe.networks.queue import Queue, check_length
-from sslpipe.views.view import View
 
 _SGD = OptimizerConfig(name="sgd", lr=0.03, rule="linear", weight_decay=1e-4, warmup_epochs=0)
 _VERSION_1: dict[str, Any] = {
@@ -101,10 +99,9 @@ class MoCo(Method):
     small = {
         "momentum": 0.99,
         "queue": 896,  # a multiple of the batch, at most a quarter of the images
-        "projector_hidden": 256,
-        "projector_out": 128,
+        "projector_hidden": 256, "projector_out": 128,
         "optimizer": SMALL_ADAMW,
-    }
+    }  # fmt: skip
     needs = "a queue that the batch divides"
     suspects = "check that the temperature is not too high, the learning rate, and the momentum"
     scales = (Scale(batch=256, epochs=200, source="the official code's defaults, main_moco.py"),)
@@ -137,9 +134,8 @@ class MoCo(Method):
         check_length(K, batch_size)
         if images < 4 * K:
             most = images // 4 // batch_size * batch_size
-            advice = (
-                f"set methods.moco.queue to {most}" if most else "train on more images or smaller batches"
-            )
+            shorter = f"set methods.moco.queue to {most}"
+            advice = shorter if most else "train on more images or smaller batches"
             warnings.append(
                 f"MoCo's queue of {K} keys is more than a quarter of the {images} images, so an image's own old keys "
                 f"are often among its negatives: {advice}"

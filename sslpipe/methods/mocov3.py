@@ -31,13 +31,11 @@ from sslpipe.core.distributed import gather, rank
 from sslpipe.losses import batch_info_nce
 from sslpipe.losses.precision import similarity, unit
 from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
-from sslpipe.methods.base.method import Clock, Method, Step
+from sslpipe.methods.base.method import Backbone, Clock, Method, Scale, Step, View
 from sslpipe.methods.base.monitor import student_and_teacher
-from sslpipe.methods.base.scale import Scale, momentum
+from sslpipe.methods.base.scale import momentum
 from sslpipe.networks.heads import mlp
 from sslpipe.networks.momentum import Momentum, cosine_momentum
-from sslpipe.networks.protocol import Backbone
-from sslpipe.views.view import View
 
 _LARS = OptimizerConfig(name="lars", lr=0.6, rule="linear", weight_decay=1e-6, warmup_epochs=10)
 _ADAMW = OptimizerConfig(name="adamw", lr=1.5e-4, rule="linear", weight_decay=0.1, warmup_epochs=40)
@@ -73,16 +71,13 @@ class MoCoV3(Method):
     suspects = "check that the temperature is not too high, the learning rate, and the momentum"
     scales = (
         Scale(batch=4096, epochs=100, kinds=_CNN, source=_COMMANDS),
-        Scale(batch=4096, epochs=300, kinds=_CNN, settings={"optimizer": {"lr": 0.3}}, source=_COMMANDS),
+        Scale(batch=4096, epochs=300, kinds=_CNN, source=_COMMANDS, settings={"optimizer": {"lr": 0.3}}),
         Scale(
-            batch=4096,
-            epochs=1000,
-            kinds=_CNN,
+            batch=4096, epochs=1000, kinds=_CNN, source=_COMMANDS,
             settings={"momentum": 0.996, "optimizer": {"lr": 0.3, "weight_decay": 1.5e-6}},
-            source=_COMMANDS,
         ),
         Scale(batch=4096, epochs=300, kinds=("vit",), source=_COMMANDS),
-    )
+    )  # fmt: skip
     rules = {"momentum": momentum}
 
     def __init__(self, backbone: Backbone, config: Config) -> None:
@@ -90,7 +85,10 @@ class MoCoV3(Method):
         vit = backbone.kind == "vit"
         self.temperature = config.temperature or (0.2 if vit else 1.0)
         self.momentum = config.momentum
-        self.optimizer = _on_top(config.optimizer, _ADAMW if vit else _LARS)
+        self.optimizer = _ADAMW if vit else _LARS
+        if config.optimizer is not None:  # what is given lies on top
+            given = config.optimizer.model_dump(exclude_unset=True)
+            self.optimizer = self.optimizer.model_copy(update=given)
         if vit and config.freeze_patch_embedding:
             modules = backbone.named_modules()  # our own ViTs and timm's have a module of this name
             self.freeze(next(m for name, m in modules if name.split(".")[-1] == "patch_embed"))
@@ -139,11 +137,6 @@ class MoCoV3(Method):
     def _contrast(self, q: Tensor, k: Tensor) -> Tensor:
         """ctr(q, k): q [N, d] of this rank, k [W · N, d] of all; the positives begin at row rank · N."""
         return 2 * self.temperature * batch_info_nce(q, k, self.temperature, rank() * len(q))
-
-
-def _on_top(given: OptimizerConfig | None, paper: OptimizerConfig) -> OptimizerConfig:
-    """The paper's optimiser with what was given in its place."""
-    return paper if given is None else paper.model_copy(update=given.model_dump(exclude_unset=True))
 
 
 @torch.no_grad()

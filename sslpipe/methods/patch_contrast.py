@@ -33,14 +33,11 @@ from sslpipe.core.device import to_device
 from sslpipe.core.distributed import gather
 from sslpipe.losses import nt_xent, patch_info_nce
 from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
-from sslpipe.methods.base.method import Clock, Method, Step
+from sslpipe.methods.base.method import Backbone, Clock, Method, Scale, Step, View
 from sslpipe.methods.base.monitor import mean_cosine, spread_of
 from sslpipe.methods.base.pictures import enlarged, frame, heat, plain, sheet
-from sslpipe.methods.base.scale import Scale
 from sslpipe.networks.heads import mlp
-from sslpipe.networks.protocol import Backbone
 from sslpipe.views.geometry import matches
-from sslpipe.views.view import View
 
 _LOGITS = 2**25  # logits of patches at a time: 128 MiB in float32
 _WATCHED = 256  # images that `patch_accuracy` looks at
@@ -259,11 +256,7 @@ def draw(m: Tensor, anchors: int, generator: torch.Generator) -> Tensor:
 
 
 def _unit(backbone: Backbone, unit: str) -> str:
-    """What a patch is to this backbone.
-
-    Raises:
-        UserError: it has no such patches.
-    """
+    """What a patch is to this backbone; a UserError where it has no such patches."""
     own = "tokens" if backbone.kind == "vit" else "cells"
     if unit not in ("auto", "regions", own):
         raise UserError(

@@ -20,11 +20,8 @@ from torch import Tensor, nn
 from sslpipe.console.errors import UserError
 from sslpipe.losses import label_cross_entropy
 from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
-from sslpipe.methods.base.method import Clock, Method, Preparation, Step
+from sslpipe.methods.base.method import Backbone, Clock, Method, Preparation, Scale, Step, View
 from sslpipe.methods.base.pictures import IMAGES, plain, sheet
-from sslpipe.methods.base.scale import Scale
-from sslpipe.networks.protocol import Backbone
-from sslpipe.views.view import View
 
 K = 4  # rotations: y · 90° counter-clockwise, y = 0 … 3
 
@@ -50,11 +47,7 @@ class Rotation(Method):
         self.classifier = nn.Linear(backbone.dim, K)
 
     def prepare(self, preparation: Preparation) -> None:
-        """Refuse views that are turned or upside down already: then no label would be right.
-
-        Raises:
-            UserError: says what to set instead.
-        """
+        """Refuse views that are turned or upside down already: then no label would be right."""
         (spec,) = preparation.recipe.views
         if spec.quarter_turns or spec.vflip > 0 or spec.rotation >= 45:
             raise UserError(

@@ -20,13 +20,9 @@ from torch import Tensor
 from sslpipe.core.distributed import gather
 from sslpipe.losses import nt_xent
 from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
-from sslpipe.methods.base.method import Clock, Method, Step
+from sslpipe.methods.base.method import Backbone, Clock, Method, Recipe, Scale, Step, View
 from sslpipe.methods.base.monitor import mean_cosine, spread_of
-from sslpipe.methods.base.scale import Scale
 from sslpipe.networks.heads import mlp
-from sslpipe.networks.protocol import Backbone
-from sslpipe.views.recipe import Recipe
-from sslpipe.views.view import View
 
 
 class SimCLR(Method):
@@ -54,19 +50,16 @@ class SimCLR(Method):
     scales = (
         Scale(batch=4096, epochs=100, source="Sec. 2.3, the default setting"),
         Scale(
-            batch=256,
-            epochs=100,
+            batch=256, epochs=100, source="App. B.1, better for small batches and few epochs",
             settings={"optimizer": {"lr": 0.075, "rule": "sqrt"}},
-            source="App. B.1, better for small batches and few epochs",
         ),
-    )
+    )  # fmt: skip
 
     def __init__(self, backbone: Backbone, config: Config) -> None:
         super().__init__(backbone, config)
         self.temperature = config.temperature
-        self.projector = mlp(
-            backbone.dim, config.projector_hidden, config.projector_out, last_norm=config.projector_norm
-        )  # g(·)
+        D, d = backbone.dim, config.projector_out
+        self.projector = mlp(D, config.projector_hidden, d, last_norm=config.projector_norm)  # g(·)
 
     @classmethod
     def recipe(cls, config: Config, image_size: int, patch_size: int | None) -> Recipe:  # type: ignore[override]

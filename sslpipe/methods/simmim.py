@@ -22,12 +22,9 @@ from torch import Tensor, nn
 
 from sslpipe.losses import masked_l1
 from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
-from sslpipe.methods.base.method import Clock, Method, Step, hidden_patches
-from sslpipe.methods.base.pictures import IMAGES, reconstructions
-from sslpipe.methods.base.scale import Scale
+from sslpipe.methods.base.method import Backbone, Clock, Method, Scale, Step, View
+from sslpipe.methods.base.pictures import IMAGES, hidden_patches, reconstructions
 from sslpipe.networks.patches import patchify
-from sslpipe.networks.protocol import Backbone
-from sslpipe.views.view import View
 
 
 class SimMIM(Method):
@@ -45,12 +42,10 @@ class SimMIM(Method):
     default_backbone = "small_vit"
     scales = (
         Scale(
-            batch=2048,
-            epochs=800,
-            source="README.md and configs/vit_base__800ep of the official code",
+            batch=2048, epochs=800, source="README.md and configs/vit_base__800ep of the official code",
             shorter="Swin-B fine-tunes to 83.5 after 100 epochs, to 84.0 after 800 (the official table)",
         ),
-    )
+    )  # fmt: skip
 
     def __init__(self, backbone: Backbone, config: Config) -> None:
         super().__init__(backbone, config)

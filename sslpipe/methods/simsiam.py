@@ -23,14 +23,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslpipe.losses import negative_cosine
-from sslpipe.measures.rank import spread
+from sslpipe.measures.geometry import spread
 from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
-from sslpipe.methods.base.method import Clock, Method, ParamGroup, Step
+from sslpipe.methods.base.method import Backbone, Clock, Method, ParamGroup, Scale, Step, View
 from sslpipe.methods.base.monitor import spread_of
-from sslpipe.methods.base.scale import Scale
 from sslpipe.networks.heads import mlp
-from sslpipe.networks.protocol import Backbone
-from sslpipe.views.view import View
 
 
 class SimSiam(Method):

@@ -33,15 +33,11 @@ from sslpipe.losses import sinkhorn, swapped_prediction
 from sslpipe.losses.precision import similarity, unit
 from sslpipe.methods.base import scale as _scale
 from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
-from sslpipe.methods.base.method import Clock, Method, ParamGroup, Step
+from sslpipe.methods.base.method import Backbone, Clock, Method, ParamGroup, Recipe, Scale, Step, View
 from sslpipe.methods.base.monitor import entropy_share, spread_of
 from sslpipe.methods.base.pictures import plain
-from sslpipe.methods.base.scale import Scale
 from sslpipe.networks.heads import mlp
-from sslpipe.networks.protocol import Backbone
 from sslpipe.networks.queue import Queue, check_length
-from sslpipe.views.recipe import Recipe
-from sslpipe.views.view import View
 
 _ASSIGNED = 2  # crops that are assigned to prototypes, the first two (--crops_for_assign 0 1)
 _ONE, _ALL = 0.1, 0.999  # entropies below and above which SwAV has collapsed
@@ -84,10 +80,9 @@ class SwAV(Method):
         "prototypes": 100,
         "freeze_prototypes": 31,  # iterations: one epoch of the bundled digits
         "local_crops": 0,  # small crops of digits are too small
-        "projector_hidden": 256,
-        "projector_out": 128,
+        "projector_hidden": 256, "projector_out": 128,
         "optimizer": SMALL_ADAMW,
-    }
+    }  # fmt: skip
     needs = "no fewer images in batch and queue than prototypes"
     suspects = (
         "lower epsilon, and check that Sinkhorn shares out more images (batch and queue) than there are "
@@ -96,18 +91,14 @@ class SwAV(Method):
     scales = (
         Scale(batch=4096, epochs=800, source="scripts/swav_800ep_pretrain.sh of the official code"),
         Scale(
-            batch=256,
-            epochs=200,
+            batch=256, epochs=200, source="scripts/swav_200ep_bs256_pretrain.sh of the official code",
             settings={"queue": 3840, "freeze_prototypes": 5005, "optimizer": {"lr": 0.6, "warmup_epochs": 0}},
-            source="scripts/swav_200ep_bs256_pretrain.sh of the official code",
         ),
-    )
+    )  # fmt: skip
     rules = {
-        "queue": _scale.queue,
-        "queue_epoch": _scale.share_of_epochs,
-        "freeze_prototypes": _scale.first_epochs,
-        "prototypes": _shared_out,
-    }
+        "queue": _scale.queue, "queue_epoch": _scale.share_of_epochs,
+        "freeze_prototypes": _scale.first_epochs, "prototypes": _shared_out,
+    }  # fmt: skip
 
     def __init__(self, backbone: Backbone, config: Config) -> None:
         super().__init__(backbone, config)

@@ -18,6 +18,10 @@ from sslpipe.networks.protocol import Backbone, ConvBackbone, probe
 from sslpipe.views.recipe import Recipe
 from sslpipe.views.view import View
 
+#: What the file of a method needs of this room; `Backbone`, `Scale` and `View` are from others.
+__all__ = [
+    "Backbone", "Clock", "Method", "ParamGroup", "Preparation", "Scale", "Step", "View"]  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Clock:
@@ -166,11 +170,7 @@ class Method(nn.Module):
         return []
 
     def check_parts(self, size: int, parts: str, advice: str) -> None:
-        """Refuse parts of images, `size` pixels a side, that a CNN cannot take.
-
-        Raises:
-            UserError: says which of the method's settings to change, in the words of `advice`.
-        """
+        """Refuse parts of images, `size` pixels a side, that a CNN cannot take; `advice` is which setting to change."""
         try:
             if isinstance(self.backbone, ConvBackbone):
                 probe(self.backbone, size)
@@ -222,10 +222,3 @@ class Method(nn.Module):
         for module in self._frozen:
             module.eval()
         return self
-
-
-def hidden_patches(view: View) -> tuple[Tensor, int]:
-    """Which patches of a masked view are hidden, bool [N, P], and how many of one image are at most."""
-    assert view.masks is not None
-    assert view.hidden is not None
-    return view.masks, view.hidden

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sslpipe.measures.rank import effective_rank, spread
+from sslpipe.measures.geometry import effective_rank, spread
 
-_EQUAL = 1e-3  # `feature_std` below which features are equal
+_EQUAL = 1e-3  # `feature_std` below which features are equal: two images' 1 − cosine, 1e-6, is rounded away in float32
 _NARROW = 0.1  # `projection_std` below which projections point one way
 _FLAT = 3.0  # `projection_rank` below which projections fill hardly any dimension
 
@@ -52,19 +52,9 @@ def alike(looks: Sequence[Mapping[str, float]]) -> str | None:
     `projection_std` and `projection_rank`. The first is of random weights where its epoch is 0.
 
     A number is low where it is below a bound and below half of what random weights have, which so never count as
-    collapsed. The bounds:
-
-    feature_std .001: 1 − cosine of two images is about its square, 1e-6, which is what float32 rounds away. It is no
-    higher because the features of masked image models share a large common part: a healthy MAE has .018.
-
-    projection_std .1: healthy runs have .26 to 1, random weights .15 to .27. SimSiam without its stop-gradient has
-    .003 to .1, SwAV with an epsilon of 1 has .08, a network that only pulls views together .04.
-
-    projection_rank 3: healthy runs have 5 to 70, random weights 9 to 77. SimSiam without its stop-gradient has 1.2,
-    and 2.2 to 2.5 when trained by squared errors: the batch norm at the end of its projector keeps the spread at .6,
-    for which one dimension is enough. MoCo with a momentum of .4 has 1.0 to 2.3.
-
-    The numbers are of the bundled digits; docs/guides/watching.md has them all.
+    collapsed. The bounds lie below what healthy runs on the bundled digits have (docs/guides/watching.md): a
+    `feature_std` of .018 and more, since the features of masked image models share a large common part; a
+    `projection_std` of .26 to 1; a `projection_rank` of 5 to 70.
     """
     now, first = looks[-1], looks[0]
 

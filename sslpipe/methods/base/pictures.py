@@ -1,4 +1,4 @@
-"""Pictures of what a method does with patches."""
+"""Which patches of a view are hidden, and pictures of what a method does with patches."""
 
 from __future__ import annotations
 
@@ -8,13 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sslpipe.methods.base.method import hidden_patches
 from sslpipe.networks.patches import patchify, unpatchify
 from sslpipe.views.view import View
 
 GREY = 0.5  # where a patch is hidden
 IMAGES = 16  # how many a sheet shows
 SIDE = 112  # pixels a side that small images are enlarged to where patches are framed
+
+
+def hidden_patches(view: View) -> tuple[Tensor, int]:
+    """Which patches of a masked view are hidden, bool [N, P], and how many of one image are at most."""
+    assert view.masks is not None
+    assert view.hidden is not None
+    return view.masks, view.hidden
 
 
 def plain(pixels: Tensor, view: View) -> Tensor:
