@@ -125,12 +125,8 @@ def power_law(spectrum: Tensor, ranks: tuple[int, int] = RANKS) -> tuple[float, 
     Agrawal et al., "α-ReQ: Assessing Representation Quality in Self-Supervised Learning by measuring eigenspectrum
     decay", NeurIPS 2022, Sec. 3: features near α = 1 serve best.
 
-    Args:
-        spectrum: [K], falling.
-        ranks: first and last rank, counted from 1; cut to the values that are above 1e-12 of the largest.
-
-    Returns:
-        α and R², or None where fewer than 8 ranks are left: that says nothing of a law.
+    The spectrum [K] falls; the ranks, first and last, count from 1 and are cut to the values above 1e-12 of the
+    largest. None where fewer than 8 are left: that says nothing of a law.
     """
     usable = int((spectrum > 1e-12 * spectrum.max()).sum()) if len(spectrum) else 0
     first, last = ranks[0], min(ranks[1], usable)

@@ -27,16 +27,11 @@ def nearest(
     device: torch.device | str = "cpu",
     itself: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The k most similar training images of each test image, exactly.
+    """The k most similar training images of each test image, exactly: of features [N, D] and [M, D], k at most N.
 
     Bank and queries are compared part by part: of a bank of a million images only `BANK` are on the device at a time.
-
-    Args:
-        train_features: [N, D].
-        test_features: [M, D].
-        k: at most N; at most N - 1 with `itself`.
-        device: where they are compared.
-        itself: int64 [M], the index of each test image in the training set: it is not its own neighbour.
+    With `itself`, the index of each test image in the training set, int64 [M], none is its own neighbour, and k is
+    at most N - 1.
 
     Returns:
         cosine similarities [M, k], falling, and int64 indices into the training set [M, k]; on the CPU.

@@ -212,10 +212,7 @@ def normalised(tiles: Tensor) -> Tensor:
 
 
 def _draw(x: Tensor, generator: torch.Generator, bound: int, *shape: int) -> Tensor:
-    """Whole numbers below `bound` for this rank's images x: int64 [N, …].
-
-    They are drawn for the images of all ranks, alike on each, so that one process draws what several do.
-    """
+    """Whole numbers below `bound` for this rank's images x, int64 [N, …]: one process draws what several do."""
     n = len(x)
     own = torch.randint(bound, (world_size() * n, *shape), generator=generator)[rank() * n : (rank() + 1) * n]
     return to_device(own, x.device)

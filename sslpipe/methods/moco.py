@@ -27,8 +27,7 @@ from torch import Tensor, nn
 
 from sslpipe.core.config import merge
 from sslpipe.core.distributed import gather, rank, unsynchronise, world_size
-from sslpipe.losses import info_nce
-from sslpipe.losses.precision import similarity, unit
+from sslpipe.losses import info_nce, similarity, unit
 from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
 from sslpipe.methods.base.method import Backbone, Clock, Method, Scale, Step, View
 from sslpipe.methods.base.monitor import student_and_teacher

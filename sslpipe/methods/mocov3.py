@@ -28,8 +28,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslpipe.core.distributed import gather, rank
-from sslpipe.losses import batch_info_nce
-from sslpipe.losses.precision import similarity, unit
+from sslpipe.losses import batch_info_nce, similarity, unit
 from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
 from sslpipe.methods.base.method import Backbone, Clock, Method, Scale, Step, View
 from sslpipe.methods.base.monitor import student_and_teacher

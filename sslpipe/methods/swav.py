@@ -29,8 +29,7 @@ from torch import Tensor, nn
 
 from sslpipe.console.errors import UserError
 from sslpipe.core.distributed import gather, rank, world_size
-from sslpipe.losses import sinkhorn, swapped_prediction
-from sslpipe.losses.precision import similarity, unit
+from sslpipe.losses import similarity, sinkhorn, swapped_prediction, unit
 from sslpipe.methods.base import scale as _scale
 from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
 from sslpipe.methods.base.method import Backbone, Clock, Method, ParamGroup, Recipe, Scale, Step, View
