@@ -42,9 +42,7 @@ def patch_info_nce(
     matched = matches.flatten() >= 0  # [NP]
     if anchors is None:
         anchors = int(matched.sum())
-    rows = (
-        (~matched).to(torch.uint8).argsort(stable=True)[:anchors]
-    )  # [A] of patches1, the matched ones first
+    rows = (~matched).to(torch.uint8).argsort(stable=True)[:anchors]  # [A], the matched ones first
     counts = matched[rows].to(z1.dtype)  # [A] 1, and 0 for those that only fill up
     P = z1.shape[1]
     positives = rows // P * z2.shape[1] + matches.flatten()[rows].clamp(min=0)  # [A] rows of patches2

@@ -47,7 +47,5 @@ def _widen(value: Any) -> Any:
 
 def _device_type(values: list[Any]) -> str:
     firsts = [value[0] if isinstance(value, list) and value else value for value in values]
-    found = [
-        x.device.type for x in firsts if isinstance(x, Tensor) and not x.is_meta
-    ]  # autocast knows no meta
-    return found[0] if found else "cpu"
+    # Autocast knows no meta device.
+    return next((x.device.type for x in firsts if isinstance(x, Tensor) and not x.is_meta), "cpu")

@@ -93,8 +93,8 @@ class MoCoV3(Method):
             self.freeze(next(m for name, m in modules if name.split(".")[-1] == "patch_embed"))
         out, layers = config.projector_out, config.projector_layers or (3 if vit else 2)
         self.projector = mlp(backbone.dim, config.projector_hidden, out, layers=layers, last_norm="plain")
-        last_norm: Literal["plain"] | None = "plain" if vit else None
-        self.predictor = mlp(out, config.predictor_hidden, out, last_norm=last_norm, last_bias=False)
+        last: Literal["plain"] | None = "plain" if vit else None
+        self.predictor = mlp(out, config.predictor_hidden, out, last_norm=last, last_bias=False)
         self.key_encoder = Momentum(nn.Sequential(self.backbone, self.projector))  # f_k has no predictor
 
     @classmethod
