@@ -49,6 +49,13 @@ def is_half(device: torch.device, precision: str) -> bool:
     )
 
 
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A copy of a host's tensor on a device; a GPU's work before it is not waited for."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()  # else the copy would wait
+    return tensor.to(device, non_blocking=True)
+
+
 def make_deterministic(wanted: bool) -> None:
     """Ask torch for the same result every time, bit for bit."""
     torch.use_deterministic_algorithms(wanted, warn_only=True)

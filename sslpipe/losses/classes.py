@@ -10,12 +10,7 @@ from sslpipe.losses.precision import full_precision
 
 @full_precision
 def label_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """−log p of the right class, the mean over N.
-
-    Args:
-        logits: [N, K] over K classes.
-        labels: int64 [N].
-    """
+    """−log p of the right one of K classes, the mean over N: logits [N, K], labels int64 [N]."""
     return F.cross_entropy(logits, labels)
 
 
@@ -23,11 +18,9 @@ def label_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 def rebalanced_cross_entropy(logits: Tensor, classes: Tensor, shares: Tensor, weight: Tensor) -> Tensor:
     """Cross entropy with soft targets, each cell weighted (Zhang et al. 2016, equation 2): the mean over cells.
 
-    Args:
-        logits: [N, Q, h, w] over Q colours.
-        classes: int64 [N, K, h, w], the K colours that a cell's target is made of.
-        shares: [N, K, h, w], their shares, which sum to 1 over K; not differentiated.
-        weight: [N, h, w], what a cell counts; the mean divides by the number of cells, not by the weights.
+    The logits [N, Q, h, w] are over Q colours. A cell's target is K of them, `classes` int64 [N, K, h, w], whose
+    `shares` [N, K, h, w] sum to 1 over K and take no gradient. `weight` [N, h, w] is what a cell counts; the mean
+    divides by the number of cells, not by the weights.
     """
     log_p = logits.log_softmax(dim=1).gather(1, classes)  # [N, K, h, w]
     return -(weight * (shares * log_p).sum(dim=1)).mean()

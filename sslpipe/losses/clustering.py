@@ -15,16 +15,10 @@ from sslpipe.losses.precision import full_precision
 def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
     """Soft codes that use all prototypes equally (Caron et al. 2020, section 3.1); no gradient.
 
-    In the log domain, since exp(scores / ε) overflows float32 at small ε. Each round normalises prototypes
-    (columns), then samples (rows). Under several processes the caller gathers the scores and keeps its rows.
-
-    Args:
-        scores: similarity of samples to prototypes, [N, K].
-        epsilon: entropy weight; smaller gives sharper codes.
-        iterations: rounds, at least 1.
-
-    Returns:
-        Codes [N, K] whose rows sum to 1.
+    From similarities of samples to prototypes, [N, K], to codes [N, K] whose rows sum to 1; a smaller ε, the weight of
+    the entropy, gives sharper ones. In the log domain, since exp(scores / ε) overflows float32 at small ε. Each round
+    normalises prototypes (columns), then samples (rows). Under several processes the caller gathers the scores and
+    keeps its rows.
 
     Raises:
         ValueError: `epsilon` is not positive or `iterations` is below 1.
@@ -42,18 +36,9 @@ def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
 def swapped_prediction(scores: Sequence[Tensor], codes: Sequence[Tensor], temperature: float) -> Tensor:
     """Cross entropy of each view's codes with every other view's scores (Caron et al. 2020, equation 2).
 
-    The mean over the A · (V - 1) pairs (a, v != a) and over N.
-
-    Args:
-        scores: one tensor [N, K] a view, V of them, large crops first.
-        codes: one tensor [N, K] for each of the first A views; not differentiated.
-        temperature: softmax temperature of the scores.
+    The scores are a tensor [N, K] for each of V views, large crops first, the codes one for each of the first A views;
+    no gradient reaches the codes. The mean over the A · (V - 1) pairs (a, v != a) and over N.
     """
     log_p = [(score / temperature).log_softmax(dim=1) for score in scores]
-    losses = [
-        -(code.detach() * log_p[v]).sum(dim=1).mean()
-        for a, code in enumerate(codes)
-        for v in range(len(scores))
-        if v != a
-    ]
-    return torch.stack(losses).mean()
+    pairs = [(code, log_p[v]) for a, code in enumerate(codes) for v in range(len(scores)) if v != a]
+    return torch.stack([-(code.detach() * p).sum(dim=1).mean() for code, p in pairs]).mean()

@@ -1,4 +1,4 @@
-"""Image-level contrastive losses: NT-Xent (SimCLR), InfoNCE against a queue (MoCo) and a batch (MoCo v3)."""
+"""Losses of images' embeddings: NT-Xent (SimCLR), InfoNCE against a queue (MoCo) or a batch (MoCo v3), the cosine."""
 
 from __future__ import annotations
 
@@ -11,15 +11,10 @@ from sslpipe.losses.precision import full_precision
 
 @full_precision
 def nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
-    """Normalised temperature-scaled cross entropy (Chen et al. 2020, equation 1).
+    """Normalised temperature-scaled cross entropy (Chen et al. 2020, equation 1), the mean over the 2N anchors.
 
-    The mean over the 2N anchors; SimCLR's official code adds the means of the two views and so gives twice
-    this value. Under several processes the caller gathers `z1` and `z2` first.
-
-    Args:
-        z1: projections of the first views, [N, D], normalised inside.
-        z2: projections of the second views of the same images, [N, D].
-        temperature: softmax temperature.
+    z1 and z2 are projections of two views of the same images, [N, D] each, normalised inside; under several processes
+    the caller gathers them first. SimCLR's official code adds the means of the two views: twice this value.
     """
     z = F.normalize(torch.cat([z1, z2]), dim=1)  # [2N, D]
     similarity = z @ z.T / temperature  # [2N, 2N]
@@ -33,11 +28,8 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
 def info_nce(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> Tensor:
     """InfoNCE with a queue of negatives (He et al. 2020, equation 1), the mean over the N queries.
 
-    Args:
-        query: [N, D], normalised inside.
-        key: the positive of each query, [N, D], normalised inside; no gradient reaches it.
-        queue: negatives shared by all queries, [K, D], normalised inside; no gradient reaches it.
-        temperature: softmax temperature.
+    Queries and their positives `key` are [N, D], the negatives in `queue`, shared by all queries, [K, D]. All are
+    normalised inside; no gradient reaches key or queue.
     """
     q = F.normalize(query, dim=1)  # [N, D]
     k = F.normalize(key.detach(), dim=1)  # [N, D]
@@ -50,13 +42,18 @@ def info_nce(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> T
 def batch_info_nce(query: Tensor, keys: Tensor, temperature: float, first: int = 0) -> Tensor:
     """InfoNCE whose negatives are the keys of the batch's other images (Chen et al. 2021, equation 1).
 
-    The mean over the N queries. MoCo v3 multiplies it by twice the temperature.
-
-    Args:
-        query: [N, D], normalised inside.
-        keys: of all ranks' images in rank order, [M, D], normalised inside; no gradient reaches them.
-        temperature: softmax temperature.
-        first: row of the first query's key; those of the others follow. Under several processes rank · N.
+    The mean over the N queries; MoCo v3 multiplies it by twice the temperature. Queries are [N, D]; keys are those of
+    all ranks' images in rank order, [M, D], and no gradient reaches them; both are normalised inside. The key of the
+    first query is in row `first` (rank · N), those of the others follow.
     """
     logits = F.normalize(query, dim=1) @ F.normalize(keys.detach(), dim=1).T / temperature  # [N, M]
     return F.cross_entropy(logits, first + torch.arange(len(query), device=query.device))
+
+
+@full_precision
+def negative_cosine(p: Tensor, z: Tensor) -> Tensor:
+    """Negative cosine of predictions p and targets z, [N, D] each, the mean over N (Chen & He 2021, equation 1).
+
+    No gradient reaches z. BYOL's squared distance of normalised vectors is 2 + 2 · this.
+    """
+    return -F.cosine_similarity(p, z.detach(), dim=1).mean()

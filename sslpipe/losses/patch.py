@@ -32,7 +32,7 @@ def patch_info_nce(
         z2: patches of view 2 of the same images, [N, P, D].
         matches: int64 [N, P], for each patch of view 1 its patch in view 2 of the same image; -1 for none.
             If none has a match, the loss is a zero that has a graph.
-        temperature: softmax temperature.
+        temperature: of the softmax.
         ignore: bool [N, P, P]; `ignore[n, i, j]` drops view 1's patch j from the denominator of its anchor i.
         anchors: how many patches are matched at most, where the caller knows: else the device is waited for to tell.
         chunk: anchors at a time; changes memory, not the result.
@@ -42,50 +42,25 @@ def patch_info_nce(
     matched = matches.flatten() >= 0  # [NP]
     if anchors is None:
         anchors = int(matched.sum())
-    anchor = (
-        (~matched).to(torch.uint8).argsort(stable=True)[:anchors]
-    )  # [A] rows of patches1, the matched ones first
-    counts = matched[anchor].to(z1.dtype)  # [A] 1, and 0 for those that only fill up
-    image, place = anchor // z1.shape[1], anchor % z1.shape[1]  # [A], [A]
-    positive = image * z2.shape[1] + matches[image, place].clamp(min=0)  # [A] rows of patches2
+    rows = (~matched).to(torch.uint8).argsort(stable=True)[:anchors]  # [A], the matched ones first
+    counts = matched[rows].to(z1.dtype)  # [A] 1, and 0 for those that only fill up
+    P = z1.shape[1]
+    positives = rows // P * z2.shape[1] + matches.flatten()[rows].clamp(min=0)  # [A] rows of patches2
+
+    def sum_over(anchor: Tensor, positive: Tensor, count: Tensor) -> Tensor:
+        """The losses of C anchors, added up."""
+        z = patches1[anchor] / temperature  # [C, D]
+        excluded = torch.zeros(len(z), len(patches1), dtype=torch.bool, device=z.device)  # [C, NP]
+        if ignore is not None:
+            same_image = (anchor // P * P)[:, None] + torch.arange(P, device=z.device)  # [C, P]
+            excluded.scatter_(1, same_image, ignore.flatten(0, 1)[anchor].bool())
+        excluded.scatter_(1, anchor[:, None], True)
+        within = (z @ patches1.T).masked_fill(excluded, -torch.inf)  # [C, NP]
+        across = z @ patches2.T  # [C, NP]
+        denominator = torch.cat([within, across], dim=1).logsumexp(dim=1)  # [C]
+        return ((denominator - across.gather(1, positive[:, None])[:, 0]) * count).sum()
+
     total = (z1.sum() + z2.sum()) * 0.0
-    for start in range(0, len(anchor), chunk):
-        part = slice(start, start + chunk)
-        dropped = None if ignore is None else ignore[image[part], place[part]]  # [C, P]
-        total = total + checkpoint(
-            _sum_over_anchors,
-            patches1,
-            patches2,
-            anchor[part],
-            positive[part],
-            image[part],
-            counts[part],
-            dropped,
-            temperature,
-            use_reentrant=False,
-            preserve_rng_state=False,
-        )
+    for part in zip(rows.split(chunk), positives.split(chunk), counts.split(chunk), strict=True):
+        total = total + checkpoint(sum_over, *part, use_reentrant=False, preserve_rng_state=False)
     return total / counts.sum().clamp(min=1)
-
-
-def _sum_over_anchors(
-    patches1: Tensor,
-    patches2: Tensor,
-    anchor: Tensor,
-    positive: Tensor,
-    image: Tensor,
-    counts: Tensor,
-    dropped: Tensor | None,
-    temperature: float,
-) -> Tensor:
-    z = patches1[anchor] / temperature  # [C, D]
-    excluded = torch.zeros(len(z), len(patches1), dtype=torch.bool, device=z.device)  # [C, NP]
-    if dropped is not None:
-        places = torch.arange(dropped.shape[1], device=z.device)
-        same_image = image[:, None] * dropped.shape[1] + places  # [C, P]
-        excluded.scatter_(1, same_image, dropped.bool())
-    excluded.scatter_(1, anchor[:, None], True)
-    within = (z @ patches1.T).masked_fill(excluded, -torch.inf)  # [C, NP]
-    across = z @ patches2.T  # [C, NP]
-    denominator = torch.cat([within, across], dim=1).logsumexp(dim=1)  # [C]
-    return ((denominator - across.gather(1, positive[:, None])[:, 0]) * counts).sum()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, ParamSpec
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 P = ParamSpec("P")
@@ -25,17 +26,26 @@ def full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
     return computed
 
 
+@full_precision
+def unit(x: Tensor) -> Tensor:
+    """The rows of x [N, D], each of length 1."""
+    return F.normalize(x, dim=1)
+
+
+@full_precision
+def similarity(a: Tensor, b: Tensor) -> Tensor:
+    """Products of rows, [N, D] and [M, D] → [N, M]. SwAV's ε magnifies the errors of half precision twenty times."""
+    return a @ b.T
+
+
 def _widen(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
     if isinstance(value, list | tuple):
         return [_widen(item) for item in value]
-    return value
+    half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
+    return value.float() if half else value
 
 
 def _device_type(values: list[Any]) -> str:
-    for value in values:
-        first = value[0] if isinstance(value, list) and value else value
-        if isinstance(first, Tensor) and not first.is_meta:  # autocast knows no meta device
-            return first.device.type
-    return "cpu"
+    firsts = [value[0] if isinstance(value, list) and value else value for value in values]
+    # Autocast knows no meta device.
+    return next((x.device.type for x in firsts if isinstance(x, Tensor) and not x.is_meta), "cpu")

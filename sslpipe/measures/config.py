@@ -14,11 +14,7 @@ SHARE, _EACH = re.compile(r"(\d+(?:\.\d+)?) ?%"), re.compile(r"(\d+) per class")
 
 
 def readable(words: str) -> str:
-    """The words, where they say how many labels.
-
-    Raises:
-        ValueError: they do not.
-    """
+    """The words, where they say how many labels; else a ValueError."""
     share, each = SHARE.fullmatch(words), _EACH.fullmatch(words)
     if (share and 0 < float(share[1]) <= 100) or (each and int(each[1]) > 0):
         return words

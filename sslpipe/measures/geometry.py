@@ -1,7 +1,4 @@
-"""What features look like without training anything on them: pure functions, tensors in, numbers out, in float64.
-
-Two more, `effective_rank` (RankMe) and `spread`, are in `sslpipe.measures.rank`.
-"""
+"""How far features spread, how many dimensions they fill, and how they lie: nothing is trained on them."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sslpipe.measures.knn import nearest
-from sslpipe.measures.rank import rank_of
 
 ALPHA, T = 2, 2  # of alignment and uniformity, as Wang & Isola's experiments have them
 DELTA = 1e-4  # added to the within-class variances of LiDAR
@@ -19,31 +15,54 @@ _FEWEST = 8  # eigenvalues that a power law may be fitted to
 _DEAD = 1e-4  # deviation of a dead feature, as a share of the features' root mean square
 
 
+@torch.no_grad()
+def spread(z: Tensor) -> Tensor:
+    """Mean standard deviation of the normalised rows of z [N, D], times √D: 1 when spread out, 0 when collapsed.
+
+    Chen & He 2021, Fig. 2.
+    """
+    z = normalize(z.float(), dim=1)
+    return z.std(dim=0).mean() * z.shape[1] ** 0.5
+
+
+@torch.no_grad()
+def effective_rank(z: Tensor) -> Tensor:
+    """RankMe: how many dimensions the rows of z [N, D] fill, from 1 to min(N, D).
+
+    exp(−Σ_k p_k log p_k) with p_k = σ_k / Σ_j σ_j + ε, σ the singular values of z and ε = 1e-7.
+
+    Garrido et al., "RankMe: Assessing the Downstream Performance of Pretrained Self-Supervised Representations by
+    Their Rank", ICML 2023, eq. 1. It says which of two runs of one method is the better, not which of two methods.
+    """
+    return rank_of(torch.linalg.svdvals(z.double()))  # of [min(N, D)]
+
+
+@torch.no_grad()
+def rank_of(spectrum: Tensor) -> Tensor:
+    """How many of a spectrum's values, at least 0, count: the exponential of the entropy of their fractions.
+
+    exp(−Σ_k p_k log p_k) with p_k = s_k / Σ_j s_j + 1e-7 (Roy & Vetterli 2007): K for K equal values, 1 for one.
+    """
+    p = spectrum / spectrum.sum().clamp(min=torch.finfo(spectrum.dtype).tiny) + 1e-7
+    return torch.special.entr(p).sum().exp()
+
+
 def alignment(x: Tensor, y: Tensor, alpha: float = ALPHA) -> float:
     """How far apart two views of an image are: E ‖x − y‖^α over the images, of L2-normalised features; 0 is best.
 
     Wang & Isola, "Understanding Contrastive Representation Learning through Alignment and Uniformity on the
-    Hypersphere", ICML 2020, eq. 5. For α = 2 it is 2 − 2 · cosine, 4 at most.
-
-    Args:
-        x: [N, D], features of one view of each image.
-        y: [N, D], of another view.
-        alpha: the exponent.
+    Hypersphere", ICML 2020, eq. 5. x and y are [N, D], a view each. For α = 2 it is 2 − 2 · cosine, 4 at most.
     """
-    return (_on_sphere(x) - _on_sphere(y)).norm(dim=1).pow(alpha).mean().item()
+    return (normalize(x.double(), dim=1) - normalize(y.double(), dim=1)).norm(dim=1).pow(alpha).mean().item()
 
 
 def uniformity(x: Tensor, t: float = T) -> float:
-    """How evenly features lie on the sphere: log E exp(−t ‖x − y‖²) over all pairs of images; low is even.
+    """How evenly features [N, D] lie on the sphere: log E exp(−t ‖x − y‖²) over pairs of different images; low is even.
 
     0 where all features are equal, about −2t for many points spread evenly over a sphere of many dimensions.
-    Wang & Isola 2020, eq. 6; a mean over pairs of two different images.
-
-    Args:
-        x: [N, D], N at least 2; normalised inside.
-        t: sharpness of the Gaussian potential.
+    Wang & Isola 2020, eq. 6; features are normalised inside, N is at least 2.
     """
-    z = _on_sphere(x)
+    z = normalize(x.double(), dim=1)
     n, total = len(z), 0.0
     for start in range(0, n, 1024):
         squares = (2 - 2 * z[start : start + 1024] @ z.T).clamp_(min=0)  # [n, N]
@@ -88,11 +107,7 @@ def lidar(views: Tensor, delta: float = DELTA, *, unbiased: bool = False) -> flo
 
 
 def eigenspectrum(x: Tensor) -> Tensor:
-    """Eigenvalues of the features' covariance as shares of their sum, falling, at least 0: [min(N, D)].
-
-    Args:
-        x: [N, D].
-    """
+    """Eigenvalues of the covariance of features [N, D] as fractions of their sum, falling, at least 0: [min(N, D)]."""
     centred = x.double() - x.double().mean(dim=0)
     n, d = centred.shape
     # The smaller of the two products has the same eigenvalues but for zeros.
@@ -110,19 +125,15 @@ def power_law(spectrum: Tensor, ranks: tuple[int, int] = RANKS) -> tuple[float, 
     Agrawal et al., "α-ReQ: Assessing Representation Quality in Self-Supervised Learning by measuring eigenspectrum
     decay", NeurIPS 2022, Sec. 3: features near α = 1 serve best.
 
-    Args:
-        spectrum: [K], falling.
-        ranks: first and last rank, counted from 1; cut to the values that are above 1e-12 of the largest.
-
-    Returns:
-        α and R², or None where fewer than 8 ranks are left: that says nothing of a law.
+    The spectrum [K] falls; the ranks, first and last, count from 1 and are cut to the values above 1e-12 of the
+    largest. None where fewer than 8 are left: that says nothing of a law.
     """
     usable = int((spectrum > 1e-12 * spectrum.max()).sum()) if len(spectrum) else 0
-    last = min(ranks[1], usable)
-    if last - ranks[0] + 1 < _FEWEST:
+    first, last = ranks[0], min(ranks[1], usable)
+    if last - first + 1 < _FEWEST:
         return None
-    rank = torch.arange(ranks[0], last + 1, dtype=torch.float64)
-    x, y = rank.log(), spectrum[ranks[0] - 1 : ranks[0] - 1 + len(rank)].double().cpu().log()
+    rank = torch.arange(first, last + 1, dtype=torch.float64)
+    x, y = rank.log(), spectrum[first - 1 : last].double().cpu().log()
     weight = 1 / rank / (1 / rank).sum()
     dx, dy = x - (weight * x).sum(), y - (weight * y).sum()
     slope = (weight * dx * dy).sum() / (weight * dx * dx).sum()
@@ -131,14 +142,9 @@ def power_law(spectrum: Tensor, ranks: tuple[int, int] = RANKS) -> tuple[float, 
 
 
 def purity(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, k: int) -> float:
-    """Share of the k nearest training images, by cosine, that have the test image's class; the mean over test images.
+    """Fraction of the k nearest training images, by cosine, of the test image's class; the mean over test images.
 
-    Args:
-        train: [N, D].
-        train_labels: int64 [N].
-        test: [M, D].
-        test_labels: int64 [M].
-        k: neighbours, at most N.
+    Features are [N, D] and [M, D], labels int64 [N] and [M]; k is at most N.
     """
     _, index = nearest(train, test, k)  # [M, k]
     return (train_labels[index] == test_labels[:, None]).double().mean().item()
@@ -148,7 +154,3 @@ def dead_dimensions(x: Tensor) -> int:
     """How many of the D features are the same for all images [N, D]: below 1e-4 of the features' root mean square."""
     x = x.double()
     return int((x.std(dim=0, correction=0) <= _DEAD * x.square().mean().sqrt()).sum())
-
-
-def _on_sphere(x: Tensor) -> Tensor:
-    return normalize(x.double(), dim=1)

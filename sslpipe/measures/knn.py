@@ -27,46 +27,40 @@ def nearest(
     device: torch.device | str = "cpu",
     itself: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The k most similar training images of each test image, exactly.
+    """The k most similar training images of each test image, exactly: of features [N, D] and [M, D], k at most N.
 
     Bank and queries are compared part by part: of a bank of a million images only `BANK` are on the device at a time.
-
-    Args:
-        train_features: [N, D].
-        test_features: [M, D].
-        k: at most N; at most N - 1 with `itself`.
-        device: where they are compared.
-        itself: int64 [M], the place of each test image in the training set: it is not its own neighbour.
+    With `itself`, the index of each test image in the training set, int64 [M], none is its own neighbour, and k is
+    at most N - 1.
 
     Returns:
-        cosine similarities [M, k], falling, and int64 places in the training set [M, k]; on the CPU.
+        cosine similarities [M, k], falling, and int64 indices into the training set [M, k]; on the CPU.
     """
-    queries = normalize(test_features.float(), dim=1)  # [M, D]
-    best = [
-        (torch.empty(len(chunk), 0), torch.empty(len(chunk), 0, dtype=torch.int64))
-        for chunk in queries.split(QUERIES)
-    ]
+    chunks = normalize(test_features.float(), dim=1).split(QUERIES)  # [m, D] each
+    best: list[tuple[Tensor, Tensor]] = []
     for start in range(0, len(train_features), BANK):
         bank = normalize(train_features[start : start + BANK].to(device).float(), dim=1)  # [n, D]
-        for number, chunk in enumerate(queries.split(QUERIES)):
+        for number, chunk in enumerate(chunks):
             similarity = chunk.to(device) @ bank.T  # [m, n]
             if itself is not None:
-                place = itself[number * QUERIES :][: len(chunk)] - start
-                here = ((place >= 0) & (place < len(bank))).nonzero()[:, 0]
-                similarity[here.to(device), place[here].to(device)] = float("-inf")
-            found = similarity.topk(min(k, len(bank)), dim=1)  # [m, ≤ k]
-            best[number] = _best_of(best[number], (found.values.cpu(), found.indices.cpu() + start), k)
-    values, places = (torch.cat(parts) for parts in zip(*best, strict=True))
-    return values, places
+                own = itself[number * QUERIES :][: len(chunk)] - start
+                here = ((own >= 0) & (own < len(bank))).nonzero()[:, 0]
+                similarity[here.to(device), own[here].to(device)] = float("-inf")
+            top = similarity.topk(min(k, len(bank)), dim=1)  # [m, ≤ k]
+            found = top.values.cpu(), top.indices.cpu() + start
+            if start == 0:
+                best.append(found)
+            else:
+                best[number] = _best_of(best[number], found, k)
+    values, indices = (torch.cat(parts) for parts in zip(*best, strict=True))
+    return values, indices
 
 
 def _best_of(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor], k: int) -> tuple[Tensor, Tensor]:
-    """The k most similar of both: similarities and places, [m, ≤ k] each."""
-    if not one[0].shape[1]:
-        return other
-    values, places = (torch.cat(pair, dim=1) for pair in zip(one, other, strict=True))
+    """The k most similar of both: similarities and indices, [m, ≤ k] each."""
+    values, indices = (torch.cat(pair, dim=1) for pair in zip(one, other, strict=True))
     top = values.topk(min(k, values.shape[1]), dim=1)
-    return top.values, places.gather(1, top.indices)
+    return top.values, indices.gather(1, top.indices)
 
 
 def vote(similarity: Tensor, labels: Tensor, classes: int, temperature: float) -> Tensor:
@@ -95,15 +89,10 @@ def knn(
     k: int,
     temperature: float,
 ) -> dict[str, float]:
-    """k-NN accuracy.
+    """k-NN accuracy of test images that are not in the bank of training images.
 
-    Args:
-        train_features: [N, D], the bank; normalised inside.
-        train_labels: int64 [N], 0 … C−1.
-        test_features: [M, D], not in the bank; normalised inside.
-        test_labels: int64 [M].
-        k: neighbours that vote; cut to N.
-        temperature: T of the weights exp(similarity / T).
+    Features are [N, D] and [M, D], normalised inside, labels int64 [N], 0 … C−1, and int64 [M]. Of each test image k
+    neighbours vote (N at most), weighing exp(similarity / temperature).
 
     Returns:
         `top1`, `top5` (with fewer than five classes: of all of them), and the `k` and `temperature` used.
@@ -116,16 +105,7 @@ def knn(
 
 
 def leave_one_out(features: Tensor, labels: Tensor, *, k: int, temperature: float) -> dict[str, float]:
-    """k-NN accuracy within one set: each image asks all others, never itself.
-
-    Args:
-        features: [N, D]; normalised inside.
-        labels: int64 [N], 0 … C−1.
-        k: neighbours that vote; cut to N − 1.
-        temperature: T of the weights exp(similarity / T).
-
-    Returns:
-        as `knn`.
+    """`knn` within one set of images, [N, D] and int64 [N]: each asks all others, never itself.
 
     Raises:
         UserError: there are fewer than two images, or one without a label.
@@ -140,11 +120,7 @@ def leave_one_out(features: Tensor, labels: Tensor, *, k: int, temperature: floa
 
 
 def check_bank(labels: Tensor) -> None:
-    """Refuse a bank that is empty or has images without a label.
-
-    Raises:
-        UserError: it is.
-    """
+    """Raise a UserError where a bank is empty or has images without a label."""
     if len(labels) == 0 or bool((labels < 0).any()):
         raise UserError("k-NN needs at least one training image, and a label of 0 or more for each")
 
@@ -152,20 +128,16 @@ def check_bank(labels: Tensor) -> None:
 def hits(votes: Tensor, labels: Tensor) -> dict[str, float]:
     """`top1` and `top5` of votes [M, C] for labels [M]."""
     ranked = votes.topk(min(5, votes.shape[1]), dim=1).indices  # [M, 5]
-    right = ranked == labels[:, None]
-    return {"top1": right[:, 0].double().mean().item(), "top5": right.any(dim=1).double().mean().item()}
+    right = (ranked == labels[:, None]).double()
+    return {"top1": right[:, 0].mean().item(), "top5": right.amax(dim=1).mean().item()}
 
 
 def choose(
     features: Tensor, labels: Tensor, grid: Sequence[tuple[int, float]], device: torch.device | str = "cpu"
 ) -> tuple[int, float]:
-    """The pair of k and T that classifies held-back training images best, the first of equals.
+    """The pair of k and temperature in the grid that classifies held-back training images best, the first of equals.
 
-    Args:
-        features: [N, D] of the training split.
-        labels: int64 [N].
-        grid: pairs to try.
-        device: where features are compared.
+    Features [N, D] and labels, int64 [N], are the training split's; they are compared on the device.
     """
     if len(grid) == 1 or len(labels) < 2:
         return grid[0]

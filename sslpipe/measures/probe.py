@@ -21,29 +21,20 @@ from sslpipe.measures.subsets import folds
 
 CHUNK = 1 << 26  # logits of held-out features at a time: some hundred MB
 KEPT = 4 << 30  # bytes of features that are kept on the device
-#: Gives features of the images at some places, int64 [n], in an epoch: float32 [n, D].
+#: From indices of images, int64 [n], and an epoch to these images' features in it: float32 [n, D].
 Views = Callable[[Tensor, int], Tensor]
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A trained linear classifier: logits = standardised features · weight + bias.
+    """A trained linear classifier: logits = standardised features · weight + bias."""
 
-    Attributes:
-        weight: [D, C].
-        bias: [C].
-        mean: [D] of the training features.
-        std: [D] of the training features; infinite for one that is the same in all.
-        lr: the learning rate that was chosen.
-        weight_decay: the weight decay that was chosen with it.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    mean: Tensor
-    std: Tensor
-    lr: float
-    weight_decay: float = 0.0
+    weight: Tensor  # [D, C]
+    bias: Tensor  # [C]
+    mean: Tensor  # [D] of the training features
+    std: Tensor  # [D] of the training features; infinite for one that is the same in all
+    lr: float  # the learning rate that was chosen
+    weight_decay: float = 0.0  # the weight decay that was chosen with it
 
     def __call__(self, features: Tensor) -> Tensor:
         """Logits [M, C] of features [M, D]."""
@@ -61,19 +52,13 @@ def fit(
 ) -> Probe:
     """Train a probe, its rate and weight decay chosen by cross-validation within these labels.
 
-    Args:
-        features: float32 [N, D].
-        labels: int64 [N].
-        classes: C.
-        settings: the protocol.
-        seed: of the folds and of the order of batches.
-        device: where it is trained; features come a batch at a time.
-        views: gives other features of the images at some places in each epoch, float32 [n, D], to learn from; None for
-            `features`. Standardisation and choice rest on `features`.
+    Features are float32 [N, D], labels int64 [N] of C classes. The seed is of the folds and of the order of batches;
+    features come to the device a batch at a time. With `views` it learns from what they give in each epoch, while
+    standardisation and choice rest on `features`.
     """
     mean, std = features.mean(0), features.std(0, correction=0)
     std[std < 1e-6] = math.inf  # what is the same in all images is left out: other views may have it
-    data = _Standardised(features, mean, std, labels, torch.device(device), views)
+    data = _Standardised(features, mean, std, labels.to(device), views)
     fold = folds(labels, min(settings.folds, len(labels)), seed)
     # Head [f, h] leaves fold f out and learns by setting h; the last row of heads leaves nothing out.
     left_out = [*range(int(fold.max()) + 1), -1]
@@ -87,32 +72,26 @@ class _Standardised:
     """Features and labels, given out standardised and on a device; kept there if they are not too many."""
 
     def __init__(
-        self,
-        features: Tensor,
-        mean: Tensor,
-        std: Tensor,
-        labels: Tensor,
-        device: torch.device,
-        views: Views | None = None,
+        self, features: Tensor, mean: Tensor, std: Tensor, labels: Tensor, views: Views | None
     ) -> None:
+        self.mean, self.std, self.labels, self.device, self.views = mean, std, labels, labels.device, views
         self.kept = features.nbytes <= KEPT
-        self.features = ((features - mean) / std).to(device) if self.kept else features
-        self.mean, self.std, self.labels, self.device = mean, std, labels.to(device), device
-        self.views = views
+        self.features = ((features - mean) / std).to(self.device) if self.kept else features
 
-    def rows(self, places: Tensor) -> tuple[Tensor, Tensor]:
+    def rows(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """[n, D] and int64 [n]."""
-        here = places.to(self.device)
+        here = indices.to(self.device)
         if self.kept:
             return self.features[here], self.labels[here]
-        return ((self.features[places] - self.mean) / self.std).to(self.device), self.labels[here]
+        return ((self.features[indices] - self.mean) / self.std).to(self.device), self.labels[here]
 
-    def learned(self, places: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+    def learned(self, indices: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
         """The same to learn from: the views of an epoch, where there are such."""
         if self.views is None:
-            return self.rows(places)
-        x = self.views(places, epoch).to(self.device)
-        return (x - self.mean.to(self.device)) / self.std.to(self.device), self.labels[places.to(self.device)]
+            return self.rows(indices)
+        x = self.views(indices, epoch).to(self.device)
+        x = (x - self.mean.to(self.device)) / self.std.to(self.device)
+        return x, self.labels[indices.to(self.device)]
 
 
 def _train(
@@ -121,7 +100,7 @@ def _train(
     """Train F · H heads side by side; weight [F, H, D, C] and bias [F, H, C]."""
     n, d = data.features.shape
     device, heads = data.device, settings.heads()
-    f, h = len(left_out), len(heads)
+    f, h = len(left_out), len(heads)  # F, H
     # Heads lie side by side in one matrix, so that a step is two matrix products: [D, F·H·C].
     weight, bias = torch.zeros(d, f * h * classes, device=device), torch.zeros(f * h * classes, device=device)
     velocity = [torch.zeros_like(weight), torch.zeros_like(bias)]
@@ -139,14 +118,12 @@ def _train(
         if step % per_epoch == 0:
             batches = torch.randperm(n, generator=generator).split(size)
         rows = batches[step % per_epoch]
-        (xb, yb), share = (
-            data.learned(rows, step // per_epoch),
-            used[rows.to(device)],
-        )  # [B, D], [B], [B, F, 1, 1]
-        share = share / share.sum(0).clamp_min(1)
+        xb, yb = data.learned(rows, step // per_epoch)  # [B, D], [B]
+        counts = used[rows.to(device)]  # [B, F, 1, 1]
         logits = torch.addmm(bias, xb, weight).view(-1, f, h, classes)
         target = one_hot(yb, classes).float()[:, None, None]  # [B, 1, 1, C]
-        gradient = (logits.softmax(-1) - target) * share  # of the mean cross-entropy
+        counts = counts / counts.sum(0).clamp_min(1)
+        gradient = (logits.softmax(-1) - target) * counts  # of the mean cross-entropy
         gradient = gradient.view(len(rows), -1)  # [B, F·H·C]
         of_weight = xb.T @ gradient
         if decayed:
@@ -165,8 +142,8 @@ def _held_out(
     _, count, _, classes = weight.shape
     hits, losses = torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.float64)
     for row, held in enumerate(left_out):
-        for places in (fold == held).nonzero()[:, 0].split(max(CHUNK // (count * classes), 1)):
-            x, y = data.rows(places)
+        for indices in (fold == held).nonzero()[:, 0].split(max(CHUNK // (count * classes), 1)):
+            x, y = data.rows(indices)
             logits = x @ weight[row] + bias[row][:, None]  # [H, m, C]
             hits += (logits.argmax(-1) == y).sum(-1).cpu()
             losses += torch.stack([cross_entropy(each, y, reduction="sum") for each in logits]).cpu()

@@ -10,11 +10,7 @@ from sslpipe.measures.config import SHARE, readable
 
 
 def count_of(wanted: int | str, labels: Tensor) -> int:
-    """How many labels are wanted, in all.
-
-    Args:
-        wanted: a number, a share such as "10%", or "5 per class".
-        labels: int64 [N], those there are.
+    """How many of the labels, int64 [N], are wanted: a number, a fraction such as "10%", or "5 per class".
 
     Raises:
         UserError: it is none of these.
@@ -31,24 +27,20 @@ def count_of(wanted: int | str, labels: Tensor) -> int:
 
 
 def draw(labels: Tensor, count: int | None, seed: int) -> Tensor:
-    """`count` places (None: all) with classes in equal shares as far as they go, in random order.
+    """Indices of `count` labels (None: all) of int64 [N], each class as often as far as it goes, in random order.
 
-    Args:
-        labels: int64 [N].
-        count: how many; at least one a class where there is room.
-        seed: another seed is another draw.
+    There is at least one of each class where there is room.
     """
-    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     if count is None or count >= len(labels):
-        return torch.randperm(len(labels), generator=generator)
-    order = torch.randperm(len(labels), generator=generator)
+        return order
     rank = _rank_in_class(labels[order])
     # Sorting by rank takes every class's first, then every class's second, …: equal shares.
     return order[rank.argsort(stable=True)[:count]]
 
 
 def sample(count: int, limit: int, seed: int) -> Tensor:
-    """At most `limit` of the places 0 … count − 1, drawn by seed, in order: int64 [M]."""
+    """At most `limit` of the indices 0 … count − 1, drawn by seed, in order: int64 [M]."""
     if count <= limit:
         return torch.arange(count)
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:limit].sort().values
@@ -56,8 +48,7 @@ def sample(count: int, limit: int, seed: int) -> Tensor:
 
 def folds(labels: Tensor, count: int, seed: int) -> Tensor:
     """A fold number 0 … count−1 for each label, [N], each class spread over all folds."""
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(labels), generator=generator)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     by_class = order[labels[order].argsort(stable=True)]
     fold = torch.empty_like(labels)
     fold[by_class] = torch.arange(len(labels)) % count

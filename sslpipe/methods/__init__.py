@@ -40,11 +40,8 @@ def find(name: str) -> type[Method]:
     from sslpipe.methods.base.method import Method  # here, for the same reason
 
     module = importlib.import_module(f"sslpipe.methods.{name}")
-    found = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module.__name__
-    ]
+    own = [value for value in vars(module).values() if getattr(value, "__module__", "") == module.__name__]
+    found = [value for value in own if isinstance(value, type) and issubclass(value, Method)]
     if len(found) != 1:
         raise TypeError(
             f"{module.__name__} should define exactly one subclass of Method, it has {len(found)}"
@@ -61,12 +58,7 @@ def configure(name: str, config: MethodConfig | Mapping[str, Any] | None = None)
 
 
 def build(name: str, backbone: Backbone, config: MethodConfig | Mapping[str, Any] | None = None) -> Method:
-    """A method around a backbone.
-
-    Args:
-        name: one of `names()`.
-        backbone: from `sslpipe.networks.backbone`; becomes part of the method and is trained by it.
-        config: the method's Config, or a mapping of the values that differ from the paper's.
+    """A method around a backbone, which it trains; `config` may be what differs from the paper's values alone.
 
     Raises:
         UserError: unknown name, or a backbone of a kind that the method cannot train.
@@ -81,12 +73,8 @@ def recipe(
     patch_size: int | None = None,
     config: MethodConfig | Mapping[str, Any] | None = None,
 ) -> Recipe:
-    """The views that a method's paper trains on, at `image_size` pixels a side.
+    """The views that a method's paper trains on, the largest of `image_size` pixels a side.
 
-    Args:
-        name: one of `names()`.
-        image_size: side of the (largest) views in pixels.
-        patch_size: the backbone's, needed by methods that mask patches.
-        config: as for `build`.
+    Methods that mask patches need the backbone's `patch_size`; `config` is as for `build`.
     """
     return find(name).recipe(configure(name, config), image_size, patch_size)

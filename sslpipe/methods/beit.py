@@ -17,8 +17,7 @@ and the loss is one mean over the hidden patches of all ranks, where the officia
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -30,22 +29,18 @@ from sslpipe.core.distributed import mean
 from sslpipe.data.loader import Loader
 from sslpipe.losses import masked_token_cross_entropy
 from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
-from sslpipe.methods.base.method import Clock, Method, Preparation, Step
-from sslpipe.methods.base.pictures import IMAGES, hide, plain, sheet
-from sslpipe.methods.base.scale import Rule, Scale, root_of_images
+from sslpipe.methods.base.method import Backbone, Clock, Method, Preparation, Recipe, Scale, Step, View
+from sslpipe.methods.base.pictures import IMAGES, hidden_patches, hide, plain, sheet
+from sslpipe.methods.base.scale import root_of_images
 from sslpipe.networks import tokenizer as tokenizers
-from sslpipe.networks.protocol import Backbone
 from sslpipe.networks.tokenizer import Tokenizer, TokenizerConfig, perplexity
 from sslpipe.views.engine import ViewEngine
-from sslpipe.views.recipe import Recipe
-from sslpipe.views.view import View
 
 
 def _small_vocabulary(tokenizer: TokenizerConfig, paper: Scale, here: Scale) -> tuple[dict[str, object], str]:
     """Fewer words for fewer images; batches of the tokenizer that are no larger than the transformer's."""
     words, _ = root_of_images(tokenizer.words, paper, here)
-    batch = min(tokenizer.batch_size, here.batch)
-    changed = {"words": words, "batch_size": batch}
+    changed = {"words": words, "batch_size": min(tokenizer.batch_size, here.batch)}
     why = "words by the square root of the images, batches as large as the transformer's at most"
     return {key: value for key, value in changed.items() if value != getattr(tokenizer, key)}, why
 
@@ -54,44 +49,33 @@ class BEiT(Method):
     """L = − mean over hidden patches i ∈ M of log p(z_i | x^M), z the words of the same crop (eq. 2)."""
 
     class Config(MethodConfig):
-        """BEiT's settings."""
-
         tokenizer: TokenizerConfig = TokenizerConfig()
         optimizer: OptimizerConfig = OptimizerConfig(
-            name="adamw",
-            lr=1.5e-3,
-            rule="absolute",
-            betas=(0.9, 0.98),
-            weight_decay=0.05,
-            clip=3.0,
-            warmup_epochs=10,
-            final_lr=1 / 150,
-        )
+            name="adamw", lr=1.5e-3, rule="absolute", betas=(0.9, 0.98), weight_decay=0.05, clip=3.0,
+            warmup_epochs=10, final_lr=1 / 150,
+        )  # fmt: skip
 
-    paper: ClassVar[str] = "Bao et al., ICLR 2022, arXiv:2106.08254"
-    small: ClassVar[Mapping[str, Any]] = {
+    paper = "Bao et al., ICLR 2022, arXiv:2106.08254"
+    small = {
         "tokenizer": {"words": 128, "dim": 16, "width": 32, "epochs": 6, "batch_size": 128, "lr": 0.002},
         "optimizer": SMALL_ADAMW,
     }
-    takes: ClassVar[tuple[str, ...]] = ("vit",)
-    needs: ClassVar[str] = "trains a tokenizer first"
-    default_backbone: ClassVar[str] = "small_vit"
-    scales: ClassVar[tuple[Scale, ...]] = (
+    takes = ("vit",)
+    needs = "trains a tokenizer first"
+    default_backbone = "small_vit"
+    scales = (
         Scale(
-            batch=2048,
-            epochs=800,
-            source="README.md of the official code",
+            batch=2048, epochs=800, source="README.md of the official code",
             shorter="the official commands train 800 epochs, or 150 of the eleven times larger ImageNet-22k",
         ),
-    )
-    rules: ClassVar[Mapping[str, Rule]] = {"tokenizer": _small_vocabulary}
+    )  # fmt: skip
+    rules = {"tokenizer": _small_vocabulary}
 
     def __init__(self, backbone: Backbone, config: Config) -> None:
         super().__init__(backbone, config)
         assert backbone.patch_size is not None
         assert backbone.grid is not None
-        self.patch_size, self.grid = backbone.patch_size, backbone.grid
-        self.tokenizer_config = config.tokenizer
+        self.patch_size, self.grid, self.config = backbone.patch_size, backbone.grid, config
         backbone.learn_mask_token()  # e_[M]
         self.head = nn.Linear(backbone.dim, config.tokenizer.words)  # W_c, b_c
         nn.init.trunc_normal_(self.head.weight, std=0.02)
@@ -105,65 +89,56 @@ class BEiT(Method):
         # A view that shares nothing is drawn as the one it shared with was: these are the crops of BEiT's training.
         spec = preparation.recipe["tokenizer"].model_copy(update={"share": None})
         self._check_size(spec.size)
+        config, pixels = self.config.tokenizer, self.tokenizer.pixels
         reader, device, seed = preparation.reader, preparation.device, preparation.seed
-        loader = Loader(reader, batch_size=min(self.tokenizer_config.batch_size, len(reader)), seed=seed)
+        loader = Loader(reader, batch_size=min(config.batch_size, len(reader)), seed=seed)
         engine = ViewEngine(Recipe(views=(spec,)), seed=seed, device=device, renderer=preparation.renderer)
 
         def batches(epoch: int) -> Iterable[Tensor]:
             return (view.pixels for _, (view,) in engine.ahead(loader.epoch(epoch), epoch))
 
-        settings = [self.tokenizer_config.model_dump(mode="json"), self.tokenizer.pixels, seed]
+        settings = [config.model_dump(mode="json"), pixels, seed]
         identity = [dict(preparation.parts), spec.model_dump(mode="json"), settings]
+        folder = preparation.folder(f"tokenizer-{scratch.digest(identity)[:16]}")
         found = tokenizers.trained(
-            self.tokenizer_config,
-            self.tokenizer.pixels,
-            batches,
-            loader.steps,
-            seed=seed,
-            device=device,
-            folder=preparation.folder(f"tokenizer-{scratch.digest(identity)[:16]}"),
+            config, pixels, batches, loader.steps, seed=seed, device=device, folder=folder
         )
         self.tokenizer.load_state_dict(found.state_dict())
 
     def step(self, views: list[View], clock: Clock) -> Step:
         """One batch; the transformer sees the image with tokens for hidden patches, the tokenizer the whole crop."""
         image, same_crop = views
-        assert image.masks is not None
-        assert image.hidden is not None
+        masks, most = hidden_patches(image)
         self._check_size(same_crop.pixels.shape[-1])
         z = self.tokenizer.words(same_crop.pixels)  # [N, P]
-        h = self.backbone.tokens(image.pixels, mask=image.masks)  # [N, P, D]
-        # The head works where patches are hidden alone, since |V| is large. M has as many places for each image as are
+        h = self.backbone.tokens(image.pixels, mask=masks)  # [N, P, D]
+        # The head works where patches are hidden alone, since |V| is large. M has as many patches for each image as are
         # hidden where most are: the few that are not hidden do not count.
-        M = image.masks.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[
-            :, : image.hidden
-        ]  # [N, M]
-        hidden, words = image.masks.gather(1, M), z.gather(1, M)  # [N, M]
+        M = masks.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]  # [N, M]
+        hidden, words = masks.gather(1, M), z.gather(1, M)  # [N, M]
         logits = self.head(h.gather(1, M[:, :, None].expand(-1, -1, h.shape[2])))  # [N, M, |V|]
         loss = masked_token_cross_entropy(logits, words, hidden)
         right = ((logits.detach().argmax(dim=2) == words) & hidden).sum() / hidden.sum().clamp(min=1)
-        numbers = {"accuracy": right, "perplexity_of_words": self._perplexity(z)}
-        return Step(loss * _share(image.masks.sum()), numbers)
+        uses = z.new_zeros(self.config.tokenizer.words).index_add_(
+            0, z.flatten(), torch.ones_like(z.flatten())
+        )
+        numbers = {"accuracy": right, "perplexity_of_words": perplexity(uses)}
+        return Step(loss * _relative(masks.sum()), numbers)
 
     @torch.no_grad()
     def pictures(self, views: list[View]) -> Iterator[tuple[str, Tensor]]:
         """Crops and what their words show; hidden patches, and what the predicted and the true words show there."""
         image, same_crop = views
-        assert image.masks is not None
-        x, crop, mask = image.pixels[:IMAGES], same_crop.pixels[:IMAGES], image.masks[:IMAGES]
+        mask = hidden_patches(image)[0][:IMAGES]
+        x, crop = image.pixels[:IMAGES], same_crop.pixels[:IMAGES]
         z = self.tokenizer.words(crop)  # [n, P]
         decoded = plain(self.tokenizer.decode(z, self.grid), same_crop)
         yield "tokenizer", sheet([plain(crop, same_crop), decoded])
         predicted = self.head(self.backbone.tokens(x, mask=mask)).argmax(dim=2)  # [n, P]
         seen = self.tokenizer.decode(torch.where(mask, predicted, z), self.grid)
-        rows = [plain(seen, same_crop), decoded]
         original = plain(x, image)
-        large = [F.interpolate(row, size=original.shape[-2:]) for row in rows]
+        large = [F.interpolate(row, size=original.shape[-2:]) for row in (plain(seen, same_crop), decoded)]
         yield "predicted_words", sheet([original, hide(original, mask, self.patch_size), *large])
-
-    def _perplexity(self, z: Tensor) -> Tensor:
-        counts = z.new_zeros(self.tokenizer_config.words)
-        return perplexity(counts.index_add_(0, z.flatten(), torch.ones_like(z.flatten())))
 
     def _check_size(self, size: int) -> None:
         """Refuse a crop that does not give one word a patch."""
@@ -175,7 +150,7 @@ class BEiT(Method):
             )
 
 
-def _share(hidden: Tensor) -> Tensor:
+def _relative(hidden: Tensor) -> Tensor:
     """This rank's hidden patches as a multiple of a rank's average: blockwise masks hide more here and fewer there.
 
     The average over ranks of loss · this is one mean over the hidden patches of all ranks.

@@ -12,23 +12,21 @@ and short budgets the official head gives far weaker features (docs/methods/byol
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterable
+from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from sslpipe.losses import negative_cosine
-from sslpipe.measures.rank import spread
+from sslpipe.measures.geometry import spread
 from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
-from sslpipe.methods.base.method import Clock, Method, Step
+from sslpipe.methods.base.method import Backbone, Clock, Method, Scale, Step, View
 from sslpipe.methods.base.monitor import student_and_teacher
-from sslpipe.methods.base.scale import Rule, Scale, momentum
+from sslpipe.methods.base.scale import momentum
 from sslpipe.networks.heads import mlp
 from sslpipe.networks.momentum import Momentum, cosine_momentum
-from sslpipe.networks.protocol import Backbone
-from sslpipe.views.view import View
 
 _PRESETS = "the official code's presets by epochs, byol/configs/byol.py"
 
@@ -41,8 +39,6 @@ class BYOL(Method):
     """L = ‖q̄(z) − z̄′‖² = 2 − 2·cos(q(z), z′), both ways round (eq. 2)."""
 
     class Config(MethodConfig):
-        """BYOL's settings."""
-
         momentum: float = Field(0.99, ge=0, le=1, description="τ_base; rises to 1 along a cosine")
         projector_hidden: int = Field(4096, ge=1, description="width of the projector's hidden layers")
         projector_out: int = Field(256, ge=1, description="width of the projections")
@@ -54,34 +50,27 @@ class BYOL(Method):
             name="lars", lr=0.3, rule="linear", weight_decay=1e-6, warmup_epochs=10
         )
 
-    paper: ClassVar[str] = "Grill et al., NeurIPS 2020, arXiv:2006.07733"
-    small: ClassVar[Mapping[str, Any]] = {
-        "momentum": 0.9,
-        "projector_hidden": 512,
-        "projector_out": 512,
-        "predictor_hidden": 512,
+    paper = "Grill et al., NeurIPS 2020, arXiv:2006.07733"
+    small = {
+        "momentum": 0.9, "projector_hidden": 512, "projector_out": 512, "predictor_hidden": 512,
         "projector_norm": "plain",  # not in the paper: without it, small data and short runs collapse
         "optimizer": SMALL_ADAMW,
-    }
-    needs: ClassVar[str] = "a long run, or projector_norm: plain"
-    suspects: ClassVar[str] = (
-        "check the batch norm in the heads (projector_norm: plain), the momentum and the learning rate"
-    )
-    scales: ClassVar[tuple[Scale, ...]] = (
+    }  # fmt: skip
+    needs = "a long run, or projector_norm: plain"
+    suspects = "check the batch norm in the heads (projector_norm: plain), the momentum and the learning rate"
+    scales = (
         Scale(batch=4096, epochs=300, source=_PRESETS),
         Scale(batch=4096, epochs=40, settings=_preset(0.97, 0.45), source=_PRESETS),
         Scale(batch=4096, epochs=100, settings=_preset(0.99, 0.45), source=_PRESETS),
         Scale(batch=4096, epochs=1000, settings=_preset(0.996, 0.2, 1.5e-6), source=_PRESETS),
     )
-    rules: ClassVar[Mapping[str, Rule]] = {"momentum": momentum}
+    rules = {"momentum": momentum}
 
     def __init__(self, backbone: Backbone, config: Config) -> None:
         super().__init__(backbone, config)
         self.momentum = config.momentum
-        out = config.projector_out
-        self.projector = mlp(
-            backbone.dim, config.projector_hidden, out, last_norm=config.projector_norm
-        )  # g_θ
+        D, out = backbone.dim, config.projector_out
+        self.projector = mlp(D, config.projector_hidden, out, last_norm=config.projector_norm)  # g_θ
         self.predictor = mlp(out, config.predictor_hidden, out)  # q_θ
         self.target = Momentum(nn.Sequential(self.backbone, self.projector))  # f_ξ, g_ξ
 
@@ -91,9 +80,9 @@ class BYOL(Method):
         q1, q2 = self._predict(v), self._predict(v_prime)  # [N, d]
         with torch.no_grad():
             z1, z2 = self.target(v), self.target(v_prime)  # [N, d]
-        cosines = negative_cosine(q1, z2) + negative_cosine(q2, z1)
-        loss = (2 + 2 * negative_cosine(q1, z2)) + (2 + 2 * negative_cosine(q2, z1))
-        return Step(loss, {"cosine": -cosines.detach() / 2, "target_std": spread(z1)})
+        d1, d2 = negative_cosine(q1, z2), negative_cosine(q2, z1)
+        loss = (2 + 2 * d1) + (2 + 2 * d2)
+        return Step(loss, {"cosine": -(d1 + d2).detach() / 2, "target_std": spread(z1)})
 
     def after_update(self, clock: Clock) -> None:
         """ξ ← τ ξ + (1 − τ) θ, with τ = 1 − (1 − τ_base)(cos(π k/K) + 1)/2."""

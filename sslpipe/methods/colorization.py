@@ -22,8 +22,8 @@ as every encoder does, and looks at their lightness (`sslpipe.networks.lab.Light
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterator
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -33,14 +33,11 @@ from torch import Tensor
 from sslpipe.data.loader import Reader
 from sslpipe.losses import rebalanced_cross_entropy
 from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
-from sslpipe.methods.base.method import Clock, Method, Preparation, Step
+from sslpipe.methods.base.method import Backbone, Clock, Method, Preparation, Scale, Step, View
 from sslpipe.methods.base.pictures import IMAGES, plain, sheet
-from sslpipe.methods.base.scale import Scale
 from sslpipe.networks.decoders import MapDecoder
 from sslpipe.networks.lab import Lightness, as_input, in_gamut, lab_to_rgb, lightness, rgb_to_lab
-from sslpipe.networks.protocol import Backbone
 from sslpipe.views.recipe import IMAGENET_MEAN, IMAGENET_STD
-from sslpipe.views.view import View
 
 GRID = 10  # of a and b
 # The authors' list has four points more than the colours of sRGB need, at the rim. With them Q is the paper's 313.
@@ -54,8 +51,6 @@ class Colorization(Method):
     """L = −(1/hw) Σ_hw v(Z_hw) Σ_q Z_hwq log Ẑ_hwq, the mean over images; v weighs by rarity (eq. 2–4)."""
 
     class Config(MethodConfig):
-        """Colorization's settings."""
-
         target: Literal["classes", "regression"] = Field(
             "classes", description="what is predicted of a and b"
         )
@@ -70,25 +65,14 @@ class Colorization(Method):
         )
         decoder_width: int = Field(256, ge=1, description="width of the decoder")
         optimizer: OptimizerConfig = OptimizerConfig(
-            name="adamw",
-            lr=3e-5,
-            rule="absolute",
-            weight_decay=1e-3,
-            betas=(0.9, 0.99),
-            schedule="steps",
-            milestones=(0.45, 0.9),
-            warmup_epochs=0,
-        )
+            name="adamw", lr=3e-5, rule="absolute", weight_decay=1e-3, betas=(0.9, 0.99),
+            schedule="steps", milestones=(0.45, 0.9), warmup_epochs=0,
+        )  # fmt: skip
 
-    paper: ClassVar[str] = "Zhang et al., ECCV 2016, arXiv:1603.08511"
-    small: ClassVar[Mapping[str, Any]] = {
-        "decoder_width": 64,
-        "optimizer": SMALL_ADAMW,
-    }
-    needs: ClassVar[str] = "coloured images"
-    scales: ClassVar[tuple[Scale, ...]] = (
-        Scale(batch=40, epochs=16, source="500 000 iterations of 40 images, train/solver.prototxt"),
-    )
+    paper = "Zhang et al., ECCV 2016, arXiv:1603.08511"
+    small = {"decoder_width": 64, "optimizer": SMALL_ADAMW}
+    needs = "coloured images"
+    scales = (Scale(batch=40, epochs=16, source="500 000 iterations of 40 images, train/solver.prototxt"),)
 
     colours: Tensor
     number: Tensor
@@ -194,11 +178,8 @@ def palette() -> list[tuple[int, int]]:
 def weights(counts: Tensor, colours: Tensor, sigma: float, uniform: float) -> Tensor:
     """w ∝ ((1 − λ) p̃ + λ/Q)⁻¹, scaled so that its mean over the data is 1 (eq. 4): float64 [Q].
 
-    Args:
-        counts: how often each colour is seen, [Q]; none seen at all gives all the same weight.
-        colours: their a and b, [Q, 2].
-        sigma: of the Gaussian that makes p̃ of the counted p.
-        uniform: λ.
+    `counts` [Q] is how often each colour, its a and b in `colours` [Q, 2], is seen; where none is, all weights are
+    equal. `sigma` is of the Gaussian that makes p̃ of the counted p, `uniform` is λ.
     """
     p = counts.double() / counts.sum().clamp(min=1)
     if not counts.any():

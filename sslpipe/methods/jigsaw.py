@@ -24,9 +24,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cache, partial
-from typing import Any, ClassVar, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -35,15 +35,13 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from sslpipe.console.errors import UserError
+from sslpipe.core.device import to_device
 from sslpipe.core.distributed import rank, world_size
 from sslpipe.losses import label_cross_entropy
 from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
-from sslpipe.methods.base.method import Clock, Method, Preparation, Step
+from sslpipe.methods.base.method import Backbone, Clock, Method, Preparation, Scale, Step, View
 from sslpipe.methods.base.pictures import GREY, IMAGES, plain, sheet
-from sslpipe.methods.base.scale import Scale
 from sslpipe.networks.heads import mlp
-from sslpipe.networks.protocol import Backbone, ConvBackbone, probe
-from sslpipe.views.view import View
 
 CELL, TILE, SHIFT = 85, 64, 2  # the paper's pixels; at other sizes all keep their proportions
 SMALLEST = 16  # pixels at which tiles are shown to the backbone at least
@@ -56,8 +54,6 @@ class Jigsaw(Method):
     """
 
     class Config(MethodConfig):
-        """Settings of the jigsaw puzzles."""
-
         grid: Literal[2, 3] = Field(3, description="tiles across and down; 2 for small images")
         permutations: int = Field(1000, ge=2, le=5000, description="of four tiles there are 24")
         permutation_seed: int = Field(0, ge=0, description="another seed, another set of permutations")
@@ -67,38 +63,30 @@ class Jigsaw(Method):
         tile_features: int = Field(1024, ge=1, description="fc6")
         hidden: int = Field(4096, ge=1, description="fc7")
         optimizer: OptimizerConfig = OptimizerConfig(
-            name="sgd",
-            lr=0.01,
-            rule="linear",
-            weight_decay=5e-4,
-            momentum=0.9,
-            schedule="steps",
-            milestones=(2 / 7, 4 / 7, 6 / 7),
-            warmup_epochs=0,
-        )
+            name="sgd", lr=0.01, rule="linear", weight_decay=5e-4, momentum=0.9,
+            schedule="steps", milestones=(2 / 7, 4 / 7, 6 / 7), warmup_epochs=0,
+        )  # fmt: skip
 
         @model_validator(mode="after")
         def _enough(self) -> Self:
-            if self.permutations > (most := math.factorial(self.grid**2)):
-                raise ValueError(
-                    f"permutations is {self.permutations}, but {self.grid**2} tiles have only {most}"
-                )
+            tiles = self.grid**2
+            if self.permutations > (most := math.factorial(tiles)):
+                raise ValueError(f"permutations is {self.permutations}, but {tiles} tiles have only {most}")
             return self
 
-    paper: ClassVar[str] = "Noroozi and Favaro, ECCV 2016, arXiv:1603.09246"
-    small: ClassVar[Mapping[str, Any]] = {
+    paper = "Noroozi and Favaro, ECCV 2016, arXiv:1603.09246"
+    small = {
         "grid": 2,  # the paper's 3 makes tiles of a digit that show hardly a stroke
         "permutations": 24,  # all of four tiles
-        "tile_features": 128,
-        "hidden": 512,
+        "tile_features": 128, "hidden": 512,
         # Cut out as it is: interpolation gives puzzles away.
         "views": {"size": 26, "scale": [0.87, 0.87], "rotation": 0.0},
         "optimizer": SMALL_ADAMW,
-    }
+    }  # fmt: skip
     # No transformer: its positions are those of the whole image.
-    takes: ClassVar[tuple[str, ...]] = ("resnet", "cnn")
-    needs: ClassVar[str] = "images larger than the puzzle"
-    scales: ClassVar[tuple[Scale, ...]] = (
+    takes = ("resnet", "cnn")
+    needs = "images larger than the puzzle"
+    scales = (
         Scale(batch=256, epochs=70, source="350 000 iterations of 256 images, solver_cfn_jps.prototxt"),
     )
 
@@ -107,15 +95,13 @@ class Jigsaw(Method):
     def __init__(self, backbone: Backbone, config: Config) -> None:
         super().__init__(backbone, config)
         self.tile_size, self.grid = config.tile_size, config.grid
-        cut = backbone.image_size * TILE // (self.grid * CELL)
-        _check_tiles(backbone, config.tile_size or max(SMALLEST, cut))
+        shown = config.tile_size or max(SMALLEST, backbone.image_size * TILE // (self.grid * CELL))
+        self.check_parts(shown, "tiles", "tile_size to what it can, or pretrain.backbone to a ResNet")
         chosen = distant_permutations(config.permutations, config.permutation_seed, self.grid**2)
         self.register_buffer("permutations", torch.from_numpy(chosen.copy()))  # [S, G]
-        self.fc6 = nn.Sequential(
-            mlp(backbone.dim, config.tile_features, config.tile_features, layers=1, last_norm="affine"),
-            nn.ReLU(inplace=True),
-        )
-        self.fc78 = mlp(self.grid**2 * config.tile_features, config.hidden, config.permutations)
+        d = config.tile_features
+        self.fc6 = nn.Sequential(mlp(backbone.dim, d, d, layers=1, last_norm="affine"), nn.ReLU(inplace=True))
+        self.fc78 = mlp(self.grid**2 * d, config.hidden, config.permutations)
 
     def prepare(self, preparation: Preparation) -> None:
         """Say so where views are enlarged: the traces of interpolation tell where a tile was."""
@@ -136,9 +122,8 @@ class Jigsaw(Method):
         return Step(label_cross_entropy(scores, label), {"accuracy": accuracy})
 
     def _puzzle(self, view: View, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        x = view.pixels
+        x, tiles = view.pixels, self.grid**2
         cell, tile, shift = _sizes(x.shape[2], self.grid)
-        tiles = self.grid**2
         draw = partial(_draw, x, generator)
         label = draw(len(self.permutations))  # [N]
         offset = draw(cell - tile - shift + 1, tiles, 2)  # [N, G, 2], in its cell: so gaps differ
@@ -166,10 +151,10 @@ class Jigsaw(Method):
         tiles = plain(tiles[:IMAGES].flatten(0, 1), view).cpu().unflatten(0, (-1, self.grid**2))
         shown, arranged = torch.full_like(x, GREY), torch.full_like(x, GREY)
         cell, tile, _ = _sizes(x.shape[2], self.grid)
-        for i, place in itertools.product(range(len(x)), range(self.grid**2)):
-            for canvas, at in ((shown, place), (arranged, order[i][place])):
+        for i, k in itertools.product(range(len(x)), range(self.grid**2)):
+            for canvas, at in ((shown, k), (arranged, order[i][k])):
                 top, left = (cell * number + (cell - tile) // 2 for number in divmod(at, self.grid))
-                canvas[i, :, top : top + tile, left : left + tile] = tiles[i, place]
+                canvas[i, :, top : top + tile, left : left + tile] = tiles[i, k]
         yield "puzzles", sheet([x, shown, arranged])
 
 
@@ -197,17 +182,14 @@ def distant_permutations(count: int, seed: int, tiles: int = 9) -> np.ndarray:
 
 
 def cut(x: Tensor, order: Tensor, offset: Tensor, shifts: Tensor, tile: int) -> Tensor:
-    """The tiles of each image in the order of its permutation.
+    """The tiles of each image in the order of its permutation: [N, 3, S, S], of G square cells → [N, G, 3, tile, tile].
 
     Args:
-        x: images, [N, 3, S, S], of G square cells.
+        x: images.
         order: int64 [N, G], the cell that each tile comes from.
         offset: int64 [N, G, 2], where in its cell a tile begins, down and across.
         shifts: int64 [N, G, 3, 2], what is added for each channel.
         tile: side of a tile.
-
-    Returns:
-        [N, G, 3, tile, tile].
     """
     side = math.isqrt(order.shape[1])  # cells across and down
     corner = torch.stack([order // side, order % side], dim=-1) * (x.shape[2] // side)  # [N, G, 2]
@@ -230,23 +212,14 @@ def normalised(tiles: Tensor) -> Tensor:
 
 
 def _draw(x: Tensor, generator: torch.Generator, bound: int, *shape: int) -> Tensor:
-    """Whole numbers below `bound` for this rank's images x: int64 [N, …].
-
-    They are drawn for the images of all ranks, alike on each, so that one process draws what several do.
-    """
+    """Whole numbers below `bound` for this rank's images x, int64 [N, …]: one process draws what several do."""
     n = len(x)
     own = torch.randint(bound, (world_size() * n, *shape), generator=generator)[rank() * n : (rank() + 1) * n]
-    if x.is_cuda:
-        own = own.pin_memory()  # else the copy would wait for the work before it
-    return own.to(x.device, non_blocking=True)
+    return to_device(own, x.device)
 
 
 def _sizes(side: int, grid: int) -> tuple[int, int, int]:
-    """Sides of cell and tile, and the largest shift of a channel, for a view of `side` pixels of `grid` cells across.
-
-    Raises:
-        UserError: the view is too small to leave gaps between tiles.
-    """
+    """Sides of cell and tile, and the largest shift of a channel, for views of `side` pixels, `grid` cells across."""
     cell = side // grid
     tile, shift = round(cell * TILE / CELL), round(cell * SHIFT / CELL)
     if cell < 4:
@@ -261,14 +234,3 @@ def _coloured(view: View) -> Tensor:
     red, green, blue = plain(view.pixels, view).unbind(1)
     spread = torch.maximum((red - green).abs(), (green - blue).abs())  # [N, S, S]
     return spread.amax(dim=(1, 2)) > 0.5 / 255
-
-
-def _check_tiles(backbone: Backbone, size: int) -> None:
-    assert isinstance(backbone, ConvBackbone)
-    try:
-        probe(backbone, size)
-    except UserError as error:
-        raise UserError(
-            f"jigsaw shows {backbone.name} tiles of {size} pixels, which it cannot take: set "
-            "methods.jigsaw.tile_size to what it can, or pretrain.backbone to a ResNet"
-        ) from error

@@ -9,8 +9,7 @@ Settings are App. A's (Table 8): AdamW (.9, .95), 1.5e-4 · batch / 256, weight 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Iterator
 
 import torch
 from pydantic import Field
@@ -18,22 +17,16 @@ from torch import Tensor
 
 from sslpipe.losses import masked_mse
 from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
-from sslpipe.methods.base.method import Clock, Method, Step
-from sslpipe.methods.base.pictures import IMAGES, hide, paste, plain, sheet
-from sslpipe.methods.base.scale import Scale
+from sslpipe.methods.base.method import Backbone, Clock, Method, Recipe, Scale, Step, View
+from sslpipe.methods.base.pictures import IMAGES, hidden_patches, reconstructions
 from sslpipe.networks.decoders import MAEDecoder
-from sslpipe.networks.patches import patchify, unpatchify
-from sslpipe.networks.protocol import Backbone
-from sslpipe.views.recipe import Recipe
-from sslpipe.views.view import View
+from sslpipe.networks.patches import patchify
 
 
 class MAE(Method):
     """L = mean over hidden patches of ‖prediction − normalised pixels‖² / (p·p·3)  (Sec. 3)."""
 
     class Config(MethodConfig):
-        """MAE's settings."""
-
         mask_ratio: float = Field(0.75, gt=0, lt=1, description="share of the patches that is hidden")
         normalise_target: bool = Field(
             True, description="normalise the pixels of each patch that are to be predicted"
@@ -45,37 +38,29 @@ class MAE(Method):
             name="adamw", lr=1.5e-4, rule="linear", betas=(0.9, 0.95), weight_decay=0.05, warmup_epochs=40
         )
 
-    paper: ClassVar[str] = "He et al., CVPR 2022, arXiv:2111.06377"
-    small: ClassVar[Mapping[str, Any]] = {
-        "mask_ratio": 0.75,
-        "decoder_width": 64,
-        "decoder_depth": 2,
-        "decoder_heads": 4,
+    paper = "He et al., CVPR 2022, arXiv:2111.06377"
+    small = {
+        "mask_ratio": 0.75, "decoder_width": 64, "decoder_depth": 2, "decoder_heads": 4,
         "optimizer": {**SMALL_ADAMW, "lr": 0.001, "warmup_epochs": 4},
-    }
-    takes: ClassVar[tuple[str, ...]] = ("vit",)
-    default_backbone: ClassVar[str] = "small_vit"
-    scales: ClassVar[tuple[Scale, ...]] = (
+    }  # fmt: skip
+    takes = ("vit",)
+    default_backbone = "small_vit"
+    scales = (
         Scale(
-            batch=4096,
-            epochs=800,
-            source="PRETRAIN.md of the official code",
+            batch=4096, epochs=800, source="PRETRAIN.md of the official code",
             shorter="accuracy improves steadily up to 1600 epochs (Fig. 7)",
         ),
-    )
+    )  # fmt: skip
 
     def __init__(self, backbone: Backbone, config: Config) -> None:
         super().__init__(backbone, config)
         assert backbone.patch_size is not None
+        assert backbone.grid is not None
         self.patch_size, self.normalise_target = backbone.patch_size, config.normalise_target
         self.decoder = MAEDecoder(
-            backbone.dim,
-            (backbone.image_size // backbone.patch_size,) * 2,
-            backbone.patch_size**2 * 3,
-            width=config.decoder_width,
-            depth=config.decoder_depth,
-            heads=config.decoder_heads,
-        )
+            backbone.dim, backbone.grid, backbone.patch_size**2 * 3,
+            width=config.decoder_width, depth=config.decoder_depth, heads=config.decoder_heads,
+        )  # fmt: skip
 
     @classmethod
     def recipe(cls, config: Config, image_size: int, patch_size: int | None) -> Recipe:  # type: ignore[override]
@@ -87,13 +72,10 @@ class MAE(Method):
 
     def step(self, views: list[View], clock: Clock) -> Step:
         """One batch; the encoder sees the visible patches only."""
-        x, mask, hidden = views[0].pixels, views[0].masks, views[0].hidden
-        assert mask is not None
-        assert hidden is not None
+        x, mask, hidden = views[0].pixels, *hidden_patches(views[0])
         prediction = self._predict(x, mask, hidden)  # [N, P, p·p·3]
-        return Step(
-            masked_mse(prediction, patchify(x, self.patch_size), mask, norm_target=self.normalise_target)
-        )
+        target = patchify(x, self.patch_size)  # [N, P, p·p·3]
+        return Step(masked_mse(prediction, target, mask, norm_target=self.normalise_target))
 
     def _predict(self, x: Tensor, mask: Tensor, hidden: int) -> Tensor:
         keep = visible(mask, hidden)  # [N, K]
@@ -103,17 +85,14 @@ class MAE(Method):
     @torch.no_grad()
     def pictures(self, views: list[View]) -> Iterator[tuple[str, Tensor]]:
         """Rows of original, what the encoder sees, and the rebuilt image (visible patches pasted in)."""
-        view, p = views[0], self.patch_size
-        assert view.masks is not None
-        assert view.hidden is not None
-        x, mask = view.pixels[:IMAGES], view.masks[:IMAGES]
-        prediction = self._predict(x, mask, view.hidden).float()
+        mask, hidden = hidden_patches(views[0])
+        x = views[0].pixels[:IMAGES]
+        prediction = self._predict(x, mask[:IMAGES], hidden).float()
         if self.normalise_target:
-            target = patchify(x.float(), p)
+            target = patchify(x.float(), self.patch_size)
             mean, var = target.mean(-1, keepdim=True), target.var(-1, keepdim=True)
             prediction = prediction * (var + 1e-6).sqrt() + mean
-        original, rebuilt = plain(x, view), plain(unpatchify(prediction, p), view)
-        yield "reconstructions", sheet([original, hide(original, mask, p), paste(original, rebuilt, mask, p)])
+        yield "reconstructions", reconstructions(views[0], prediction, self.patch_size)
 
 
 def visible(mask: Tensor, hidden: int) -> Tensor:

@@ -19,26 +19,22 @@ biases and norms are not decayed; keys enter the queue after the backward pass, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from sslpipe.core.config import merge
 from sslpipe.core.distributed import gather, rank, unsynchronise, world_size
-from sslpipe.losses import info_nce
-from sslpipe.losses.precision import full_precision
+from sslpipe.losses import info_nce, similarity, unit
 from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
-from sslpipe.methods.base.method import Clock, Method, Step
+from sslpipe.methods.base.method import Backbone, Clock, Method, Scale, Step, View
 from sslpipe.methods.base.monitor import student_and_teacher
-from sslpipe.methods.base.scale import Rule, Scale, power, queue
+from sslpipe.methods.base.scale import power, queue
 from sslpipe.networks.heads import mlp
 from sslpipe.networks.momentum import Momentum
-from sslpipe.networks.protocol import Backbone
 from sslpipe.networks.queue import Queue, check_length
-from sslpipe.views.view import View
 
 _SGD = OptimizerConfig(name="sgd", lr=0.03, rule="linear", weight_decay=1e-4, warmup_epochs=0)
 _VERSION_1: dict[str, Any] = {
@@ -98,22 +94,17 @@ class MoCo(Method):
                         object.__setattr__(self, key, value)  # it is frozen from here on
             return self
 
-    paper: ClassVar[str] = "He et al., CVPR 2020, arXiv:1911.05722; Chen et al., arXiv:2003.04297"
-    small: ClassVar[Mapping[str, Any]] = {
+    paper = "He et al., CVPR 2020, arXiv:1911.05722; Chen et al., arXiv:2003.04297"
+    small = {
         "momentum": 0.99,
         "queue": 896,  # a multiple of the batch, at most a quarter of the images
-        "projector_hidden": 256,
-        "projector_out": 128,
+        "projector_hidden": 256, "projector_out": 128,
         "optimizer": SMALL_ADAMW,
-    }
-    needs: ClassVar[str] = "a queue that the batch divides"
-    suspects: ClassVar[str] = (
-        "check that the temperature is not too high, the learning rate, and the momentum"
-    )
-    scales: ClassVar[tuple[Scale, ...]] = (
-        Scale(batch=256, epochs=200, source="the official code's defaults, main_moco.py"),
-    )
-    rules: ClassVar[Mapping[str, Rule]] = {"momentum": _slow, "queue": queue}
+    }  # fmt: skip
+    needs = "a queue that the batch divides"
+    suspects = "check that the temperature is not too high, the learning rate, and the momentum"
+    scales = (Scale(batch=256, epochs=200, source="the official code's defaults, main_moco.py"),)
+    rules = {"momentum": _slow, "queue": queue}
 
     def __init__(self, backbone: Backbone, config: Config) -> None:
         super().__init__(backbone, config)
@@ -142,9 +133,8 @@ class MoCo(Method):
         check_length(K, batch_size)
         if images < 4 * K:
             most = images // 4 // batch_size * batch_size
-            advice = (
-                f"set methods.moco.queue to {most}" if most else "train on more images or smaller batches"
-            )
+            shorter = f"set methods.moco.queue to {most}"
+            advice = shorter if most else "train on more images or smaller batches"
             warnings.append(
                 f"MoCo's queue of {K} keys is more than a quarter of the {images} images, so an image's own old keys "
                 f"are often among its negatives: {advice}"
@@ -178,27 +168,17 @@ class MoCo(Method):
         """
         ranks = world_size()
         if not self.shuffle or ranks == 1:
-            return _unit(self.key_encoder(x))
+            return unit(self.key_encoder(x))
         # The generator is the same on every rank, and so is the order.
         order = torch.randperm(ranks * len(x), generator=clock.generator).to(x.device)  # [W · N]
         shuffled = self.key_encoder(gather(x)[order.chunk(ranks)[rank()]])  # [N, C]
         k = gather(shuffled)[order.argsort()]  # [W · N, C], in order again
-        return _unit(k.chunk(ranks)[rank()])
-
-
-@full_precision
-def _unit(x: Tensor) -> Tensor:
-    return F.normalize(x, dim=1)
-
-
-@full_precision
-def _similarity(a: Tensor, b: Tensor) -> Tensor:
-    return a @ b.T
+        return unit(k.chunk(ranks)[rank()])
 
 
 @torch.no_grad()
 def _numbers(q: Tensor, k: Tensor, queue: Tensor) -> dict[str, Tensor]:
     """How often the own key is the nearest of the 1 + K, and how near it is: 1 for all is collapse."""
-    q = _unit(q)
-    positive, nearest = (q * k).sum(dim=1), _similarity(q, queue).amax(dim=1)  # [N], [N]
+    q = unit(q)
+    positive, nearest = (q * k).sum(dim=1), similarity(q, queue).amax(dim=1)  # [N], [N]
     return {"accuracy": (positive > nearest).float().mean(), "positive_similarity": positive.mean()}

@@ -20,25 +20,21 @@ earlier. Where this differs from the official code: AdamW does not decay biases,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Iterable
+from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from sslpipe.core.distributed import gather, rank
-from sslpipe.losses import batch_info_nce
-from sslpipe.losses.precision import full_precision
+from sslpipe.losses import batch_info_nce, similarity, unit
 from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
-from sslpipe.methods.base.method import Clock, Method, Step
+from sslpipe.methods.base.method import Backbone, Clock, Method, Scale, Step, View
 from sslpipe.methods.base.monitor import student_and_teacher
-from sslpipe.methods.base.scale import Rule, Scale, momentum
+from sslpipe.methods.base.scale import momentum
 from sslpipe.networks.heads import mlp
 from sslpipe.networks.momentum import Momentum, cosine_momentum
-from sslpipe.networks.protocol import Backbone
-from sslpipe.views.view import View
 
 _LARS = OptimizerConfig(name="lars", lr=0.6, rule="linear", weight_decay=1e-6, warmup_epochs=10)
 _ADAMW = OptimizerConfig(name="adamw", lr=1.5e-4, rule="linear", weight_decay=0.1, warmup_epochs=40)
@@ -63,51 +59,43 @@ class MoCoV3(Method):
             None, description="null: LARS, ViT AdamW; what is given in part lies on top of these"
         )
 
-    title: ClassVar[str] = "MoCo v3"
-    paper: ClassVar[str] = "Chen et al., ICCV 2021, arXiv:2104.02057"
-    small: ClassVar[Mapping[str, Any]] = {
-        "temperature": 0.2,
-        "momentum": 0.99,
-        "projector_hidden": 512,
-        "projector_out": 128,
-        "predictor_hidden": 512,
+    title = "MoCo v3"
+    paper = "Chen et al., ICCV 2021, arXiv:2104.02057"
+    small = {
+        "temperature": 0.2, "momentum": 0.99,
+        "projector_hidden": 512, "projector_out": 128, "predictor_hidden": 512,
         "optimizer": SMALL_ADAMW,
-    }
-    needs: ClassVar[str] = "large batches: they are the negatives"
-    suspects: ClassVar[str] = (
-        "check that the temperature is not too high, the learning rate, and the momentum"
-    )
-    scales: ClassVar[tuple[Scale, ...]] = (
+    }  # fmt: skip
+    needs = "large batches: they are the negatives"
+    suspects = "check that the temperature is not too high, the learning rate, and the momentum"
+    scales = (
         Scale(batch=4096, epochs=100, kinds=_CNN, source=_COMMANDS),
-        Scale(batch=4096, epochs=300, kinds=_CNN, settings={"optimizer": {"lr": 0.3}}, source=_COMMANDS),
+        Scale(batch=4096, epochs=300, kinds=_CNN, source=_COMMANDS, settings={"optimizer": {"lr": 0.3}}),
         Scale(
-            batch=4096,
-            epochs=1000,
-            kinds=_CNN,
+            batch=4096, epochs=1000, kinds=_CNN, source=_COMMANDS,
             settings={"momentum": 0.996, "optimizer": {"lr": 0.3, "weight_decay": 1.5e-6}},
-            source=_COMMANDS,
         ),
         Scale(batch=4096, epochs=300, kinds=("vit",), source=_COMMANDS),
-    )
-    rules: ClassVar[Mapping[str, Rule]] = {"momentum": momentum}
+    )  # fmt: skip
+    rules = {"momentum": momentum}
 
     def __init__(self, backbone: Backbone, config: Config) -> None:
         super().__init__(backbone, config)
         vit = backbone.kind == "vit"
         self.temperature = config.temperature or (0.2 if vit else 1.0)
         self.momentum = config.momentum
-        self.optimizer = _on_top(config.optimizer, _ADAMW if vit else _LARS)
+        self.optimizer = _ADAMW if vit else _LARS
+        if config.optimizer is not None:  # what is given lies on top
+            given = config.optimizer.model_dump(exclude_unset=True)
+            self.optimizer = self.optimizer.model_copy(update=given)
         if vit and config.freeze_patch_embedding:
-            self.freeze(_patch_embedding(backbone))
-        out = config.projector_out
-        layers = config.projector_layers or (3 if vit else 2)
+            modules = backbone.named_modules()  # our own ViTs and timm's have a module of this name
+            self.freeze(next(m for name, m in modules if name.split(".")[-1] == "patch_embed"))
+        out, layers = config.projector_out, config.projector_layers or (3 if vit else 2)
         self.projector = mlp(backbone.dim, config.projector_hidden, out, layers=layers, last_norm="plain")
-        self.predictor = mlp(
-            out, config.predictor_hidden, out, last_norm="plain" if vit else None, last_bias=False
-        )
-        self.key_encoder = Momentum(
-            nn.Sequential(self.backbone, self.projector)
-        )  # f_k, without the predictor
+        last: Literal["plain"] | None = "plain" if vit else None
+        self.predictor = mlp(out, config.predictor_hidden, out, last_norm=last, last_bias=False)
+        self.key_encoder = Momentum(nn.Sequential(self.backbone, self.projector))  # f_k has no predictor
 
     @classmethod
     def variant(cls, config: Config, patch_size: int | None) -> str:  # type: ignore[override]
@@ -118,10 +106,6 @@ class MoCoV3(Method):
     def negatives(cls, config: Config, batch_size: int) -> int:  # type: ignore[override]
         """The keys of all other images."""
         return batch_size - 1
-
-    def step(self, views: list[View], clock: Clock) -> Step:
-        """One batch."""
-        return self.loss(self.embed(views), clock)
 
     def embed(self, views: list[View]) -> tuple[Tensor, ...]:
         """q₁, q₂, k₁, k₂: batch norm sees one view at a time, in both networks. No gradient reaches the keys."""
@@ -154,25 +138,10 @@ class MoCoV3(Method):
         return 2 * self.temperature * batch_info_nce(q, k, self.temperature, rank() * len(q))
 
 
-def _on_top(given: OptimizerConfig | None, paper: OptimizerConfig) -> OptimizerConfig:
-    """The paper's optimiser with what was given in its place."""
-    return paper if given is None else paper.model_copy(update=given.model_dump(exclude_unset=True))
-
-
-def _patch_embedding(backbone: Backbone) -> nn.Module:
-    """The module that has this name in our own ViTs and in timm's."""
-    return next(m for name, m in backbone.named_modules() if name.rpartition(".")[2] == "patch_embed")
-
-
 @torch.no_grad()
 def _numbers(q: Tensor, k: Tensor) -> dict[str, Tensor]:
     """How often the own key is the nearest of the batch, and how near it is: 1 for all is collapse."""
     own = rank() * len(q) + torch.arange(len(q), device=q.device)  # [N]
-    cosines = _cosines(q, k)  # [N, W · N]
+    cosines = similarity(unit(q), unit(k))  # [N, W · N]
     positive, nearest = cosines.gather(1, own[:, None]), cosines.argmax(dim=1)
     return {"accuracy": (nearest == own).float().mean(), "positive_similarity": positive.mean()}
-
-
-@full_precision
-def _cosines(a: Tensor, b: Tensor) -> Tensor:
-    return normalize(a, dim=1) @ normalize(b, dim=1).T

@@ -20,8 +20,8 @@ with .3 · batch / 256 and weight decay 1e-6. Units, anchors and `ignore_overlap
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterable, Iterator
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,17 +29,15 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from sslpipe.console.errors import UserError
+from sslpipe.core.device import to_device
 from sslpipe.core.distributed import gather
 from sslpipe.losses import nt_xent, patch_info_nce
 from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
-from sslpipe.methods.base.method import Clock, Method, Step
-from sslpipe.methods.base.monitor import mean_cosine, projections
+from sslpipe.methods.base.method import Backbone, Clock, Method, Scale, Step, View
+from sslpipe.methods.base.monitor import mean_cosine, spread_of
 from sslpipe.methods.base.pictures import enlarged, frame, heat, plain, sheet
-from sslpipe.methods.base.scale import Scale
 from sslpipe.networks.heads import mlp
-from sslpipe.networks.protocol import Backbone, ConvBackbone, probe
 from sslpipe.views.geometry import matches
-from sslpipe.views.view import View
 
 _LOGITS = 2**25  # logits of patches at a time: 128 MiB in float32
 _WATCHED = 256  # images that `patch_accuracy` looks at
@@ -54,8 +52,6 @@ class PatchContrast(Method):
     """
 
     class Config(MethodConfig):
-        """Patch contrast's settings."""
-
         lambda_img: float = Field(0.5, ge=0, description="λ_img; 0: no image level, and no head for it")
         lambda_patch: float = Field(0.5, ge=0, description="λ_patch; 0: no patch level, and no head for it")
         unit: Literal["auto", "cells", "tokens", "regions"] = Field(
@@ -88,25 +84,18 @@ class PatchContrast(Method):
                 raise ValueError("lambda_img and lambda_patch are both 0: set one of them above 0")
             return self
 
-    title: ClassVar[str] = "Patch contrast"
-    paper: ClassVar[str] = "sslpipe's own, after DenseCL (Wang et al., CVPR 2021, arXiv:2011.09157)"
-    small: ClassVar[Mapping[str, Any]] = {
-        "lambda_img": 0.5,
-        "lambda_patch": 0.5,
-        "projector_hidden": 256,
-        "projector_out": 128,
-        "patch_hidden": 256,
-        "patch_out": 128,
-        "anchors": 1024,
+    title = "Patch contrast"
+    paper = "sslpipe's own, after DenseCL (Wang et al., CVPR 2021, arXiv:2011.09157)"
+    small = {
+        "lambda_img": 0.5, "lambda_patch": 0.5,
+        "projector_hidden": 256, "projector_out": 128, "patch_hidden": 256, "patch_out": 128, "anchors": 1024,
         "optimizer": SMALL_ADAMW,
-    }
-    needs: ClassVar[str] = "several patches a view"
-    suspects: ClassVar[str] = (
+    }  # fmt: skip
+    needs = "several patches a view"
+    suspects = (
         "check that the temperatures are not too high, the learning rate, and that the batch has negatives"
     )
-    scales: ClassVar[tuple[Scale, ...]] = (
-        Scale(batch=4096, epochs=100, source="SimCLR's default setting, whose optimiser it has"),
-    )
+    scales = (Scale(batch=4096, epochs=100, source="SimCLR's default setting, whose optimiser it has"),)
 
     def __init__(self, backbone: Backbone, config: Config) -> None:
         super().__init__(backbone, config)
@@ -114,17 +103,17 @@ class PatchContrast(Method):
         self.unit = _unit(backbone, config.unit)
         self.projector: nn.Module | None = None  # g
         self.patch_projector: nn.Module | None = None  # g_patch
+        D = backbone.dim
         if config.lambda_img:
-            self.projector = mlp(
-                backbone.dim, config.projector_hidden, config.projector_out, last_norm="scale"
-            )
+            self.projector = mlp(D, config.projector_hidden, config.projector_out, last_norm="scale")
         if config.lambda_patch:
             # No batch norm, as in DenseCL: a patch is projected by itself, whatever else the batch shows.
             self.patch_projector = nn.Identity()
             if config.patch_projector:
-                self.patch_projector = mlp(backbone.dim, config.patch_hidden, config.patch_out, norm=False)
+                self.patch_projector = mlp(D, config.patch_hidden, config.patch_out, norm=False)
         if config.lambda_patch and self.unit == "regions":
-            self._check_regions()
+            size = self._region_size(backbone.image_size)
+            self.check_parts(size, "regions", "region_size to what it can, or fewer regions")
         elif not config.lambda_img:
             for parameter in _unused_by_maps(backbone):
                 parameter.requires_grad_(False)
@@ -137,17 +126,14 @@ class PatchContrast(Method):
     def check_batch(self, batch_size: int, images: int) -> list[str]:
         """Warn where a view is a single patch."""
         warnings = super().check_batch(batch_size, images)
-        if self._sees_one_patch():
+        by_maps = self.patch_projector is not None and self.unit != "regions"
+        if by_maps and _maps_of_blank(self.backbone).shape[2:] == (1, 1):
             warnings.append(
                 f"a view of {self.backbone.image_size} pixels is a single patch to {self.backbone.name}, so the patch "
                 "level adds little to the image level: set methods.patch_contrast.unit to regions, or take a backbone "
                 "that shrinks images less, or larger views"
             )
         return warnings
-
-    def step(self, views: list[View], clock: Clock) -> Step:
-        """One batch."""
-        return self.loss(self.embed(views), clock)
 
     def embed(self, views: list[View]) -> tuple[Tensor, ...]:
         """z_i, z_j of the images, [N, d] each; then p_1, p_2 of the patches, [N, P, d + 1], the match as last number.
@@ -161,7 +147,7 @@ class PatchContrast(Method):
             embeddings += self.projector(h).chunk(2)  # z_i, z_j
         if self.patch_projector is not None:
             grid = (maps.shape[2], maps.shape[3])
-            p_1, p_2 = self.patch_projector(_as_patches(maps)).chunk(2)  # [N, P, d] each
+            p_1, p_2 = self.patch_projector(maps.flatten(2).transpose(1, 2)).chunk(2)  # [N, P, d] each
             embeddings += (_attach(p_1, matches(a, b, grid)), _attach(p_2, matches(b, a, grid)))
         return embeddings
 
@@ -183,7 +169,8 @@ class PatchContrast(Method):
 
     def monitor(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         """How far projections of images spread."""
-        return {} if self.projector is None else projections(self.projector(h) for _, h in batches)
+        g = self.projector
+        return {} if g is None else spread_of(torch.cat([g(h) for _, h in batches]))
 
     def _encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Images and their patches: [M, 3, S, S] → [M, D], [M, D, h, w]; batch norm sees both views together."""
@@ -197,37 +184,15 @@ class PatchContrast(Method):
     def _patch_loss(self, p_1: Tensor, p_2: Tensor, m: Tensor, generator: torch.Generator) -> Tensor:
         """One direction: anchors are of view 1, matches m [N, P] say which patches of view 2 are their positives."""
         ignore = share_match(m) if self.config.ignore_overlap else None  # of all patches, drawn or not
-        return patch_info_nce(
-            p_1,
-            p_2,
-            draw(m, self.config.anchors, generator),
-            self.config.patch_temperature,
-            ignore,
-            anchors=min(self.config.anchors, m.numel()),
-            chunk=max(1, _LOGITS // (2 * m.numel())),
-        )
-
-    def _sees_one_patch(self) -> bool:
-        if self.patch_projector is None or self.unit == "regions":
-            return False
-        return _maps_of_blank(self.backbone).shape[2:] == (1, 1)
+        most, chunk = self.config.anchors, max(1, _LOGITS // (2 * m.numel()))
+        drawn, tau = draw(m, most, generator), self.config.patch_temperature
+        return patch_info_nce(p_1, p_2, drawn, tau, ignore, anchors=min(most, m.numel()), chunk=chunk)
 
     def _region_size(self, side: int) -> int:
         """Pixels a side of a region as it is encoded: whole patches for a vision transformer."""
         size = self.config.region_size or math.ceil(side / self.config.regions)
         multiple = self.backbone.patch_size or 1
         return math.ceil(size / multiple) * multiple
-
-    def _check_regions(self) -> None:
-        size = self._region_size(self.backbone.image_size)
-        try:
-            if isinstance(self.backbone, ConvBackbone):
-                probe(self.backbone, size)
-        except UserError as error:
-            raise UserError(
-                f"patch_contrast shows {self.backbone.name} regions of {size} pixels, which it cannot take: set "
-                "methods.patch_contrast.region_size to what it can, or fewer regions"
-            ) from error
 
     @torch.no_grad()
     def pictures(self, views: list[View]) -> Iterator[tuple[str, Tensor]]:
@@ -239,7 +204,8 @@ class PatchContrast(Method):
             return
         a, b = _pair([view[:_SHOWN] for view in views])
         _, maps = self._encode(torch.cat([a.pixels, b.pixels]))
-        p_1, p_2 = F.normalize(self.patch_projector(_as_patches(maps)).float(), dim=2).chunk(2)  # [n, P, d]
+        p = self.patch_projector(maps.flatten(2).transpose(1, 2))  # [2n, P, d]
+        p_1, p_2 = F.normalize(p.float(), dim=2).chunk(2)  # [n, P, d]
         grid = (maps.shape[2], maps.shape[3])
         m = matches(a, b, grid)  # [n, P]
         x_1, x_2 = (enlarged(plain(view.pixels, view)) for view in (a, b))
@@ -282,10 +248,7 @@ def draw(m: Tensor, anchors: int, generator: torch.Generator) -> Tensor:
     """
     if m.numel() <= anchors:
         return m
-    luck = torch.rand(m.numel(), generator=generator, dtype=torch.float64)
-    if m.is_cuda:
-        luck = luck.pin_memory()  # else the copy would wait for the work before it
-    luck = luck.to(m.device, non_blocking=True)
+    luck = to_device(torch.rand(m.numel(), generator=generator, dtype=torch.float64), m.device)
     matched = m.flatten() >= 0  # [N·P]
     chosen = luck.masked_fill(~matched, -1).topk(anchors).indices  # unmatched ones only where matched run out
     drawn = torch.zeros_like(matched).index_fill_(0, chosen, True)
@@ -293,11 +256,7 @@ def draw(m: Tensor, anchors: int, generator: torch.Generator) -> Tensor:
 
 
 def _unit(backbone: Backbone, unit: str) -> str:
-    """What a patch is to this backbone.
-
-    Raises:
-        UserError: it has no such patches.
-    """
+    """What a patch is to this backbone; a UserError where it has no such patches."""
     own = "tokens" if backbone.kind == "vit" else "cells"
     if unit not in ("auto", "regions", own):
         raise UserError(
@@ -313,10 +272,6 @@ def _pair(views: list[View]) -> tuple[View, View]:
             f"patch_contrast compares two views of an image, not {len(views)}: set views.recipe.view.count to 2"
         )
     return views[0], views[1]
-
-
-def _as_patches(maps: Tensor) -> Tensor:
-    return maps.flatten(2).transpose(1, 2)  # [N, D, h, w] → [N, P, D]
 
 
 def _maps_of_blank(backbone: Backbone) -> Tensor:
@@ -356,21 +311,19 @@ def _found(p_1: Tensor, p_2: Tensor, m: Tensor) -> dict[str, Tensor]:
     p_1, p_2, m = (tensor[:_WATCHED] for tensor in (F.normalize(p_1, dim=2), F.normalize(p_2, dim=2), m))
     nearest = torch.einsum("npd,nqd->npq", p_1, p_2).argmax(dim=2)  # [N, P]
     matched = m >= 0
-    return {
-        "matched": matched.float().mean(),
-        "patch_accuracy": (nearest == m).sum() / matched.sum().clamp(min=1),
-    }
+    accuracy = (nearest == m).sum() / matched.sum().clamp(min=1)
+    return {"matched": matched.float().mean(), "patch_accuracy": accuracy}
 
 
-def _one_hot(place: Tensor, count: int) -> Tensor:
-    """Places among `count` as booleans, [n, …] → [n, …, count]; -1 is nowhere."""
-    return place[..., None] == torch.arange(count, device=place.device)
+def _one_hot(index: Tensor, count: int) -> Tensor:
+    """Indices below `count` as booleans, [n, …] → [n, …, count]; -1 is none."""
+    return index[..., None] == torch.arange(count, device=index.device)
 
 
 def _central(grid: tuple[int, int], m: Tensor) -> Tensor:
     """The patch nearest to the middle of each view, of those that have a match if there are any: [n, P] → [n]."""
-    place = torch.arange(m.shape[1], device=m.device)
-    down, across = place // grid[1] - (grid[0] - 1) / 2, place % grid[1] - (grid[1] - 1) / 2
+    patch = torch.arange(m.shape[1], device=m.device)
+    down, across = patch // grid[1] - (grid[0] - 1) / 2, patch % grid[1] - (grid[1] - 1) / 2
     distance = down.square() + across.square()  # [P]
     return torch.where(m >= 0, distance, distance + sum(grid) ** 2).argmin(dim=1)
 

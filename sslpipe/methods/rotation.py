@@ -12,8 +12,7 @@ linear layer reads the backbone's features.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +20,8 @@ from torch import Tensor, nn
 from sslpipe.console.errors import UserError
 from sslpipe.losses import label_cross_entropy
 from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
-from sslpipe.methods.base.method import Clock, Method, Preparation, Step
+from sslpipe.methods.base.method import Backbone, Clock, Method, Preparation, Scale, Step, View
 from sslpipe.methods.base.pictures import IMAGES, plain, sheet
-from sslpipe.methods.base.scale import Scale
-from sslpipe.networks.protocol import Backbone
-from sslpipe.views.view import View
 
 K = 4  # rotations: y · 90° counter-clockwise, y = 0 … 3
 
@@ -36,38 +32,22 @@ class Rotation(Method):
     """L = −(1/K) Σ_y log F^y(g(x | y)), the mean over images; g turns by y · 90° (eq. 3)."""
 
     class Config(MethodConfig):
-        """RotNet's settings."""
-
         optimizer: OptimizerConfig = OptimizerConfig(
-            name="sgd",
-            lr=0.01,
-            rule="absolute",
-            weight_decay=5e-4,
-            momentum=0.9,
-            schedule="steps",
-            milestones=(0.3, 0.6, 0.9),
-            warmup_epochs=0,
-        )
+            name="sgd", lr=0.01, rule="absolute", weight_decay=5e-4, momentum=0.9,
+            schedule="steps", milestones=(0.3, 0.6, 0.9), warmup_epochs=0,
+        )  # fmt: skip
 
-    paper: ClassVar[str] = "Gidaris et al., ICLR 2018, arXiv:1803.07728"
-    small: ClassVar[Mapping[str, Any]] = {
-        "optimizer": SMALL_ADAMW,
-    }
-    needs: ClassVar[str] = "images with a right way up"
-    scales: ClassVar[tuple[Scale, ...]] = (
-        Scale(batch=192, epochs=50, source="config/ImageNet_RotNet_AlexNet.py of the official code"),
-    )
+    paper = "Gidaris et al., ICLR 2018, arXiv:1803.07728"
+    small = {"optimizer": SMALL_ADAMW}
+    needs = "images with a right way up"
+    scales = (Scale(batch=192, epochs=50, source="config/ImageNet_RotNet_AlexNet.py of the official code"),)
 
     def __init__(self, backbone: Backbone, config: Config) -> None:
         super().__init__(backbone, config)
         self.classifier = nn.Linear(backbone.dim, K)
 
     def prepare(self, preparation: Preparation) -> None:
-        """Refuse views that are turned or upside down already: then no label would be right.
-
-        Raises:
-            UserError: says what to set instead.
-        """
+        """Refuse views that are turned or upside down already: then no label would be right."""
         (spec,) = preparation.recipe.views
         if spec.quarter_turns or spec.vflip > 0 or spec.rotation >= 45:
             raise UserError(

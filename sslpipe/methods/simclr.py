@@ -5,14 +5,13 @@ arXiv:2002.05709. ImageNet, ResNet-50, 100 epochs, batch 4096: linear 64.5 (Tabl
 
 Settings are those of Sec. 2 and App. A/B: LARS with .3 · batch / 256, weight decay 1e-6, T .1, a two-layer head to
 128. Where the official code differs: its weight decay is 1e-4 (the paper's value stands here), and its head ends in a
-batch norm without shift (taken here). App. B.9 on CIFAR-10:
-T .5, strength .5, no blur, rate 1.0.
+batch norm without shift (taken here). App. B.9 on CIFAR-10: T .5, strength .5, no blur, rate 1.0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterable
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -21,21 +20,15 @@ from torch import Tensor
 from sslpipe.core.distributed import gather
 from sslpipe.losses import nt_xent
 from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
-from sslpipe.methods.base.method import Clock, Method, Step
-from sslpipe.methods.base.monitor import mean_cosine, projections
-from sslpipe.methods.base.scale import Scale
+from sslpipe.methods.base.method import Backbone, Clock, Method, Recipe, Scale, Step, View
+from sslpipe.methods.base.monitor import mean_cosine, spread_of
 from sslpipe.networks.heads import mlp
-from sslpipe.networks.protocol import Backbone
-from sslpipe.views.recipe import Recipe
-from sslpipe.views.view import View
 
 
 class SimCLR(Method):
     """L = mean over the 2N views i of −log( exp(sim(z_i, z_j)/τ) / Σ_{k≠i} exp(sim(z_i, z_k)/τ) )  (eq. 1)."""
 
     class Config(MethodConfig):
-        """SimCLR's settings."""
-
         temperature: float = Field(0.1, gt=0, description="τ")
         projector_hidden: int = Field(2048, ge=1, description="width of the projector's hidden layers")
         projector_out: int = Field(128, ge=1, description="width of the projections")
@@ -48,33 +41,25 @@ class SimCLR(Method):
             name="lars", lr=0.3, rule="linear", weight_decay=1e-6, warmup_epochs=10
         )
 
-    paper: ClassVar[str] = "Chen et al., ICML 2020, arXiv:2002.05709"
-    small: ClassVar[Mapping[str, Any]] = {
-        "temperature": 0.1,
-        "projector_hidden": 256,
-        "projector_out": 128,
-        "optimizer": SMALL_ADAMW,
-    }
-    needs: ClassVar[str] = "large batches: they are the negatives"
-    suspects: ClassVar[str] = (
+    paper = "Chen et al., ICML 2020, arXiv:2002.05709"
+    small = {"temperature": 0.1, "projector_hidden": 256, "projector_out": 128, "optimizer": SMALL_ADAMW}
+    needs = "large batches: they are the negatives"
+    suspects = (
         "check that the temperature is not too high, the learning rate, and that the batch has negatives"
     )
-    scales: ClassVar[tuple[Scale, ...]] = (
+    scales = (
         Scale(batch=4096, epochs=100, source="Sec. 2.3, the default setting"),
         Scale(
-            batch=256,
-            epochs=100,
+            batch=256, epochs=100, source="App. B.1, better for small batches and few epochs",
             settings={"optimizer": {"lr": 0.075, "rule": "sqrt"}},
-            source="App. B.1, better for small batches and few epochs",
         ),
-    )
+    )  # fmt: skip
 
     def __init__(self, backbone: Backbone, config: Config) -> None:
         super().__init__(backbone, config)
         self.temperature = config.temperature
-        self.projector = mlp(
-            backbone.dim, config.projector_hidden, config.projector_out, last_norm=config.projector_norm
-        )  # g(·)
+        D, d = backbone.dim, config.projector_out
+        self.projector = mlp(D, config.projector_hidden, d, last_norm=config.projector_norm)  # g(·)
 
     @classmethod
     def recipe(cls, config: Config, image_size: int, patch_size: int | None) -> Recipe:  # type: ignore[override]
@@ -83,22 +68,16 @@ class SimCLR(Method):
         s, jitter = config.jitter_strength, view.jitter
         assert jitter is not None
         strengths = {key: getattr(jitter, key) * s for key in ("brightness", "contrast", "saturation", "hue")}
-        jitter = jitter.model_copy(update=strengths)
-        return Recipe(views=(view.model_copy(update={"jitter": jitter}),))
+        return Recipe(views=(view.model_copy(update={"jitter": jitter.model_copy(update=strengths)}),))
 
     @classmethod
     def negatives(cls, config: Config, batch_size: int) -> int:  # type: ignore[override]
         """Both views of all other images."""
         return 2 * (batch_size - 1)
 
-    def step(self, views: list[View], clock: Clock) -> Step:
-        """One batch."""
-        return self.loss(self.embed(views), clock)
-
     def embed(self, views: list[View]) -> tuple[Tensor, ...]:
         """z_i and z_j: both views go through the encoder together, so batch norm sees them together."""
-        x = torch.cat([views[0].pixels, views[1].pixels])  # [2N, 3, S, S]
-        h = self.backbone(x)  # [2N, D]
+        h = self.backbone(torch.cat([views[0].pixels, views[1].pixels]))  # [2N, D]
         z_i, z_j = self.projector(h).chunk(2)  # [N, d] each
         return z_i, z_j
 
@@ -110,4 +89,4 @@ class SimCLR(Method):
 
     def monitor(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         """How far projections spread."""
-        return projections(self.projector(h) for _, h in batches)
+        return spread_of(torch.cat([self.projector(h) for _, h in batches]))

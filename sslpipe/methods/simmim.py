@@ -15,53 +15,37 @@ layer_scale: 0.1, drop_path: 0.1}`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from sslpipe.losses import masked_l1
 from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
-from sslpipe.methods.base.method import Clock, Method, Step
-from sslpipe.methods.base.pictures import IMAGES, hide, paste, plain, sheet
-from sslpipe.methods.base.scale import Scale
-from sslpipe.networks.patches import patchify, unpatchify
-from sslpipe.networks.protocol import Backbone
-from sslpipe.views.view import View
+from sslpipe.methods.base.method import Backbone, Clock, Method, Scale, Step, View
+from sslpipe.methods.base.pictures import IMAGES, hidden_patches, reconstructions
+from sslpipe.networks.patches import patchify
 
 
 class SimMIM(Method):
     """L = ‖y_M − x_M‖₁ / Ω(x_M): a mean over the numbers of hidden pixels (eq. 1)."""
 
     class Config(MethodConfig):
-        """SimMIM's settings."""
-
         optimizer: OptimizerConfig = OptimizerConfig(
-            name="adamw",
-            lr=5e-5,
-            rule="linear",
-            weight_decay=0.05,
-            clip=5.0,
-            warmup_epochs=10,
-            schedule="steps",
-            milestones=(0.875,),
-        )
+            name="adamw", lr=5e-5, rule="linear", weight_decay=0.05, clip=5.0,
+            schedule="steps", milestones=(0.875,), warmup_epochs=10,
+        )  # fmt: skip
 
-    paper: ClassVar[str] = "Xie et al., CVPR 2022, arXiv:2111.09886"
-    small: ClassVar[Mapping[str, Any]] = {
-        "optimizer": {**SMALL_ADAMW, "lr": 0.001, "schedule": "cosine"},
-    }
-    takes: ClassVar[tuple[str, ...]] = ("vit",)
-    default_backbone: ClassVar[str] = "small_vit"
-    scales: ClassVar[tuple[Scale, ...]] = (
+    paper = "Xie et al., CVPR 2022, arXiv:2111.09886"
+    small = {"optimizer": {**SMALL_ADAMW, "lr": 0.001, "schedule": "cosine"}}
+    takes = ("vit",)
+    default_backbone = "small_vit"
+    scales = (
         Scale(
-            batch=2048,
-            epochs=800,
-            source="README.md and configs/vit_base__800ep of the official code",
+            batch=2048, epochs=800, source="README.md and configs/vit_base__800ep of the official code",
             shorter="Swin-B fine-tunes to 83.5 after 100 epochs, to 84.0 after 800 (the official table)",
         ),
-    )
+    )  # fmt: skip
 
     def __init__(self, backbone: Backbone, config: Config) -> None:
         super().__init__(backbone, config)
@@ -73,8 +57,7 @@ class SimMIM(Method):
 
     def step(self, views: list[View], clock: Clock) -> Step:
         """One batch; the encoder sees all patches, a token in place of the hidden ones."""
-        x, M = views[0].pixels, views[0].masks
-        assert M is not None
+        x, M = views[0].pixels, hidden_patches(views[0])[0]
         y = self._predict(x, M)  # [N, P, p·p·3]
         target = patchify(x, self.patch_size)  # [N, P, p·p·3]
         loss = masked_l1(y, target, M)
@@ -89,8 +72,5 @@ class SimMIM(Method):
     @torch.no_grad()
     def pictures(self, views: list[View]) -> Iterator[tuple[str, Tensor]]:
         """Rows of original, what the encoder sees, and the rebuilt image (visible patches pasted in)."""
-        view, p = views[0], self.patch_size
-        assert view.masks is not None
-        x, mask = view.pixels[:IMAGES], view.masks[:IMAGES]
-        original, rebuilt = plain(x, view), plain(unpatchify(self._predict(x, mask).float(), p), view)
-        yield "reconstructions", sheet([original, hide(original, mask, p), paste(original, rebuilt, mask, p)])
+        x, M = views[0].pixels[:IMAGES], hidden_patches(views[0])[0][:IMAGES]
+        yield "reconstructions", reconstructions(views[0], self._predict(x, M).float(), self.patch_size)

@@ -15,30 +15,25 @@ here. Biases and norms are not decayed here, there they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, ClassVar
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from sslpipe.losses import negative_cosine
-from sslpipe.measures.rank import spread
+from sslpipe.measures.geometry import spread
 from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
-from sslpipe.methods.base.method import Clock, Method, ParamGroup, Step
-from sslpipe.methods.base.monitor import projections
-from sslpipe.methods.base.scale import Scale
+from sslpipe.methods.base.method import Backbone, Clock, Method, ParamGroup, Scale, Step, View
+from sslpipe.methods.base.monitor import spread_of
 from sslpipe.networks.heads import mlp
-from sslpipe.networks.protocol import Backbone
-from sslpipe.views.view import View
 
 
 class SimSiam(Method):
     """L = ½ D(p₁, stopgrad(z₂)) + ½ D(p₂, stopgrad(z₁)), D the negative cosine  (eq. 4)."""
 
     class Config(MethodConfig):
-        """SimSiam's settings."""
-
         projector_hidden: int = Field(2048, ge=1, description="width of the projector's hidden layers")
         projector_out: int = Field(2048, ge=1, description="d")
         predictor_hidden: int = Field(512, ge=1, description="a bottleneck, a quarter of d in the paper")
@@ -46,19 +41,10 @@ class SimSiam(Method):
             name="sgd", lr=0.05, rule="linear", weight_decay=1e-4, warmup_epochs=0
         )
 
-    paper: ClassVar[str] = "Chen & He, CVPR 2021, arXiv:2011.10566"
-    small: ClassVar[Mapping[str, Any]] = {
-        "projector_hidden": 512,
-        "projector_out": 512,
-        "predictor_hidden": 128,
-        "optimizer": SMALL_ADAMW,
-    }
-    suspects: ClassVar[str] = (
-        "check the stop-gradient, that the predictor keeps its rate, and the learning rate itself"
-    )
-    scales: ClassVar[tuple[Scale, ...]] = (
-        Scale(batch=512, epochs=100, source="the official code's defaults, main_simsiam.py"),
-    )
+    paper = "Chen & He, CVPR 2021, arXiv:2011.10566"
+    small = {"projector_hidden": 512, "projector_out": 512, "predictor_hidden": 128, "optimizer": SMALL_ADAMW}
+    suspects = "check the stop-gradient, that the predictor keeps its rate, and the learning rate itself"
+    scales = (Scale(batch=512, epochs=100, source="the official code's defaults, main_simsiam.py"),)
 
     def __init__(self, backbone: Backbone, config: Config) -> None:
         super().__init__(backbone, config)
@@ -80,7 +66,7 @@ class SimSiam(Method):
 
     def monitor(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         """How far z spreads."""
-        return projections(self.projector(h) for _, h in batches)
+        return spread_of(torch.cat([self.projector(h) for _, h in batches]))
 
 
 def keep_rate(groups: list[ParamGroup], module: nn.Module) -> list[ParamGroup]:

@@ -22,28 +22,21 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from sslpipe.console.errors import UserError
 from sslpipe.core.distributed import gather, rank, world_size
-from sslpipe.losses import sinkhorn, swapped_prediction
-from sslpipe.losses.precision import full_precision
+from sslpipe.losses import similarity, sinkhorn, swapped_prediction, unit
 from sslpipe.methods.base import scale as _scale
 from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
-from sslpipe.methods.base.method import Clock, Method, ParamGroup, Step
-from sslpipe.methods.base.monitor import collect, entropy_share, spread_of
+from sslpipe.methods.base.method import Backbone, Clock, Method, ParamGroup, Recipe, Scale, Step, View
+from sslpipe.methods.base.monitor import entropy_share, spread_of
 from sslpipe.methods.base.pictures import plain
-from sslpipe.methods.base.scale import Rule, Scale
 from sslpipe.networks.heads import mlp
-from sslpipe.networks.protocol import Backbone
 from sslpipe.networks.queue import Queue, check_length
-from sslpipe.views.recipe import Recipe
-from sslpipe.views.view import View
 
 _ASSIGNED = 2  # crops that are assigned to prototypes, the first two (--crops_for_assign 0 1)
 _ONE, _ALL = 0.1, 0.999  # entropies below and above which SwAV has collapsed
@@ -64,8 +57,6 @@ class SwAV(Method):
     """
 
     class Config(MethodConfig):
-        """SwAV's settings."""
-
         temperature: float = Field(0.1, gt=0, description="τ")
         epsilon: float = Field(0.05, gt=0, description="ε of eq. 3: smaller gives sharper codes")
         sinkhorn_rounds: int = Field(3, ge=1, description="rounds of Sinkhorn that share out the images")
@@ -82,49 +73,38 @@ class SwAV(Method):
             name="lars", lr=0.3, rule="linear", weight_decay=1e-6, warmup_epochs=10, final_lr=0.001
         )
 
-    paper: ClassVar[str] = "Caron et al., NeurIPS 2020, arXiv:2006.09882"
-    small: ClassVar[Mapping[str, Any]] = {
+    paper = "Caron et al., NeurIPS 2020, arXiv:2006.09882"
+    small = {
         "epsilon": 0.03,  # the paper's 0.05 takes epochs to leave the start
         "prototypes": 100,
         "freeze_prototypes": 31,  # iterations: one epoch of the bundled digits
         "local_crops": 0,  # small crops of digits are too small
-        "projector_hidden": 256,
-        "projector_out": 128,
+        "projector_hidden": 256, "projector_out": 128,
         "optimizer": SMALL_ADAMW,
-    }
-    needs: ClassVar[str] = "no fewer images in batch and queue than prototypes"
-    suspects: ClassVar[str] = (
-        "lower epsilon, and check that Sinkhorn shares out more images (batch and queue) than there are prototypes"
+    }  # fmt: skip
+    needs = "no fewer images in batch and queue than prototypes"
+    suspects = (
+        "lower epsilon, and check that Sinkhorn shares out more images (batch and queue) than there are "
+        "prototypes"
     )
-    scales: ClassVar[tuple[Scale, ...]] = (
+    scales = (
         Scale(batch=4096, epochs=800, source="scripts/swav_800ep_pretrain.sh of the official code"),
         Scale(
-            batch=256,
-            epochs=200,
-            settings={
-                "queue": 3840,
-                "freeze_prototypes": 5005,
-                "optimizer": {"lr": 0.6, "warmup_epochs": 0},
-            },
-            source="scripts/swav_200ep_bs256_pretrain.sh of the official code",
+            batch=256, epochs=200, source="scripts/swav_200ep_bs256_pretrain.sh of the official code",
+            settings={"queue": 3840, "freeze_prototypes": 5005, "optimizer": {"lr": 0.6, "warmup_epochs": 0}},
         ),
-    )
-    rules: ClassVar[Mapping[str, Rule]] = {
-        "queue": _scale.queue,
-        "queue_epoch": _scale.share_of_epochs,
-        "freeze_prototypes": _scale.first_epochs,
-        "prototypes": _shared_out,
-    }
+    )  # fmt: skip
+    rules = {
+        "queue": _scale.queue, "queue_epoch": _scale.share_of_epochs,
+        "freeze_prototypes": _scale.first_epochs, "prototypes": _shared_out,
+    }  # fmt: skip
 
     def __init__(self, backbone: Backbone, config: Config) -> None:
         super().__init__(backbone, config)
-        self.temperature = config.temperature
-        self.epsilon, self.rounds = config.epsilon, config.sinkhorn_rounds
-        self.freeze_prototypes = config.freeze_prototypes
-        self.queue_length, self.queue_epoch = config.queue, config.queue_epoch
+        self.config = config
         D = config.projector_out
         self.projector = mlp(backbone.dim, config.projector_hidden, D)
-        self.prototypes = nn.Parameter(_unit(torch.randn(config.prototypes, D)))  # C, a row each: [K, D]
+        self.prototypes = nn.Parameter(unit(torch.randn(config.prototypes, D)))  # C, a row each: [K, D]
         # A row holds the features of both assigned crops of an image.
         self.queue = Queue(config.queue, _ASSIGNED * D) if config.queue else None
 
@@ -143,8 +123,8 @@ class SwAV(Method):
     def check_batch(self, batch_size: int, images: int) -> list[str]:
         """Refuse a queue that does not fit; warn where there are more prototypes than images to share out."""
         warnings = super().check_batch(batch_size, images)
-        check_length(self.queue_length, batch_size)
-        shared, K = batch_size + self.queue_length, len(self.prototypes)
+        check_length(self.config.queue, batch_size)
+        shared, K = batch_size + self.config.queue, len(self.prototypes)
         if shared < K:
             enough = math.ceil((K - batch_size) / batch_size) * batch_size
             warnings.append(
@@ -157,18 +137,21 @@ class SwAV(Method):
         """One batch: V crops are scored, the first two get codes, and each code is predicted by all other crops."""
         if len(views) < _ASSIGNED or views[0].name != views[1].name:
             raise UserError("SwAV needs two large crops: set views.recipe.global.count to 2 or more")
-        C = self._normalised()  # [K, D]
+        with torch.no_grad():
+            self.prototypes.copy_(unit(self.prototypes))  # back to the sphere: gradients are those there
+        # A copy, since a second part of the batch comes here again, perhaps before the first one's backward.
+        C = self.prototypes.clone()  # [K, D]
         z = self._embed(views).chunk(len(views))  # V × [N, D]
-        scores = [_similarity(z_v, C) for z_v in z]  # V × [N, K]
+        scores = [similarity(z_v, C) for z_v in z]  # V × [N, K]
         codes = [self._assign(z[a], C, a) for a in range(_ASSIGNED)]  # 2 × [N, K]
-        loss = swapped_prediction(scores, codes, self.temperature)
-        if self.queue is not None and clock.epoch >= self.queue_epoch:
+        loss = swapped_prediction(scores, codes, self.config.temperature)
+        if self.queue is not None and clock.epoch >= self.config.queue_epoch:
             self.queue.add(torch.cat(z[:_ASSIGNED], dim=1))  # enters after the update: no batch meets itself
         return Step(loss, _numbers(scores[:_ASSIGNED], codes))
 
     def before_update(self, clock: Clock) -> None:
         """Prototypes stay as they are for the first iterations."""
-        if clock.step < self.freeze_prototypes:
+        if clock.step < self.config.freeze_prototypes:
             self.prototypes.grad = None
 
     def after_update(self, clock: Clock) -> None:
@@ -182,9 +165,9 @@ class SwAV(Method):
         prototype_entropy: of the nearest prototypes over the images, 0 when it is the same one for all.
         prediction_entropy: of an image's softmax over the prototypes, 1 when it tells none from another.
         """
-        (z,) = collect((_unit(self.projector(h)),) for _, h in batches)  # [M, D]
-        scores, K = _similarity(z, _unit(self.prototypes)), len(self.prototypes)  # [M, K]
-        p = (scores / self.temperature).softmax(dim=1)
+        z = torch.cat([unit(self.projector(h)) for _, h in batches])  # [M, D]
+        scores, K = similarity(z, unit(self.prototypes)), len(self.prototypes)  # [M, K]
+        p = (scores / self.config.temperature).softmax(dim=1)
         return spread_of(z) | {
             "prototype_entropy": entropy_share(scores.argmax(dim=1), K),
             "prediction_entropy": torch.special.entr(p).sum(dim=1).mean() / math.log(K),
@@ -208,16 +191,7 @@ class SwAV(Method):
         """z of all crops, [V · N, D]: one pass of the backbone a resolution, one of the projector for all."""
         same_size = groupby(views, key=lambda view: view.pixels.shape[-1])
         h = [self.backbone(torch.cat([view.pixels for view in group])) for _, group in same_size]
-        return _unit(self.projector(torch.cat(h)))
-
-    def _normalised(self) -> Tensor:
-        """Project C back to the sphere, where it stays, and return it: gradients are those at the sphere's C.
-
-        A copy, since a second part of the batch comes here again, perhaps before the first one's backward.
-        """
-        with torch.no_grad():
-            self.prototypes.copy_(_unit(self.prototypes))
-        return self.prototypes.clone()
+        return unit(self.projector(torch.cat(h)))
 
     @torch.no_grad()
     def _assign(self, z: Tensor, C: Tensor, a: int) -> Tensor:
@@ -226,14 +200,15 @@ class SwAV(Method):
         if self.queue is not None and self.queue.full:
             past = self.queue.vectors.chunk(_ASSIGNED, dim=1)[a]  # [L, D], scored by today's prototypes
             everyone = torch.cat([past, everyone])  # [L + W · N, D]
-        q = sinkhorn(_similarity(everyone, C), self.epsilon, self.rounds)  # [L + W · N, K]
+        scores = similarity(everyone, C)  # [L + W · N, K]
+        q = sinkhorn(scores, self.config.epsilon, self.config.sinkhorn_rounds)
         return q[-world_size() * n :].chunk(world_size())[rank()]
 
     @torch.no_grad()
     def pictures(self, views: list[View]) -> Iterator[tuple[str, Tensor]]:
         """The clusters with most images, a row each; best-assigned images first."""
         view, K = views[0], len(self.prototypes)
-        scores = _similarity(self._embed([view]), _unit(self.prototypes))  # [N, K]
+        scores = similarity(self._embed([view]), unit(self.prototypes))  # [N, K]
         score, nearest = scores.max(dim=1)  # [N], [N]
         sizes = torch.bincount(nearest, minlength=K)
         shown = [k for k in sizes.argsort(descending=True, stable=True)[:_ROWS].tolist() if sizes[k] > 0]
@@ -245,17 +220,6 @@ class SwAV(Method):
             best = members[score[members].argsort(descending=True, stable=True)][:columns]  # [m]
             sheet[row, :, : len(best)] = images[best].permute(2, 0, 3, 1)  # [S, m, S, 3]
         yield "clusters", sheet.view(len(shown) * s, columns * s, 3).cpu()
-
-
-@full_precision
-def _unit(x: Tensor) -> Tensor:
-    return F.normalize(x, dim=-1)
-
-
-@full_precision
-def _similarity(z: Tensor, C: Tensor) -> Tensor:
-    """[N, D] and [K, D] → [N, K]; never in half precision, since ε magnifies its errors twenty times."""
-    return z @ C.T
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ def train(
     x: torch.Tensor, y: torch.Tensor, fold: torch.Tensor, left_out: list[int], classes: int, settings: Config
 ) -> tuple[torch.Tensor, torch.Tensor]:
     as_it_is = torch.zeros(x.shape[1]), torch.ones(x.shape[1])
-    data = probes._Standardised(x, *as_it_is, y, torch.device("cpu"))
+    data = probes._Standardised(x, *as_it_is, y, None)
     return probes._train(data, fold, left_out, classes, settings, seed=0)
 
 

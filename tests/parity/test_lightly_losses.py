@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sslpipe.losses import info_nce, negative_cosine, nt_xent, sinkhorn, swapped_prediction
-from sslpipe.measures.rank import spread
+from sslpipe.measures.geometry import spread
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # lightly's own

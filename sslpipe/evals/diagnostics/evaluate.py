@@ -24,7 +24,7 @@ from sslpipe.evals.base.inputs import Inputs
 from sslpipe.evals.base.outcome import Outcome
 from sslpipe.evals.diagnostics import Config
 from sslpipe.measures import geometry as measures
-from sslpipe.measures.rank import effective_rank, spread
+from sslpipe.measures.geometry import effective_rank, spread
 from sslpipe.measures.subsets import sample
 from sslpipe.networks.protocol import Backbone
 from sslpipe.views.engine import ViewEngine

@@ -10,11 +10,7 @@ from sslpipe.core.config import Config
 
 
 class OptimizerConfig(Config):
-    """How a method's parameters are optimised; each paper has its own.
-
-    `rule` turns `lr` into the peak learning rate: `linear` is lr · batch / 256, `sqrt` is lr · √batch,
-    `absolute` is lr itself.
-    """
+    """How a method's parameters are optimised; each paper has its own."""
 
     name: Literal["adamw", "sgd", "lars"] = Field("adamw", description="adamw, sgd or lars")
     lr: float = Field(1e-3, gt=0, description="learning rate, which `rule` scales")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,26 +14,23 @@ from sslpipe.console.errors import UserError
 from sslpipe.data.loader import Reader
 from sslpipe.methods.base.config import MethodConfig
 from sslpipe.methods.base.scale import Rule, Scale
-from sslpipe.networks.protocol import Backbone
+from sslpipe.networks.protocol import Backbone, ConvBackbone, probe
 from sslpipe.views.recipe import Recipe
 from sslpipe.views.view import View
+
+#: What the file of a method needs of this room; `Backbone`, `Scale` and `View` are from others.
+__all__ = [
+    "Backbone", "Clock", "Method", "ParamGroup", "Preparation", "Scale", "Step", "View"]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Clock:
-    """Where training stands.
+    """Where training stands."""
 
-    Attributes:
-        step: optimiser steps finished before this one.
-        epoch: epochs finished before this one.
-        progress: share of training done, in [0, 1].
-        generator: random numbers for this step, equal on all ranks and after a resume.
-    """
-
-    step: int
-    epoch: int
-    progress: float
-    generator: torch.Generator
+    step: int  # optimiser steps finished before this one
+    epoch: int  # epochs finished before this one
+    progress: float  # fraction of training done, in [0, 1]
+    generator: torch.Generator  # random numbers for this step, equal on all ranks and after a resume
 
 
 @dataclass(frozen=True)
@@ -47,50 +43,34 @@ class Step:
 
 @dataclass
 class ParamGroup:
-    """Parameters that are optimised alike.
-
-    Attributes:
-        parameters: what is optimised.
-        decay: whether weight decay applies.
-        adapt: whether LARS adapts the learning rate to the norms.
-        lr_scale: factor on the learning rate.
-        fixed_lr: keep the peak learning rate through warm-up and decay (SimSiam's predictor).
-    """
+    """Parameters that are optimised alike."""
 
     parameters: list[nn.Parameter]
-    decay: bool = True
-    adapt: bool = True
-    lr_scale: float = 1.0
-    fixed_lr: bool = False
+    decay: bool = True  # whether weight decay applies
+    adapt: bool = True  # whether LARS adapts the learning rate to the norms
+    lr_scale: float = 1.0  # factor on the learning rate
+    fixed_lr: bool = False  # keep the peak learning rate through warm-up and decay (SimSiam's predictor)
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """What `Method.prepare` may use to train something first.
+    """What `Method.prepare` may use to train something first."""
 
-    Attributes:
-        reader: the training split.
-        recipe: the resolved recipe.
-        device: where to work.
-        seed: the run's seed.
-        folder: a folder that outlives the process, for what is identified by this digest.
-        renderer: the setting `views.renderer`.
-        parts: what else decides the result, by name: digests of the data and the code, torch, hardware, renderer.
-    """
-
-    reader: Reader
-    recipe: Recipe
+    reader: Reader  # of the training split
+    recipe: Recipe  # resolved
     device: torch.device
-    seed: int
-    folder: Callable[[str], Path]
-    renderer: str = "auto"
+    seed: int  # the run's
+    folder: Callable[[str], Path]  # gives a folder that outlives the process, for what this digest identifies
+    renderer: str = "auto"  # the setting `views.renderer`
+    #: What else decides the result, by name: digests of the data and the code, torch, hardware, renderer.
     parts: Mapping[str, str] = field(default_factory=dict)
 
 
-class Method(nn.Module, ABC):
+class Method(nn.Module):
     """A self-supervised method around a backbone.
 
-    A subclass gives `Config`, `paper` and `step`, and sslpipe/recipes its views; the rest has defaults.
+    A subclass gives `Config`, `paper` and `step` (or `embed` and `loss`), and sslpipe/recipes its views; the rest
+    has defaults.
     """
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig
@@ -99,11 +79,9 @@ class Method(nn.Module, ABC):
     takes: ClassVar[tuple[str, ...]] = ("resnet", "cnn", "vit")
     needs: ClassVar[str] = ""  # what it asks of data or batches beside images, in a few words
     default_backbone: ClassVar[str] = "small_resnet"
-    #: What a user should check where features have collapsed.
-    suspects: ClassVar[str] = "check the learning rate and the views"
-    #: The runs that the paper's settings are of, the first one with all defaults.
-    scales: ClassVar[tuple[Scale, ...]]
-    #: What its settings are on a few thousand small images where they are not the paper's; found by trying.
+    suspects: ClassVar[str] = "check the learning rate and the views"  # where features have collapsed
+    scales: ClassVar[tuple[Scale, ...]]  # runs that the paper's settings are of, the first with all defaults
+    #: Settings for a few thousand small images, where they are not the paper's; found by trying.
     small: ClassVar[Mapping[str, Any]] = {}
     rules: ClassVar[Mapping[str, Rule]] = {}  # settings that change with the scale, and how
 
@@ -114,11 +92,10 @@ class Method(nn.Module, ABC):
 
     def __init__(self, backbone: Backbone, config: MethodConfig) -> None:
         super().__init__()
-        name = type(self).__name__
         if backbone.kind not in self.takes:
             raise UserError(
-                f"{name} cannot train `{backbone.name}`, a {backbone.kind}: it takes {' or '.join(self.takes)}; "
-                f"set pretrain.backbone to `auto` or to such a network"
+                f"{type(self).__name__} cannot train `{backbone.name}`, a {backbone.kind}: "
+                f"it takes {' or '.join(self.takes)}; set pretrain.backbone to `auto` or to such a network"
             )
         self.backbone = backbone
         self.optimizer = config.optimizer  # a method whose rates depend on its backbone sets others
@@ -131,8 +108,7 @@ class Method(nn.Module, ABC):
         A method with settings that change the views lays them on top. One that is not in sslpipe/recipes
         makes a recipe of its own.
         """
-        # Here, not at the top: of the stages that import methods only `views` asks for recipes.
-        from sslpipe.recipes.official import official
+        from sslpipe.recipes.official import official  # only the stage `views` asks for recipes
 
         name = cls.__module__.rpartition(".")[2]
         return official(name, image_size, patch_size=patch_size, variant=cls.variant(config, patch_size))
@@ -142,9 +118,9 @@ class Method(nn.Module, ABC):
         """Which variant of the official recipe these settings and this backbone ask for; None for the first."""
         return None
 
-    @abstractmethod
     def step(self, views: list[View], clock: Clock) -> Step:
         """The loss of one batch; `views` are in the recipe's order."""
+        return self.loss(self.embed(views), clock)
 
     def embed(self, views: list[View]) -> tuple[Tensor, ...]:
         """What the loss is taken of, [N, D] each, of any part of a batch; for `pretrain.gradient_cache`.
@@ -182,20 +158,28 @@ class Method(nn.Module, ABC):
         return None
 
     def check_batch(self, batch_size: int, images: int) -> list[str]:
-        """Refuse a batch that this method cannot learn from, before any work; returns what is worth a warning.
-
-        Args:
-            batch_size: images an optimiser step, over all ranks.
-            images: of the training split.
+        """What is worth a warning about batches of so many images, over all ranks, of a split of so many.
 
         Raises:
-            UserError: says what to set instead.
+            UserError: this method cannot learn from such a batch; says what to set instead.
         """
         if batch_size < 2:
             raise UserError(
                 f"{type(self).__name__} cannot learn from a batch of {batch_size}: set pretrain.batch_size to 2 or more"
             )
         return []
+
+    def check_parts(self, size: int, parts: str, advice: str) -> None:
+        """Refuse parts of images, `size` pixels a side, that a CNN cannot take; `advice` is which setting to change."""
+        try:
+            if isinstance(self.backbone, ConvBackbone):
+                probe(self.backbone, size)
+        except UserError as error:
+            name = self.__module__.rpartition(".")[2]
+            raise UserError(
+                f"{name} shows {self.backbone.name} {parts} of {size} pixels, which it cannot take: "
+                f"set methods.{name}.{advice}"
+            ) from error
 
     def before_update(self, clock: Clock) -> None:
         """Called when gradients are final, before clipping: freezes set `grad = None` here."""
@@ -207,18 +191,17 @@ class Method(nn.Module, ABC):
         """Called once before training, for what must be trained or gathered first (a tokenizer)."""
 
     def monitor(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-        """Numbers to monitor between epochs, of images as an encoder is evaluated on them; in eval mode.
+        """Numbers to monitor between epochs, in eval mode.
 
-        Args:
-            batches: images [n, 3, S, S] and the encoder's features of them [n, D], a sample of the training split.
+        `batches` are images [n, 3, S, S], as an encoder is evaluated on them, and its features of them [n, D], a sample
+        of the training split.
         """
         return {}
 
     def collapsed(self, looks: Sequence[Mapping[str, float]]) -> str | None:
         """What has collapsed in this method alone, in a few words, or None; projections are looked at in any case.
 
-        Args:
-            looks: what `monitor` has given so far, the newest last, beside the numbers of the features.
+        `looks` are what `monitor` has given so far, the newest last, beside the numbers of the features.
         """
         return None
 

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sslpipe.measures.rank import effective_rank, spread
+from sslpipe.measures.geometry import effective_rank, spread
 
-_EQUAL = 1e-3  # `feature_std` below which features are equal
+_EQUAL = 1e-3  # `feature_std` below which features are equal: two images' 1 − cosine, 1e-6, is rounded away in float32
 _NARROW = 0.1  # `projection_std` below which projections point one way
 _FLAT = 3.0  # `projection_rank` below which projections fill hardly any dimension
 
@@ -30,19 +30,9 @@ def entropy_share(chosen: Tensor, choices: int) -> Tensor:
     return torch.special.entr(p).sum() / math.log(most)
 
 
-def collect(parts: Iterable[tuple[Tensor, ...]]) -> list[Tensor]:
-    """Tuples of tensors [n, …], one a batch, as one tensor [N, …] for each place in the tuple."""
-    return [torch.cat(column) for column in zip(*parts, strict=True)]
-
-
 def spread_of(z: Tensor) -> dict[str, Tensor]:
     """How far projections [N, D] spread: what `alike` looks at."""
     return {"projection_std": spread(z), "projection_rank": effective_rank(z)}
-
-
-def projections(parts: Iterable[Tensor]) -> dict[str, Tensor]:
-    """The same of projections in parts [n, D]."""
-    return spread_of(torch.cat(list(parts)))
 
 
 def student_and_teacher(parts: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
@@ -51,31 +41,20 @@ def student_and_teacher(parts: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Ten
     teacher_gap: 1 − their cosine, the mean over images: 0 at the start, where the networks are equal, and again when
     momentum has reached 1 at the end; 1 when the one says nothing of the other.
     """
-    student, teacher = collect(parts)
+    student, teacher = (torch.cat(column) for column in zip(*parts, strict=True))
     return {**spread_of(student), "teacher_gap": 1 - mean_cosine(student, teacher)}
 
 
 def alike(looks: Sequence[Mapping[str, float]]) -> str | None:
     """In what all images have become alike, in a few words; None where they can be told from each other.
 
-    Args:
-        looks: what was seen so far, the newest last: `epoch`, `feature_std`, and of methods that compare
-            projections `projection_std` and `projection_rank`. The first is of random weights where its epoch is 0.
+    The looks are what was seen so far, the newest last: `epoch`, `feature_std`, and of methods that compare projections
+    `projection_std` and `projection_rank`. The first is of random weights where its epoch is 0.
 
     A number is low where it is below a bound and below half of what random weights have, which so never count as
-    collapsed. The bounds:
-
-    feature_std .001: 1 − cosine of two images is about its square, 1e-6, which is what float32 rounds away. It is no
-    higher because the features of masked image models share a large common part: a healthy MAE has .018.
-
-    projection_std .1: healthy runs have .26 to 1, random weights .15 to .27. SimSiam without its stop-gradient has
-    .003 to .1, SwAV with an epsilon of 1 has .08, a network that only pulls views together .04.
-
-    projection_rank 3: healthy runs have 5 to 70, random weights 9 to 77. SimSiam without its stop-gradient has 1.2,
-    and 2.2 to 2.5 when trained by squared errors: the batch norm at the end of its projector keeps the spread at .6,
-    for which one dimension is enough. MoCo with a momentum of .4 has 1.0 to 2.3.
-
-    The numbers are of the bundled digits; docs/guides/watching.md has them all.
+    collapsed. The bounds lie below what healthy runs on the bundled digits have (docs/guides/watching.md): a
+    `feature_std` of .018 and more, since the features of masked image models share a large common part; a
+    `projection_std` of .26 to 1; a `projection_rank` of 5 to 70.
     """
     now, first = looks[-1], looks[0]
 

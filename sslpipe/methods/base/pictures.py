@@ -1,4 +1,4 @@
-"""Pictures of what a method does with patches."""
+"""Which patches of a view are hidden, and pictures of what a method does with patches."""
 
 from __future__ import annotations
 
@@ -14,6 +14,13 @@ from sslpipe.views.view import View
 GREY = 0.5  # where a patch is hidden
 IMAGES = 16  # how many a sheet shows
 SIDE = 112  # pixels a side that small images are enlarged to where patches are framed
+
+
+def hidden_patches(view: View) -> tuple[Tensor, int]:
+    """Which patches of a masked view are hidden, bool [N, P], and how many of one image are at most."""
+    assert view.masks is not None
+    assert view.hidden is not None
+    return view.masks, view.hidden
 
 
 def plain(pixels: Tensor, view: View) -> Tensor:
@@ -37,6 +44,14 @@ def hide(images: Tensor, mask: Tensor, patch_size: int) -> Tensor:
     return paste(images, torch.full_like(images, GREY), mask, patch_size)
 
 
+def reconstructions(view: View, prediction: Tensor, patch_size: int) -> Tensor:
+    """A sheet of images, what of them is seen, and what is predicted, [n, P, p·p·3], in place of the hidden patches."""
+    n = len(prediction)
+    mask, original = hidden_patches(view)[0][:n], plain(view.pixels[:n], view)
+    rebuilt = plain(unpatchify(prediction, patch_size), view)
+    return sheet([original, hide(original, mask, patch_size), paste(original, rebuilt, mask, patch_size)])
+
+
 def sheet(rows: Sequence[Tensor], gap: int = 0) -> Tensor:
     """Rows of n images each, [n, 3, s, s] in [0, 1], one below the other: uint8 [rows · s, n · s, 3].
 
@@ -55,13 +70,9 @@ def enlarged(images: Tensor) -> Tensor:
 
 
 def frame(images: Tensor, grid: tuple[int, int], shown: Tensor, colours: Tensor) -> Tensor:
-    """Images [n, 3, s, s] with frames in `colours`, [n, P, 3] or [P, 3], around those patches of a grid that are shown.
+    """Images [n, 3, s, s] with frames around those patches of a grid that are shown, bool [n, P].
 
-    Args:
-        images: in [0, 1].
-        grid: patches down and across.
-        shown: bool [n, P].
-        colours: in [0, 1].
+    `grid` is patches down and across; `colours`, [n, P, 3] or [P, 3], are in [0, 1], as the images are.
     """
     patch, depth = _layout(grid, images)
     edge = shown[:, patch] & (depth < max(1, images.shape[-1] // max(grid) // 8))  # [n, s, s]
@@ -72,17 +83,16 @@ def frame(images: Tensor, grid: tuple[int, int], shown: Tensor, colours: Tensor)
 def heat(images: Tensor, grid: tuple[int, int], values: Tensor) -> Tensor:
     """Images [n, 3, s, s] tinted by a value of each patch, [n, P]: an image's least is blue, its greatest red."""
     least, greatest = values.aminmax(dim=1, keepdim=True)
-    share = (values - least) / (greatest - least).clamp(min=1e-6)  # [n, P]
-    colour = torch.stack([share, torch.zeros_like(share), 1 - share], dim=1)  # [n, 3, P]
+    red = (values - least) / (greatest - least).clamp(min=1e-6)  # [n, P]
+    colour = torch.stack([red, torch.zeros_like(red), 1 - red], dim=1)  # [n, 3, P]
     return (images + colour[:, :, _layout(grid, images)[0]]) / 2
 
 
 def _layout(grid: tuple[int, int], images: Tensor) -> tuple[Tensor, Tensor]:
     """For each pixel its patch, and how many pixels its middle is away from that patch's border: [s, s] each."""
     side = images.shape[-1]
-    places = [(torch.arange(side, device=images.device) + 0.5) * count / side for count in grid]  # in patches
-    down, across = (
-        (0.5 - (place.frac() - 0.5).abs()) * side / n for place, n in zip(places, grid, strict=True)
-    )
-    patch = places[0].long()[:, None] * grid[1] + places[1].long()
+    middle = torch.arange(side, device=images.device) + 0.5
+    middles = [middle * count / side for count in grid]  # in patches
+    down, across = ((0.5 - (x.frac() - 0.5).abs()) * side / n for x, n in zip(middles, grid, strict=True))
+    patch = middles[0].long()[:, None] * grid[1] + middles[1].long()
     return patch, torch.minimum(down[:, None], across)

@@ -12,25 +12,16 @@ IMAGENET = 1_281_167  # training images of ILSVRC 2012
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """The size of a training run, and what a paper sets for it.
+    """The size of a training run, and what a paper sets for it."""
 
-    Attributes:
-        batch: images an optimiser step, over all devices.
-        epochs: of the whole run; the shape of its schedules is stretched over these.
-        images: of the training split.
-        settings: what the paper has otherwise than the defaults of the method's `Config` at this scale.
-        kinds: of backbone, for papers whose settings depend on it.
-        source: where these are said.
-        shorter: what the paper says of shorter runs.
-    """
-
-    batch: int
-    epochs: float
-    images: int = IMAGENET
+    batch: int  # images an optimiser step, over all devices
+    epochs: float  # of the whole run; the shape of its schedules is stretched over these
+    images: int = IMAGENET  # of the training split
+    #: What the paper has otherwise than the defaults of the method's `Config` at this scale.
     settings: Mapping[str, Any] = field(default_factory=dict)
-    kinds: tuple[str, ...] = ("resnet", "cnn", "vit")
-    source: str = ""
-    shorter: str = ""
+    kinds: tuple[str, ...] = ("resnet", "cnn", "vit")  # of backbone, for papers whose settings depend on it
+    source: str = ""  # where these are said
+    shorter: str = ""  # what the paper says of shorter runs
 
     @property
     def seen(self) -> float:
@@ -48,7 +39,7 @@ Rule = Callable[[Any, Scale, Scale], tuple[Any, str]]
 
 
 def momentum(m: float, paper: Scale, here: Scale) -> tuple[float, str]:
-    """m of a momentum network, θ_k ← m θ_k + (1 − m) θ_q once a step: its half-life is the same share of the run.
+    """m of a momentum network, θ_k ← m θ_k + (1 − m) θ_q once a step: its half-life is the same fraction of the run.
 
     m' = m^(S/S'), S the steps of a run. With the batch alone this is m^(B'/B), the half-life in images seen (Busbridge
     et al., "How to Scale Your EMA", NeurIPS 2023, arXiv:2307.13813), which holds for one length of training: in a
@@ -86,8 +77,7 @@ def share_of_epochs(epoch: int, paper: Scale, here: Scale) -> tuple[int, str]:
 def root_of_images(count: int, paper: Scale, here: Scale) -> tuple[int, str]:
     """Clusters or words: fewer for fewer images, as their square root.
 
-    So it is done in practice: for CIFAR's 50 000 images it makes 593 of SwAV's 3000 prototypes, where lightly's
-    benchmark has 512.
+    For CIFAR's 50 000 images it makes 593 of SwAV's 3000 prototypes, where lightly's benchmark has 512.
     """
     value = max(2, round(count * math.sqrt(min(1.0, here.images / paper.images))))
     return value, f"{count}, by the square root of the images"

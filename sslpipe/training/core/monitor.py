@@ -17,8 +17,8 @@ from torch import Tensor
 from sslpipe.console.errors import UserError
 from sslpipe.core.distributed import mean, rank
 from sslpipe.data.loader import Reader
+from sslpipe.measures.geometry import effective_rank, spread
 from sslpipe.measures.knn import knn
-from sslpipe.measures.rank import effective_rank, spread
 from sslpipe.methods.base.method import Method
 from sslpipe.methods.base.monitor import alike
 from sslpipe.training.core import parallel

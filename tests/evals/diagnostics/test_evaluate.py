@@ -18,7 +18,7 @@ from sslpipe.evals.base.outcome import Outcome
 from sslpipe.evals.diagnostics import evaluate as diagnostics
 from sslpipe.evals.diagnostics.evaluate import Config, evaluate
 from sslpipe.measures import geometry as measures
-from sslpipe.measures.rank import effective_rank
+from sslpipe.measures.geometry import effective_rank
 from sslpipe.views import ViewEngine
 from sslpipe.views.preprocess import Preprocess
 from sslpipe.views.recipe import Jitter, PatchMask, Recipe, ViewSpec

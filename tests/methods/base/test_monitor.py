@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sslpipe import methods
-from sslpipe.measures.rank import effective_rank, spread
+from sslpipe.measures.geometry import effective_rank, spread
 from sslpipe.methods.base.monitor import alike, entropy_share, student_and_teacher
 
 

@@ -19,7 +19,7 @@ from sslpipe import methods
 from sslpipe.core.checkpoint import Checkpoints
 from sslpipe.data.loader import Loader
 from sslpipe.evals import knn
-from sslpipe.measures.rank import effective_rank, spread
+from sslpipe.measures.geometry import effective_rank, spread
 from sslpipe.methods.base.config import OptimizerConfig
 from sslpipe.methods.base.method import Clock, Method, Step
 from sslpipe.training.core import monitor as monitoring
