@@ -75,9 +75,8 @@ def scan(path: Path, name: str) -> Contents:
                 sample.add(tar, entry, extension, found)
             sample.close(found, path, name)
     except tarfile.TarError as error:
-        raise UserError(
-            f"{path} is no tar, or damaged or compressed ({error}): unpack or replace it"
-        ) from error
+        what = f"{path} is no tar, or damaged or compressed ({error})"
+        raise UserError(f"{what}: unpack or replace it") from error
     except (ValueError, OverflowError) as error:  # numbers that cannot be, in a header
         raise UserError(f"{path} is damaged ({error}): replace it") from error
     return found
@@ -118,20 +117,18 @@ class _Sample:
 
     def add(self, tar: tarfile.TarFile, entry: tarfile.TarInfo, extension: str, found: Contents) -> None:
         """Take in one of its files."""
-        fault = _fault(entry)
-        if fault:
-            pass
-        elif extension in IMAGES:
-            fault = "two images of one name" if self.place else ""
-            self.place = entry.offset_data, entry.size
-        elif extension in LABELS:
-            try:
+        try:
+            _check(entry)
+            if extension in IMAGES:
+                earlier, self.place = self.place, (entry.offset_data, entry.size)
+                if earlier is not None:
+                    raise ValueError("two images of one name")
+            elif extension in LABELS:
                 self.label = _label(tar, entry, extension)
-            except ValueError as error:
-                fault = str(error)
-        else:
-            found.ignored[f".{extension}" if extension else "no extension"] += 1
-        self.fault = self.fault or fault
+            else:
+                found.ignored[f".{extension}" if extension else "no extension"] += 1
+        except ValueError as error:
+            self.fault = self.fault or str(error)
 
     def close(self, found: Contents, path: Path, name: str) -> None:
         """Enter it among a tar's images; files without an image are none, unless something is wrong with them."""
@@ -141,13 +138,13 @@ class _Sample:
             found.members.append(Member(key, self.label, str(path), offset, size, self.fault))
 
 
-def _fault(entry: tarfile.TarInfo) -> str:
+def _check(entry: tarfile.TarInfo) -> None:
+    """A `ValueError` says why a file must be left alone."""
     if not entry.isreg() or entry.sparse is not None:
-        return "not a plain file in its tar"
+        raise ValueError("not a plain file in its tar")
     name = entry.name
     if name.startswith("/") or "\\" in name or "\0" in name or ".." in name.split("/"):
-        return "a name no shard may hold"
-    return ""
+        raise ValueError("a name no shard may hold")
 
 
 def _label(tar: tarfile.TarFile, entry: tarfile.TarInfo, extension: str) -> int | str | None:

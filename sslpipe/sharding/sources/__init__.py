@@ -17,9 +17,9 @@ from pydantic import Field, field_validator, model_validator
 
 from sslpipe.console.spelling import nearest
 from sslpipe.sharding.settings import OPTIONAL, Declaration, Settings
-from sslpipe.sharding.source import SPLITS, Item, Source
+from sslpipe.sharding.source import SPLITS, Source
 
-__all__ = ["SPLITS", "Config", "Item", "Source", "names", "open_source", "source_digest"]
+__all__ = ["SPLITS", "Config", "Source", "names", "open_source", "source_digest"]
 
 
 @cache
