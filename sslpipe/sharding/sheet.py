@@ -30,14 +30,14 @@ def duplicates_sheet(folder: Path, manifest: Manifest) -> bytes:
     stored = Pictures(folder, manifest.splits, manifest.resolution)
     for number, pair in enumerate(pairs):
         x, y = number % across * cell[0], number // across * cell[1]
-        sheet.paste(_enlarged(stored.get(pair.split, pair.place)), (x, y + _LINE))
-        sheet.paste(_enlarged(stored.get("train", pair.of)), (x + _SIDE + 2, y + _LINE))
+        sheet.paste(_fitted(stored.get(pair.split, pair.place)), (x, y + _LINE))
+        sheet.paste(_fitted(stored.get("train", pair.of)), (x + _SIDE + 2, y + _LINE))
         what = "exact" if pair.exact else f"differs by {pair.difference:.1%}"
         draw.text((x, y), f"{pair.split} {pair.place} = train {pair.of}, {what}", fill="black")
     return _png(sheet)
 
 
-def _enlarged(picture: Image.Image) -> Image.Image:
+def _fitted(picture: Image.Image) -> Image.Image:
     image = picture.convert("RGB")
     scale = _SIDE / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))

@@ -30,7 +30,7 @@ def open_source(config: Settings, seed: int) -> Source:
     arranged = arrange(found)
     if arranged.test is None and len(arranged.train) < 2:
         raise UserError(f"data.root: one image in {root} is not enough: training and testing need one each")
-    numbers = {None: -1, **{name: number for number, name in enumerate(arranged.classes or ())}}
+    numbers: dict[str | None, int] = {None: -1, **{name: n for n, name in enumerate(arranged.classes or ())}}
 
     def items(paths: Sequence[tuple[str, str | None]]) -> list[File]:
         return [File(printable(path), numbers[name], os.path.join(root, path)) for path, name in paths]
