@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -25,3 +27,12 @@ def explain_os_error(error: OSError, doing: str) -> UserError:
     }
     remedy = remedies.get(error.errno or 0, error.strerror or str(error))
     return UserError(f"{doing}: {remedy}")
+
+
+@contextmanager
+def explained(doing: str) -> Iterator[None]:
+    """Raise `explain_os_error` of any `OSError` that comes up within."""
+    try:
+        yield
+    except OSError as error:
+        raise explain_os_error(error, doing) from error

@@ -10,7 +10,7 @@ import numpy as np
 
 from sslpipe.shards import images, index, jpeg, manifest
 from sslpipe.shards.files import Files
-from sslpipe.shards.webdataset import ShardError
+from sslpipe.shards.manifest import ShardError
 
 
 class Canvases:
@@ -33,7 +33,7 @@ class Canvases:
         self.folder, self.split = Path(folder), split
         self.manifest = manifest.read(self.folder)
         known = self.manifest.split(split)
-        self.rows = index.read(self.folder, split, count=known.count, sha256=known.index)
+        self.rows = index.read(self.folder, split, known)
         self.resolution = self.manifest.resolution
         self._files = Files(self.folder, known.shards)
         self._check(known)

@@ -13,7 +13,6 @@ class Config(Base):
     """The section `shard` of params.yaml."""
 
     harmless: ClassVar[frozenset[str]] = frozenset({"executor", "workers"})
-
     format: Literal["webdataset", "ffcv"] = Field(
         "webdataset", description="webdataset: tars; ffcv: .beton files, which FFCV reads too"
     )

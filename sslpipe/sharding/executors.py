@@ -22,23 +22,14 @@ from sslpipe.sharding.pieces import Piece, Report
 
 #: Images for which another process pays: it takes about half a second to start.
 WORTH_A_PROCESS = 4000
+Made = Iterator[tuple[Piece, Report]]
 _counter: Any = None  # in a worker: the images that all workers have done
 
 
-def run(
-    todo: Sequence[Piece], folder: Path, *, executor: str, workers: int | None, bar: Progress
-) -> Iterator[tuple[Piece, Report]]:
-    """Make pieces; they come in the order in which they are finished.
+def run(todo: Sequence[Piece], folder: Path, *, executor: str, workers: int | None, bar: Progress) -> Made:
+    """Make pieces in a folder (with Ray, one that all machines share); they come in the order they are finished in.
 
-    Args:
-        todo: the pieces.
-        folder: where their shards and reports go; with Ray, one that all machines share.
-        executor: `local` or `ray`.
-        workers: processes; None for as many as pay.
-        bar: counts the images done.
-
-    Raises:
-        UserError: what a piece raised; Ray is not installed.
+    What a piece raises is raised here; a `UserError` if Ray is asked for and not installed.
     """
     if executor == "ray":
         return _on_ray(todo, folder, workers, bar)
@@ -48,17 +39,10 @@ def run(
     workers = min(workers, len(todo))
     if workers > 1:
         return _in_processes(todo, folder, workers, bar)
-    return _here(todo, folder, bar)
+    return ((piece, pieces.make(piece, folder, threads=cores(), tick=bar.update)) for piece in todo)
 
 
-def _here(todo: Sequence[Piece], folder: Path, bar: Progress) -> Iterator[tuple[Piece, Report]]:
-    for piece in todo:
-        yield piece, pieces.make(piece, folder, threads=cores(), tick=bar.update)
-
-
-def _in_processes(
-    todo: Sequence[Piece], folder: Path, workers: int, bar: Progress
-) -> Iterator[tuple[Piece, Report]]:
+def _in_processes(todo: Sequence[Piece], folder: Path, workers: int, bar: Progress) -> Made:
     # Fresh processes: a fork of one that has threads may hang.
     context = multiprocessing.get_context("spawn")
     counter = context.Value("q", 0)
@@ -69,11 +53,11 @@ def _in_processes(
         shown = 0
         while running:
             done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
-            bar.update(counter.value - shown)
-            shown = counter.value
+            made = counter.value
+            bar.update(made - shown)
+            shown = made
             for future in done:
                 yield running.pop(future), future.result()
-        bar.update(counter.value - shown)
     except BaseException as error:
         for child in multiprocessing.active_children():
             child.kill()  # what it was writing has no name yet
@@ -108,16 +92,15 @@ def _counted(piece: Piece, folder: Path, threads: int) -> Report:
     return pieces.make(piece, folder, threads=threads, tick=tick)
 
 
-def _on_ray(
-    todo: Sequence[Piece], folder: Path, workers: int | None, bar: Progress
-) -> Iterator[tuple[Piece, Report]]:
+def _on_ray(todo: Sequence[Piece], folder: Path, workers: int | None, bar: Progress) -> Made:
     """The same work as Ray tasks; `RAY_ADDRESS` says which cluster, else one is started on this machine."""
     try:
         import ray
     except ImportError as error:
-        raise UserError(
+        needed = (
             "shard.executor ray needs the package ray: run `pip install 'ray[default]'`, or set it to local"
-        ) from error
+        )
+        raise UserError(needed) from error
     started = not ray.is_initialized()
     if started:
         ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, configure_logging=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,9 +25,8 @@ class Arrangement:
 def arrange(found: Scan) -> Arrangement:
     """Find the layout: `{train,test}/class/*`, `class/*`, or images without labels, flat or nested.
 
-    A folder that alone holds everything (an unpacked archive) is stepped into. Subfolders are classes if
-    there are two or more and no image lies beside them. `val`, `valid`, `validation` or `testing` serve as
-    `test`.
+    A folder that alone holds everything (an unpacked archive) is stepped into. Subfolders are classes if there are two
+    or more and no image lies beside them. `val`, `valid`, `validation` or `testing` serve as `test`.
     """
     paths = [image.path for image in found.images]
     base = _base(paths)
@@ -46,10 +45,12 @@ def arrange(found: Scan) -> Arrangement:
 
 
 def _label(splits: dict[str, list[str]], notes: list[str]) -> Arrangement:
+    """Take the folders below each split's prefix for classes, where they can be."""
     folders: dict[str, set[str]] = {}  # of each split with labels, its class folders
     for prefix, paths in splits.items():
-        tops = {path[len(prefix) :].split("/", 1)[0] for path in paths if "/" in path[len(prefix) :]}
-        beside = sum("/" not in path[len(prefix) :] for path in paths)
+        inner = [path.removeprefix(prefix) for path in paths]
+        tops = {path.split("/", 1)[0] for path in inner if "/" in path}
+        beside = sum("/" not in path for path in inner)
         if not beside:
             folders[prefix] = tops
         elif tops:
@@ -60,37 +61,28 @@ def _label(splits: dict[str, list[str]], notes: list[str]) -> Arrangement:
     names = sorted(set().union(*folders.values()))
     if len(names) < 2:
         folders, names = {}, []
-    arranged = [
+    train, *test = (
         tuple((path, path[len(prefix) :].split("/", 1)[0] if prefix in folders else None) for path in paths)
         for prefix, paths in splits.items()
-    ]
-    if len(arranged) == 2 and len(folders) == 2:
-        first, second = folders.values()
-        if second - first:
-            notes.append(f"classes with test images but none to train on: {_few(second - first)}")
-    return Arrangement(
-        train=arranged[0],
-        test=arranged[1] if len(arranged) == 2 else None,
-        classes=tuple(names) or None,
-        notes=tuple(notes),
     )
+    if len(folders) == 2:
+        trained, tested = folders.values()
+        if tested - trained:
+            notes.append(f"classes with test images but none to train on: {_few(tested - trained)}")
+    return Arrangement(train, test[0] if test else None, tuple(names) or None, tuple(notes))
 
 
 def _base(paths: Sequence[str]) -> str:
     """The innermost folder that holds every image, as a prefix with `/`, or nothing."""
     # What the first and the last in order have in common, all between them have too.
-    pairs = zip(min(paths).split("/")[:-1], max(paths).split("/")[:-1], strict=False)
-    return "".join(f"{first}/" for first, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    common = os.path.commonpath([os.path.dirname(path) for path in (min(paths), max(paths))])
+    return f"{common}/" if common else ""
 
 
 def _without_images(found: Scan) -> list[str]:
     """A note that names the folders with no image at any depth, the outermost of each."""
-    full = {
-        "/".join(parts[:depth])
-        for image in found.images
-        for parts in [image.path.split("/")]
-        for depth in range(len(parts))
-    }
+    paths = (image.path.split("/") for image in found.images)
+    full = {"/".join(parts[:depth]) for parts in paths for depth in range(len(parts))}
     empty = {path for path in found.folders if path not in full and path.rpartition("/")[0] in full}
     return [f"folders without images: {_few(empty)}"] if empty else []
 
@@ -101,6 +93,5 @@ def _named(names: Sequence[str], wanted: Sequence[str]) -> str | None:
 
 
 def _few(names: set[str]) -> str:
-    shown = sorted(names)[:5]
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(printable(name) for name in shown) + more
+    return ", ".join(map(printable, sorted(names)[:5])) + more

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from sslpipe.console.errors import UserError, explain_os_error
+from sslpipe.console.errors import UserError, explain_os_error, explained
 from sslpipe.console.progress import progress
 from sslpipe.core import scratch
 
@@ -20,15 +20,10 @@ _TRIES, _PAUSE = 3, 2.0  # downloads of a file, and seconds between them
 
 
 def expand(pattern: str, extension: str, schemes: Iterable[str] = ()) -> list[str]:
-    """The files or addresses that a pattern stands for, in order.
+    """The files or addresses that a pattern stands for, in order; a `UserError` if there are none.
 
-    Args:
-        pattern: a folder, a file, or names with `{000..012}`, `{a,b}` and, on this machine, `*`; or an address.
-        extension: of the files taken from a folder, with its dot.
-        schemes: of addresses that are allowed besides `SCHEMES`.
-
-    Raises:
-        UserError: there are none, or the address is of a kind that is not allowed.
+    A pattern is a folder, of which files with the extension are taken, a file, or an address, of `SCHEMES` and these
+    other schemes (else a `UserError`). `{000..012}` and `{a,b}` stand for several and, on this machine, `*`.
     """
     if scheme := scheme_of(pattern):
         allowed = {*SCHEMES, *schemes}
@@ -66,9 +61,8 @@ def _braces(pattern: str) -> list[str]:
     try:
         from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
     except ImportError as error:
-        raise UserError(
-            "patterns with braces need the package braceexpand: run `pip install braceexpand`"
-        ) from error
+        needed = "patterns with braces need the package braceexpand: run `pip install braceexpand`"
+        raise UserError(needed) from error
     try:
         return list(braceexpand(pattern))
     except UnbalancedBracesError as error:
@@ -76,30 +70,18 @@ def _braces(pattern: str) -> list[str]:
 
 
 def status(name: str) -> tuple[int, str]:
-    """Bytes of a file or address, and a word that changes with it.
-
-    Raises:
-        UserError: it is missing or cannot be reached.
-    """
+    """Bytes of a file or address, and a word that changes with it; a `UserError` if it is missing or out of reach."""
     if not scheme_of(name):
-        try:
+        with explained(f"reading {name}"):
             status = os.stat(name)
-        except OSError as error:
-            raise explain_os_error(error, f"reading {name}") from error
         return status.st_size, str(status.st_mtime_ns)
     info = _reached(name, lambda system, path: system.info(path))
-    mark = next(
-        (info[key] for key in ("ETag", "etag", "LastModified", "mtime", "updated") if key in info), ""
-    )
-    return int(info.get("size") or 0), str(mark)
+    marks = (info[key] for key in ("ETag", "etag", "LastModified", "mtime", "updated") if key in info)
+    return int(info.get("size") or 0), str(next(marks, ""))
 
 
 def local(names: list[str], place: Path) -> list[Path]:
-    """The files themselves; addresses are fetched into a folder first, those that are there already are not.
-
-    Raises:
-        UserError: one cannot be fetched, or the disk is full.
-    """
+    """The files themselves; addresses are fetched into a folder first, unless they are there (or a `UserError`)."""
     fetched = {name: place / _name(number, name) for number, name in enumerate(names) if scheme_of(name)}
     todo = {name: path for name, path in fetched.items() if not path.exists()}
     if todo:
@@ -152,7 +134,5 @@ def _reached(name: str, action: Any) -> Any:
             failure = error
         if attempt < _TRIES - 1:
             time.sleep(_PAUSE)
-    raise UserError(
-        f"{name} cannot be reached ({type(failure).__name__}: {failure}): check the address, the network and your "
-        "access"
-    ) from failure
+    what = f"{name} cannot be reached ({type(failure).__name__}: {failure})"
+    raise UserError(f"{what}: check the address, the network and your access") from failure

@@ -1,8 +1,8 @@
 """Which files below a folder are images.
 
-Content decides what a file is, its name only whether it is looked at: a file whose extension is that of an
-image is read, and listed as a reject if it is none; other files (notes, tables, archives) and hidden ones are
-left alone and counted. Links are followed, loops are not.
+Content decides what a file is, its name only whether it is looked at: a file whose extension is that of an image is
+read, and listed as a reject if it is none; other files (notes, tables, archives) and hidden ones are left alone and
+counted. Links are followed, loops are not.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sslpipe.console.errors import UserError, explain_os_error
+from sslpipe.console.errors import UserError, explained
 
 #: Extensions of the formats in images.FORMATS.
 READABLE = frozenset(
@@ -47,57 +47,44 @@ class Scan:
     folders: tuple[str, ...]
     ignored: dict[str, int]
 
-    def digest(self) -> str:
-        """sha256 of the images' paths, sizes and times; no file is opened."""
-        lines = (f"{image.path}\0{image.size}\0{image.modified}\n" for image in self.images)
-        return hashlib.sha256(os.fsencode("".join(lines))).hexdigest()
-
     def summary(self) -> dict[str, Any]:
-        """What `source_digest` says of it."""
-        return {
-            "digest": self.digest(),
-            "count": len(self.images),
-            "bytes": sum(image.size for image in self.images),
-        }
+        """What `source_digest` says of it: a digest of the images' paths, sizes and times, their number and bytes."""
+        lines = (f"{image.path}\0{image.size}\0{image.modified}\n" for image in self.images)
+        digest = hashlib.sha256(os.fsencode("".join(lines))).hexdigest()
+        size = sum(image.size for image in self.images)
+        return {"digest": digest, "count": len(self.images), "bytes": size}
 
 
 def scan(root: Path) -> Scan:
-    """List the images below a folder without opening any.
-
-    Raises:
-        UserError: a folder cannot be listed, or there is not one image.
-    """
+    """List the images below a folder without opening any; a `UserError` if there are none or it cannot be listed."""
     images: list[Found] = []
     folders: list[str] = []
     ignored: Counter[str] = Counter()
     waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
     while waiting:
         folder, above = waiting.pop()
-        try:
+        with explained(f"data.root: listing {root / folder}"), os.scandir(root / folder) as entries:
             here = os.stat(root / folder)
             if (here.st_dev, here.st_ino) in above:
                 continue  # a link to a folder above: following it would never end
             inside = above | {(here.st_dev, here.st_ino)}
-            with os.scandir(root / folder) as entries:
-                for entry in entries:
-                    if entry.name.startswith(".") or entry.name in _SYSTEM_FOLDERS:
-                        continue
-                    path = f"{folder}/{entry.name}" if folder else entry.name
-                    if _is_folder(entry):
-                        folders.append(path)
-                        waiting.append((path, inside))
-                    elif (extension := os.path.splitext(entry.name)[1].lower()) in READABLE | UNREADABLE:
-                        if (found := _found(entry, path)) is not None:
-                            images.append(found)
-                    else:
-                        ignored[extension or "no extension"] += 1
-        except OSError as error:
-            raise explain_os_error(error, f"data.root: listing {root / folder}") from error
+            for entry in entries:
+                if entry.name.startswith(".") or entry.name in _SYSTEM_FOLDERS:
+                    continue
+                path = f"{folder}/{entry.name}" if folder else entry.name
+                if _is_folder(entry):
+                    folders.append(path)
+                    waiting.append((path, inside))
+                elif (extension := os.path.splitext(entry.name)[1].lower()) in READABLE | UNREADABLE:
+                    if (found := _found(entry, path)) is not None:
+                        images.append(found)
+                else:
+                    ignored[extension or "no extension"] += 1
     if not images:
-        raise UserError(
-            f"data.root: no image in {root}{_other_files(ignored)}; images are files that end in "
-            f"{' '.join(sorted(READABLE))}"
-        )
+        kinds = ", ".join(f"{count} {kind}" for kind, count in ignored.most_common(3))
+        others = f"only other files ({kinds})" if kinds else "it is empty"
+        endings = " ".join(sorted(READABLE))
+        raise UserError(f"data.root: no image in {root}, {others}; images are files that end in {endings}")
     images.sort(key=lambda image: os.fsencode(image.path))
     return Scan(tuple(images), tuple(sorted(folders)), dict(sorted(ignored.items())))
 
@@ -117,11 +104,6 @@ def _found(entry: os.DirEntry[str], path: str) -> Found | None:
     except OSError:
         return Found(path, -1, 0)  # a link to nothing: reading it will say so, in the list of rejects
     return Found(path, status.st_size, status.st_mtime_ns)
-
-
-def _other_files(ignored: Counter[str]) -> str:
-    kinds = ", ".join(f"{count} {kind}" for kind, count in ignored.most_common(3))
-    return f", only other files ({kinds})" if kinds else ", it is empty"
 
 
 def printable(path: str) -> str:

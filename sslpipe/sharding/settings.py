@@ -36,19 +36,14 @@ OPTIONAL = ("root", "test_root", "schemes")
 
 @dataclass(frozen=True, kw_only=True)
 class Declaration:
-    """What a source says of itself, as `SOURCE` in its file.
+    """What a source says of itself, as `SOURCE` in its file."""
 
-    Args:
-        about: what its images are, in a few words.
-        needs: those of `OPTIONAL` that must be set.
-        reads: those of `OPTIONAL` that may be set; the rest must not be.
-        names: the sets to choose from by `data.source: <source>:<name>`; empty for a source that is one set.
-    """
-
-    about: str
-    needs: tuple[str, ...] = ()
-    reads: tuple[str, ...] = ()
-    names: tuple[str, ...] = ()
+    about: str  # what its images are, in a few words
+    needs: tuple[str, ...] = ()  # those of `OPTIONAL` that must be set
+    reads: tuple[str, ...] = ()  # those of `OPTIONAL` that may be set; the rest must not be
+    names: tuple[
+        str, ...
+    ] = ()  # the sets to choose from by `data.source: <source>:<name>`; none: it is one set
 
     def takes(self, setting: str) -> bool:
         """Whether a setting of `OPTIONAL` may be set."""

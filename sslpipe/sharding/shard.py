@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import shutil
 import sys
 from collections import Counter
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from sslpipe.console import progress
-from sslpipe.console.errors import UserError, explain_os_error
+from sslpipe.console.errors import UserError, explained
 from sslpipe.core import scratch
 from sslpipe.core.threads import cores, ordered_map
 from sslpipe.sharding import duplicates, executors, pieces, sources
@@ -28,8 +27,8 @@ def shard(
 ) -> manifest.Manifest:
     """Write both splits and the manifest to a folder, with progress on standard error.
 
-    An image that cannot be used is listed in the manifest with its reason and left out. The files depend on
-    the images, their names and `seed` only, not on their times, the machine's cores or where they lay.
+    An image that cannot be used is listed in the manifest with its reason and left out. The files depend on the images,
+    their names and `seed` only, not on their times, the machine's cores or where they lay.
 
     Args:
         config: the section `shard`.
@@ -55,10 +54,9 @@ def shard(
         if work is None:
             shutil.rmtree(making, ignore_errors=True)
     everything = [report for split in sources.SPLITS for report in reports[split]]
+    contents = sum(report.contents for report in everything) % 2**256
     result = manifest.Manifest(
-        source=manifest.Origin(
-            name=source.name, digest=f"{sum(report.contents for report in everything) % 2**256:064x}"
-        ),
+        source=manifest.Origin(name=source.name, digest=f"{contents:064x}"),
         resolution=config.resolution,
         seed=seed,
         classes=source.classes,
@@ -72,8 +70,7 @@ def shard(
         digest=manifest.shards_digest(splits),
     )
     manifest.write(output_dir, result)
-    if work is not None:
-        shutil.rmtree(work, ignore_errors=True)
+    shutil.rmtree(making, ignore_errors=True)
     print(summary(result), file=sys.stderr, flush=True)
     return result
 
@@ -81,26 +78,21 @@ def shard(
 @contextlib.contextmanager
 def workplace(fingerprint: str) -> Iterator[Path]:
     """A locked folder of scratch for the shards of a run; what other runs left unfinished goes, but for the newest."""
-    place = scratch.folder("shard")
-    with scratch.locked(_lock(fingerprint), "another run that makes the same shards"):
-        others = sorted(place.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
-        idle = [
-            path for path in others if path.name != fingerprint and not scratch.is_locked(_lock(path.name))
-        ]
+    place, locks = scratch.folder("shard"), scratch.folder("locks")
+    with scratch.locked(locks / f"shard-{fingerprint}", "another run that makes the same shards"):
+        newest_first = sorted(place.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+        others = (path for path in newest_first if path.name != fingerprint)
+        idle = [path for path in others if not scratch.is_locked(locks / f"shard-{path.name}")]
         for old in idle[1:]:
             shutil.rmtree(old, ignore_errors=True)
         yield place / fingerprint
 
 
-def _lock(fingerprint: str) -> Path:
-    return scratch.folder("locks") / f"shard-{fingerprint}"
-
-
 def statistics(histogram: np.ndarray) -> manifest.Statistics:
     """Channel mean and standard deviation in [0, 1] from counts of the levels 0 to 255, int64 [3, 256].
 
-    The sums are whole numbers, so nothing is lost however many pixels there are. A standard deviation under
-    one level (images of one colour) counts as one level, since views are divided by it.
+    The sums are whole numbers, so nothing is lost however many pixels there are. A standard deviation under one level
+    (images of one colour) counts as one level, since views are divided by it.
     """
     mean, std = [], []
     for counts in histogram.tolist():
@@ -118,8 +110,7 @@ def summary(result: manifest.Manifest) -> str:
     text = f"shard: {splits.train.count} train and {splits.test.count} test images"
     text += f" of {len(classes)} classes" if classes else " without labels"
     if result.rejects.count:
-        reasons = _by_reason(result.rejects.by_reason)
-        text += f"; {result.rejects.count} rejected ({reasons}), listed in {manifest.NAME}"
+        text += f"; {result.rejects.count} rejected ({result.rejects}), listed in {manifest.NAME}"
     if result.duplicates is not None and result.duplicates.total:
         text += f"; twice: {result.duplicates}"
     if result.ignored:
@@ -130,7 +121,7 @@ def summary(result: manifest.Manifest) -> str:
 
 def _clear(output_dir: Path) -> None:
     """Remove an earlier run's files; from here to the end the folder is not trusted."""
-    try:
+    with explained(f"clearing {output_dir}"):
         (output_dir / manifest.NAME).unlink(missing_ok=True)
         unfinished = list(output_dir.glob(f".{manifest.NAME}.*"))  # what a kill left under a temporary name
         for split in sources.SPLITS:
@@ -138,50 +129,35 @@ def _clear(output_dir: Path) -> None:
             unfinished += (output_dir / split).glob(".*")
         for old in unfinished:
             old.unlink()
-    except OSError as error:
-        raise explain_os_error(error, f"clearing {output_dir}") from error
 
 
 def _cut(config: Config, source: sources.Source, split: str) -> list[Piece]:
     """A split's images in pieces of one shard each."""
     items, size = source.items(split), config.shard_size
     return [
-        Piece(
-            split=split,
-            number=number,
-            first=first,
-            items=items[first : first + size],
-            resolution=config.resolution,
-            max_pixels=config.max_pixels,
-            max_bytes=config.max_bytes,
-            hashed=config.duplicates,
-            format=config.format,
-            pixels=config.pixels,
-        )
+        Piece(split=split, number=number, first=first, items=items[first : first + size], config=config)
         for number, first in enumerate(range(0, len(items), size))
     ]
 
 
 def _make(config: Config, source: sources.Source, folder: Path) -> dict[str, list[Report]]:
     """The reports of all pieces, in order; those that an earlier run finished are not made again."""
-    todo, reports, done = [], dict[str, Report](), 0
     cut = {split: _cut(config, source, split) for split in sources.SPLITS}
-    for piece in (*cut["train"], *cut["test"]):
-        known = Report.load(pieces.report_path(folder, piece))
-        if known is None:
-            todo.append(piece)
-        else:
-            reports[piece.name] = known
-            done += len(piece.items)
-    total = done + sum(len(piece.items) for piece in todo)
-    if done:
+    every = [piece for some in cut.values() for piece in some]
+    loaded = {piece.name: Report.load(pieces.report_path(folder, piece)) for piece in every}
+    reports = {name: report for name, report in loaded.items() if report is not None}
+    todo = [piece for piece in every if piece.name not in reports]
+    total = sum(len(piece.items) for piece in every)
+    if reports:
         print(f"shard: going on, {len(reports)} shards are finished", file=sys.stderr, flush=True)
+    done = total - sum(len(piece.items) for piece in todo)
     with progress.progress("shard", total, "images", done=done) as bar:
         made = executors.run(todo, folder, executor=config.executor, workers=config.workers, bar=bar)
         for piece, report in made:
             reports[piece.name] = report
             if report.shard is not None:  # while others are made: at the end all would wait for the disk
-                _sync(folder / report.shard.path)
+                with explained(f"writing {folder / report.shard.path}"):
+                    scratch.sync(folder / report.shard.path)
     return {split: [reports[piece.name] for piece in cut[split]] for split in sources.SPLITS}
 
 
@@ -192,22 +168,24 @@ def _join(
     columns = np.concatenate([report.columns for report in reports])
     if not len(columns):
         rejects = _rejects(reports)
-        reasons = f"{_by_reason(rejects.by_reason)}, {rejects.listed[0].key} to begin with"
         raise UserError(
-            f"not one of the {len(source.items(split))} {split} images can be used ({reasons}): "
-            "check data.root and its files"
+            f"not one of the {rejects.count} {split} images can be used ({rejects}, {rejects.listed[0].key} to begin "
+            "with): check data.root and its files"
         )
     kept = [report.shard for report in reports if report.shard is not None]
     for each in kept:
-        _move(folder / each.path, output_dir / each.path)
-    # A piece of nothing but rejects has no file: places among the files there are, for its columns.
-    numbers = np.unique(columns["shard"], return_inverse=True)[1]
-    columns["shard"] = numbers
+        target = output_dir / each.path
+        with explained(f"writing {target}"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(folder / each.path, target)
+            scratch.sync(target)
+            scratch.sync(target.parent)
+    # Pieces of nothing but rejects have no file: the numbers of the others close up.
+    columns["shard"] = np.unique(columns["shard"], return_inverse=True)[1]
     index.write_keys(output_dir, split, (key for report in reports for key in report.keys))
-    counts = Counter(columns["label"].tolist())
-    class_counts = None
-    if source.classes is not None and max(counts) >= 0:
-        class_counts = tuple(counts[number] for number in range(len(source.classes)))
+    labels, class_counts = columns["label"], None
+    if source.classes is not None and labels.max() >= 0:
+        class_counts = tuple(np.bincount(labels[labels >= 0], minlength=len(source.classes)).tolist())
     return manifest.Split(
         count=len(columns),
         labelled=class_counts is not None,
@@ -217,29 +195,11 @@ def _join(
     )
 
 
-def _sync(path: Path) -> None:
-    try:
-        scratch.sync(path)
-    except OSError as error:
-        raise explain_os_error(error, f"writing {path}") from error
-
-
-def _move(path: Path, target: Path) -> None:
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(path, target)
-        scratch.sync(target)
-        scratch.sync(target.parent)
-    except OSError as error:
-        raise explain_os_error(error, f"writing {target}") from error
-
-
 def _rejects(reports: Sequence[Report]) -> manifest.Rejects:
     rejects = [reject for report in reports for reject in report.rejects]
-    reasons = Counter(reject.reason for reject in rejects)
-    return manifest.Rejects(
-        count=len(rejects), by_reason=dict(sorted(reasons.items())), listed=tuple(rejects[: manifest.LISTED])
-    )
+    reasons = dict(sorted(Counter(reject.reason for reject in rejects).items()))
+    listed = tuple(rejects[: manifest.LISTED])
+    return manifest.Rejects(count=len(rejects), by_reason=reasons, listed=listed)
 
 
 def _duplicates(
@@ -248,30 +208,24 @@ def _duplicates(
     """What comes twice, found by hashes and by looking at the stored pictures."""
     pictures = Pictures(folder, splits, config.resolution)
 
-    def small(split: str, place: int) -> np.ndarray:
-        return duplicates.small(pictures.get(split, place))
+    def look(split: str, indices: list[int]) -> Iterator[np.ndarray]:
+        def small(index: int) -> np.ndarray:
+            return duplicates.small(pictures.get(split, index))
 
-    def look(split: str, places: np.ndarray) -> np.ndarray:
-        seen = ordered_map(functools.partial(small, split), places.tolist(), threads=cores(), ahead=64)
-        return np.stack(list(seen))
+        return ordered_map(small, indices, threads=cores(), ahead=64)
 
     found = duplicates.find(pictures.rows, look)
     keys = {split: [key for report in reports[split] for key in report.keys] for split in sources.SPLITS}
     listed = [
         manifest.Duplicate(
             split=pair.split,
-            place=pair.place,
-            key=keys[pair.split][pair.place],
-            of=pair.other,
-            of_key=keys["train"][pair.other],
+            place=pair.index,
+            key=keys[pair.split][pair.index],
+            of=pair.of,
+            of_key=keys["train"][pair.of],
             difference=round(pair.difference, 5),
             exact=pair.exact,
         )
         for pair in found.pairs[: manifest.LISTED]
     ]
     return manifest.Duplicates(**found.counts, unseen=found.unseen, listed=tuple(listed))
-
-
-def _by_reason(reasons: Mapping[str, int]) -> str:
-    ordered = sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0]))
-    return ", ".join(f"{count} {reason}" for reason, count in ordered)

@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
+
+from sslpipe.console.errors import UserError
 
 #: An array of numpy's, uint8 [H, W] or [H, W, 3]. It is not named so that whoever lists images need not import numpy.
 Array = Any
 SPLITS = ("train", "test")
 
 
-class Item(Protocol):
+@dataclass(frozen=True, slots=True)
+class Item(ABC):
     """One image of a source: a name that can be printed, a class (-1: none), and a way to read it."""
 
-    @property
-    def key(self) -> str:
-        """Its name, for messages and lists."""
-        ...
+    key: str
+    label: int
 
-    @property
-    def label(self) -> int:
-        """Its class, -1 for none."""
-        ...
-
+    @abstractmethod
     def read(self, limit: int) -> bytes | Array:
         """The encoded file, at most `limit` + 1 bytes of it, or uint8 pixels [H, W] or [H, W, 3]."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -48,11 +47,9 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class File(Item):
     """An image in a file of its own."""
 
-    key: str
-    label: int
     path: str
 
     def read(self, limit: int) -> bytes:
@@ -62,11 +59,9 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
-class Pixels:
+class Pixels(Item):
     """An image as pixels, uint8 [H, W] or [H, W, 3]."""
 
-    key: str
-    label: int
     pixels: Array
 
     def read(self, limit: int) -> Array:
@@ -74,31 +69,34 @@ class Pixels:
         return self.pixels
 
 
-def drawn(items: Sequence[Item], seed: int) -> list[Item]:
-    """The items in an order drawn by seed, each by the digest of its own name.
+def split(
+    items: Sequence[Item], test_fraction: float, seed: int, test: Sequence[Item] | None = None
+) -> dict[str, Sequence[Item]]:
+    """Both splits. Train is in an order drawn by seed, each image by the digest of its own name.
 
-    So shards mix the classes, as readers that stream them need, and an image that comes or goes moves no
-    other.
+    So shards mix the classes, as readers that stream them need, and an image that comes or goes moves no other. Without
+    images to test on, a part of every class is cut off; each class of two or more has images on both sides.
     """
-
-    def draw(item: Item) -> bytes:
-        return hashlib.sha256(f"{seed}/{item.key}".encode()).digest()
-
-    return sorted(items, key=draw)
-
-
-def split(items: Sequence[Item], test_fraction: float, seed: int) -> dict[str, list[Item]]:
-    """Cut a part for testing off every class; each class of two or more has images on both sides."""
+    mixed = sorted(items, key=lambda item: hashlib.sha256(f"{seed}/{item.key}".encode()).digest())
+    if test is not None:
+        return {"train": mixed, "test": test}
     by_class: defaultdict[int, list[Item]] = defaultdict(list)
-    mixed = drawn(items, seed)
     for item in mixed:
         by_class[item.label].append(item)
-    test: set[int] = set()
+    cut: set[int] = set()
     for members in by_class.values():
         wanted = min(max(round(len(members) * test_fraction), 1), len(members) - 1)
-        test.update(id(item) for item in members[:wanted])
+        cut.update(id(item) for item in members[:wanted])
     # Test images stay in the source's order, which is that of their names.
     return {
-        "train": [item for item in mixed if id(item) not in test],
-        "test": [item for item in items if id(item) in test],
+        "train": [item for item in mixed if id(item) not in cut],
+        "test": [item for item in items if id(item) in cut],
     }
+
+
+def package_folder(module: str, otherwise: str) -> Path:
+    """The folder of a package, which is not imported; a `UserError` of what to do otherwise if it is not installed."""
+    found = importlib.util.find_spec(module)
+    if found is None or not found.submodule_search_locations:
+        raise UserError(otherwise)
+    return Path(found.submodule_search_locations[0])

@@ -14,9 +14,11 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from sslpipe.console.errors import UserError, explain_os_error
+from sslpipe.console.errors import UserError, explained
 from sslpipe.sharding.scan import READABLE, printable
+from sslpipe.sharding.source import Item
 
 IMAGES = frozenset(extension.removeprefix(".") for extension in READABLE)
 LABELS = {"cls": 20, "json": 1 << 20}  # and the most bytes that one may have
@@ -24,30 +26,26 @@ _LABEL_KEYS = ("label", "cls", "class", "target")
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
-    """One image in a tar. `label` is a class's number or name, None for no label; `fault` why it cannot be used."""
+class Member(Item):
+    """One image in a tar."""
 
-    key: str
-    label: int | str | None
+    label: Any  # as in the tar, a class's number or name or None for no label; once they are numbered, the number
     path: str
     offset: int
     size: int
-    fault: str = ""
+    fault: str = ""  # why it cannot be used
 
     def read(self, limit: int) -> bytes:
-        """The encoded image, at most `limit` + 1 bytes of it.
-
-        Raises:
-            BadImage: it has a fault.
-        """
+        """The encoded image, at most `limit` + 1 bytes of it; a `BadImage` if it has a fault."""
         from sslpipe.shards import images  # which imports Pillow: an index needs none
 
         if self.fault:
             raise images.BadImage(self.fault)
+        wanted = min(self.size, limit + 1)
         with open(self.path, "rb", buffering=0) as file:
             file.seek(self.offset)
-            data = file.read(min(self.size, limit + 1))
-        if len(data) < min(self.size, limit + 1):
+            data = file.read(wanted)
+        if len(data) < wanted:
             raise images.BadImage("truncated")
         return data
 
@@ -61,38 +59,26 @@ class Contents:
 
 
 def scan(path: Path, name: str) -> Contents:
-    """Read a tar's headers and labels.
+    """Read the headers and labels of a tar; `name` begins the keys of its images.
 
-    Args:
-        path: an uncompressed tar.
-        name: that begins the keys of its images.
-
-    Raises:
-        UserError: it cannot be read, is compressed, damaged or cut short.
+    A `UserError` says that it cannot be read, is compressed, damaged or cut short.
     """
-    found = Contents()
+    found, seen, sample = Contents(), set[str](), _Sample("")
     try:
-        with tarfile.open(path, "r:") as tar:
-            sample = _Sample("", str(path))
-            seen: set[str] = set()
+        with explained(f"reading {path}"), tarfile.open(path, "r:") as tar:
             for entry in _entries(tar, path):
-                key, extension, fault = _look(entry)
+                key, extension = _split(entry.name)
                 if key != sample.key:
-                    sample.close(found, name)
-                    sample = _Sample(
-                        key, str(path), "its files are apart, or it comes twice" if key in seen else ""
-                    )
+                    sample.close(found, path, name)
+                    sample = _Sample(key, "its files are apart, or it comes twice" if key in seen else "")
                     seen.add(key)
-                sample.add(tar, entry, extension, fault, found)
-            sample.close(found, name)
+                sample.add(tar, entry, extension, found)
+            sample.close(found, path, name)
     except tarfile.TarError as error:
-        raise UserError(
-            f"{path} is no tar, or damaged or compressed ({error}): unpack or replace it"
-        ) from error
+        what = f"{path} is no tar, or damaged or compressed ({error})"
+        raise UserError(f"{what}: unpack or replace it") from error
     except (ValueError, OverflowError) as error:  # numbers that cannot be, in a header
         raise UserError(f"{path} is damaged ({error}): replace it") from error
-    except OSError as error:
-        raise explain_os_error(error, f"reading {path}") from error
     return found
 
 
@@ -113,58 +99,56 @@ def _entries(tar: tarfile.TarFile, path: Path) -> Iterator[tarfile.TarInfo]:
         raise tarfile.ReadError(f"damaged or cut short at byte {tar.offset}")
 
 
-def _look(entry: tarfile.TarInfo) -> tuple[str, str, str]:
-    """Key and extension, split at the first dot of the last part as WebDataset does, and what is wrong with it."""
-    name = entry.name
-    parts = name.split("/")
-    stem, _, extension = parts[-1].partition(".")
-    key = "/".join([*parts[:-1], stem])
-    fault = ""
-    if not entry.isreg() or entry.sparse is not None:
-        fault = "not a plain file in its tar"
-    elif name.startswith("/") or "\\" in name or "\0" in name or ".." in parts:
-        fault = "a name no shard may hold"
-    return key, extension.lower(), fault
+def _split(name: str) -> tuple[str, str]:
+    """Key and extension, split at the first dot of the last part as WebDataset does."""
+    folder, slash, file = name.rpartition("/")
+    stem, _, extension = file.partition(".")
+    return f"{folder}{slash}{stem}", extension.lower()
 
 
+@dataclass
 class _Sample:
     """The files of one name."""
 
-    def __init__(self, key: str, path: str, fault: str = "") -> None:
-        self.key, self.path, self.fault = key, path, fault
-        self.place: tuple[int, int] | None = None  # offset and bytes of the image
-        self.label: int | str | None = None
-        self.files = 0
+    key: str
+    fault: str = ""  # the first that was found
+    place: tuple[int, int] | None = None  # offset and bytes of the image
+    label: int | str | None = None
 
-    def add(
-        self, tar: tarfile.TarFile, entry: tarfile.TarInfo, extension: str, fault: str, found: Contents
-    ) -> None:
+    def add(self, tar: tarfile.TarFile, entry: tarfile.TarInfo, extension: str, found: Contents) -> None:
         """Take in one of its files."""
-        self.files += 1
-        if fault:
-            self.fault = self.fault or fault
-        elif extension in IMAGES:
-            if self.place is not None:
-                self.fault = self.fault or "two images of one name"
-            self.place = entry.offset_data, entry.size
-        elif extension in LABELS:
-            try:
+        try:
+            _check(entry)
+            if extension in IMAGES:
+                earlier, self.place = self.place, (entry.offset_data, entry.size)
+                if earlier is not None:
+                    raise ValueError("two images of one name")
+            elif extension in LABELS:
                 self.label = _label(tar, entry, extension)
-            except ValueError as error:
-                self.fault = self.fault or str(error)
-        else:
-            found.ignored[f".{extension}" if extension else "no extension"] += 1
+            else:
+                found.ignored[f".{extension}" if extension else "no extension"] += 1
+        except ValueError as error:
+            self.fault = self.fault or str(error)
 
-    def close(self, found: Contents, name: str) -> None:
+    def close(self, found: Contents, path: Path, name: str) -> None:
         """Enter it among a tar's images; files without an image are none, unless something is wrong with them."""
-        if not self.files or (self.place is None and not self.fault):
-            return
-        offset, size = self.place or (0, 0)
-        key = printable(f"{name}/{self.key}")
-        found.members.append(Member(key, self.label, self.path, offset, size, self.fault))
+        if self.place is not None or self.fault:
+            offset, size = self.place or (0, 0)
+            key = printable(f"{name}/{self.key}")
+            found.members.append(Member(key, self.label, str(path), offset, size, self.fault))
+
+
+def _check(entry: tarfile.TarInfo) -> None:
+    """A `ValueError` says why a file must be left alone."""
+    if not entry.isreg() or entry.sparse is not None:
+        raise ValueError("not a plain file in its tar")
+    name = entry.name
+    if name.startswith("/") or "\\" in name or "\0" in name or ".." in name.split("/"):
+        raise ValueError("a name no shard may hold")
 
 
 def _label(tar: tarfile.TarFile, entry: tarfile.TarInfo, extension: str) -> int | str | None:
+    """The label in a `.cls` or `.json` file; a `ValueError` says what is wrong with it."""
     if entry.size > LABELS[extension]:
         raise ValueError("a label file of too many bytes")
     file = tar.extractfile(entry)
@@ -177,11 +161,8 @@ def _label(tar: tarfile.TarFile, entry: tarfile.TarInfo, extension: str) -> int 
         values = json.loads(data)
     except (ValueError, RecursionError):
         raise ValueError("a label file that is no JSON") from None
-    value = (
-        next((values[key] for key in _LABEL_KEYS if key in values), None)
-        if isinstance(values, dict)
-        else None
-    )
+    known = values if isinstance(values, dict) else {}
+    value = next((known[key] for key in _LABEL_KEYS if key in known), None)
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, bool) or not isinstance(value, int) or not -1 <= value < 10**9:

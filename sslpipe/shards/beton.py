@@ -9,28 +9,18 @@ of a sample within one page), and a table of what was put where.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 
 import numpy as np
 
-from sslpipe.console.errors import explain_os_error
 from sslpipe.core import scratch
+from sslpipe.shards import writing
 from sslpipe.shards.images import Stored
-from sslpipe.shards.manifest import Shard
 from sslpipe.shards.writing import Placed
 
-_HEADER = np.dtype(
-    [
-        ("version", "<u2"),
-        ("num_fields", "<u2"),
-        ("page_size", "<u4"),
-        ("num_samples", "<u8"),
-        ("alloc_table_ptr", "<u8"),
-    ],
-    align=True,
-)
+#: Version, number of fields, bytes of a page, number of samples, where the table of what was put where begins.
+_HEADER = np.dtype("<u2, <u2, <u4, <u8, <u8", align=True)
 _FIELD = np.dtype([("type_id", "<u1"), ("name", ("<u1", 16)), ("arguments", ("<u1", (1024,)))], align=True)
 _ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
 _IMAGE = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
@@ -44,22 +34,15 @@ _PAGE = 1 << 23  # bytes, a power of two; more where one image needs it
 _KEY = 4096  # bytes kept of a name
 
 
-class Writer:
-    """One .beton file, under a temporary name until it is finished; its interface is that of `webdataset.Writer`.
+class Writer(writing.Writer):
+    """One .beton file of at most `capacity` samples; the largest, by the canvas's side, decides the size of pages.
 
-    Args:
-        path: of the file.
-        capacity: the most samples that will come.
-        resolution: the canvas side: the largest image decides the size of pages.
-        pixels: keep every image as pixels; else JPEGs stay what they are, and the rest is kept as pixels.
-
-    Raises:
-        UserError: the disk is full or cannot be written; so do its methods.
+    With `pixels` every image is kept as pixels; else JPEGs stay what they are, and the rest is kept as pixels.
     """
 
     def __init__(self, path: Path, capacity: int, resolution: int, pixels: bool) -> None:
-        self.path, self.temporary = path, path.with_name(f".{path.name}.part")
-        self.pixels, self.count = pixels, 0
+        super().__init__(path)
+        self.pixels = pixels
         self.rows = np.zeros(capacity, _ROW)
         self.allocations: list[tuple[int, int, int]] = []
         self.page_size = _PAGE
@@ -68,14 +51,8 @@ class Writer:
         start = _HEADER.itemsize + len(_FIELDS) * _FIELD.itemsize + self.rows.nbytes
         self.page_start = -(-start // self.page_size) * self.page_size  # of the page being filled
         self.page = bytearray()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = open(self.temporary, "wb")  # noqa: SIM115 (closed by finish or abandon)
-        except OSError as error:
-            raise explain_os_error(error, f"writing {path}") from error
 
-    def add(self, place: int, key: str, stored: Stored, label: int) -> Placed:
-        """Write an image, its label (-1: none) and its name."""
+    def _add(self, place: int, key: str, stored: Stored, label: int) -> Placed:
         raw = self.pixels or stored.extension != "jpg"
         data = stored.image.convert("RGB").tobytes() if raw else stored.data
         name = key.encode()[:_KEY]
@@ -85,31 +62,16 @@ class Writer:
         row["image"] = (_PIXELS if raw else _JPEG, *stored.image.size, self._put(data))
         row["label"] = label
         row["key"] = (self._put(name), len(name))
-        self.count += 1
         return Placed(int(row["image"]["data_ptr"]), len(data), raw)
 
-    def finish(self) -> Shard:
-        """Close it and give it its name; the system may not have written all of it yet."""
-        try:
-            self._flush()
-            self.file.seek(0, os.SEEK_END)
-            table = self.file.tell()
-            self.file.write(np.array(self.allocations, _ALLOCATION).tobytes())
-            self.file.seek(0)
-            self.file.write(self._head(table) + self.rows[: self.count].tobytes())
-            self.file.close()
-            digest, size = scratch.file_digest(self.temporary), self.temporary.stat().st_size
-            os.replace(self.temporary, self.path)
-        except OSError as error:
-            raise explain_os_error(error, f"writing {self.path}") from error
-        name = f"{self.path.parent.name}/{self.path.name}"
-        return Shard(path=name, sha256=digest, bytes=size, count=self.count)
-
-    def abandon(self) -> None:
-        """Leave nothing unfinished behind."""
-        with contextlib.suppress(OSError):  # the buffer's rest may not fit
-            self.file.close()
-        self.temporary.unlink(missing_ok=True)
+    def _complete(self) -> str:
+        self._flush()
+        table = self.file.seek(0, os.SEEK_END)
+        self.file.write(np.array(self.allocations, _ALLOCATION).tobytes())
+        self.file.seek(0)
+        self.file.write(self._head(table) + self.rows[: self.count].tobytes())
+        self.file.close()
+        return scratch.file_digest(self.temporary)
 
     def _put(self, data: bytes) -> int:
         """Append to the page; where in the file that will be."""
@@ -120,15 +82,11 @@ class Writer:
 
     def _flush(self) -> None:
         """Write the page, whole: FFCV reads whole pages."""
-        if not self.page:
-            return
-        try:
+        if self.page:
             self.file.seek(self.page_start)
             self.file.write(self.page.ljust(self.page_size, b"\0"))
-        except OSError as error:
-            raise explain_os_error(error, f"writing {self.path}") from error
-        self.page_start += self.page_size
-        self.page = bytearray()
+            self.page_start += self.page_size
+            self.page = bytearray()
 
     def _head(self, table: int) -> bytes:
         header = np.array([(_VERSION, len(_FIELDS), self.page_size, self.count, table)], _HEADER)

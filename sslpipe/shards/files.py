@@ -12,19 +12,14 @@ from pathlib import Path
 from PIL import Image
 
 from sslpipe.console.errors import explain_os_error
-from sslpipe.shards import images, index, webdataset
-from sslpipe.shards.manifest import Shard, Splits
+from sslpipe.shards import images, index, manifest
+from sslpipe.shards.manifest import Shard, ShardError, Splits
 
 _OPEN = 128  # files held open at a time
 
 
 class Files:
-    """The shards of a split. A shard's digest is checked when it is first read.
-
-    Args:
-        folder: the folder of shards.
-        shards: of one split, in the manifest's order.
-    """
+    """The shards of a split, in the manifest's order. A shard's digest is checked when it is first read."""
 
     def __init__(self, folder: Path, shards: Sequence[Shard]) -> None:
         self.folder, self.shards = folder, shards
@@ -34,19 +29,14 @@ class Files:
         self._open: OrderedDict[int, _Descriptor] = OrderedDict()
 
     def read(self, number: int, offset: int, size: int) -> bytes:
-        """So many bytes of a shard.
-
-        Raises:
-            ShardError: the shard is missing or is not what the manifest says.
-            UserError: it cannot be read.
-        """
+        """So many bytes of a shard; a `ShardError` if it is missing or not what the manifest says."""
         path = self.folder / self.shards[number].path
         try:
             data = os.pread(self._descriptor(number, path).value, size, offset)
         except OSError as error:
             raise explain_os_error(error, f"reading {path}") from error
         if len(data) != size:
-            raise webdataset.ShardError(f"{path} is cut short: run `dvc repro` to make the shards again")
+            raise ShardError(f"{path} is cut short: {manifest.AGAIN}")
         return data
 
     def _descriptor(self, number: int, path: Path) -> _Descriptor:
@@ -56,7 +46,7 @@ class Files:
                 return known
         with self._locks[number]:  # others wait rather than check it, too
             if number not in self._checked:
-                webdataset.check(path, self.shards[number])
+                manifest.check(path, self.shards[number].sha256)
                 self._checked.add(number)
         with self._lock:
             known = self._open.setdefault(number, _Descriptor(path))
@@ -70,17 +60,15 @@ class Pictures:
 
     def __init__(self, folder: Path, splits: Splits, resolution: int) -> None:
         self.resolution = resolution
-        self.rows = {
-            name: index.read(folder, name, count=split.count, sha256=split.index) for name, split in splits
-        }
+        self.rows = {name: index.read(folder, name, split) for name, split in splits}
         self._files = {name: Files(folder, split.shards) for name, split in splits}
 
-    def get(self, split: str, place: int) -> Image.Image:
-        """The picture at this place, grey or RGB."""
-        row = self.rows[split][place]
-        data = self._files[split].read(int(row["shard"]), int(row["offset"]), int(row["bytes"]))
-        if row["raw"]:
-            return Image.frombytes("RGB", (int(row["width"]), int(row["height"])), data)
+    def get(self, split: str, number: int) -> Image.Image:
+        """The picture of this row of the index, grey or RGB."""
+        shard, offset, size, raw, _, height, width, *_ = self.rows[split][number].item()
+        data = self._files[split].read(shard, offset, size)
+        if raw:
+            return Image.frombytes("RGB", (width, height), data)
         return images.decode_stored(data, self.resolution)
 
 

@@ -24,6 +24,7 @@ _EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 #: A side may have so many pixels: tables for scaling it grow with it, to gigabytes for a line of a hundred million.
 LONGEST = 1_000_000
 _QUALITY = 95  # of a photograph scaled down; with full colour resolution it errs by about one level
+_TOO_LARGE = "more pixels than shard.max_pixels"
 _ORIENTATION = 0x0112  # the EXIF tag
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -73,58 +74,35 @@ def limits(max_pixels: int) -> Iterator[None]:
 
 
 def decode(data: bytes, *, max_pixels: int, resolution: int | None = None) -> Image.Image:
-    """An encoded image as upright 8-bit grey (mode L) or RGB.
+    """An encoded image as upright 8-bit grey (mode L) or RGB; its pixels are counted before any is decoded.
 
-    Args:
-        data: the file's bytes.
-        max_pixels: the most it may have, checked before any is decoded.
-        resolution: if given, a large JPEG may be decoded at a fraction of its size, never under twice this.
-
-    Raises:
-        BadImage: it is no image, damaged, too large, or of a kind that has no meaning as 8-bit colours.
+    With a resolution, a large JPEG may be decoded at a fraction of its size, never under twice the resolution. It is a
+    `BadImage` if it is no image, damaged, too large, or of a kind that has no meaning as 8-bit colours.
     """
     image = _open(data, max_pixels)
     return _upright(image, as_image(_decode(data, image, resolution)))
 
 
 def decode_stored(data: bytes, resolution: int) -> Image.Image:
-    """An image as `store` left it: upright 8-bit grey (mode L) or RGB, that fits the canvas.
+    """An image as `store` left it: upright 8-bit grey (mode L) or RGB, no side longer than `resolution`.
 
-    Args:
-        data: the file's bytes.
-        resolution: the canvas side; larger ones are refused before any pixel is decoded.
-
-    Raises:
-        BadImage: it is not such an image.
+    Any other is a `BadImage`; larger ones are refused before any pixel is decoded.
     """
     image = _open(data, resolution**2)
     if image.mode not in ("L", "RGB") or max(image.size) > resolution:
         raise BadImage("not as it was stored")
-    try:
+    with _damage():
         image.load()
-    except MemoryError:
-        raise
-    except Exception:  # a decoder fed with damaged bytes raises almost anything
-        raise BadImage("damaged") from None
     return image
 
 
 def normalise(image: Image.Image) -> Image.Image:
-    """An image someone else opened as upright 8-bit grey (mode L) or RGB, as `decode` gives it.
-
-    Raises:
-        BadImage: as in `decode`.
-    """
+    """An image someone else opened as `decode` gives it, with the same errors."""
     return _upright(image, _load(image, None))
 
 
 def to_canvas_image(picture: Image.Image | np.ndarray, resolution: int) -> Image.Image:
-    """Scale down, never up, so that the longest side is at most `resolution` (bicubic, antialiased).
-
-    Args:
-        picture: grey (mode L) or RGB; or uint8 [H, W] or [H, W, 3].
-        resolution: the canvas side.
-    """
+    """Scale grey (mode L) or RGB, or uint8 [H, W] or [H, W, 3], down, never up, to a canvas (antialiased bicubic)."""
     sides = picture.shape[:2] if isinstance(picture, np.ndarray) else (picture.height, picture.width)
     longest = max(sides)
     if longest > resolution:
@@ -138,18 +116,10 @@ def member_limit(resolution: int) -> int:
 
 
 def store(source: bytes | np.ndarray, *, resolution: int, max_pixels: int) -> Stored:
-    """Decode, scale to the canvas, and give the bytes to keep.
+    """Decode a file, scale it or pixels, uint8 [H, W] or [H, W, 3], to the canvas, and give the bytes to keep.
 
-    A plain JPEG, PNG or WebP that fits is kept byte for byte; a photograph scaled down becomes a JPEG of
-    quality 95 with full colour resolution; anything else a PNG, which loses nothing.
-
-    Args:
-        source: an encoded file, or uint8 pixels [H, W] or [H, W, 3].
-        resolution: the canvas side.
-        max_pixels: as in `decode`.
-
-    Raises:
-        BadImage: as in `decode`.
+    A plain JPEG, PNG or WebP that fits is kept byte for byte; a photograph scaled down becomes a JPEG of quality 95
+    with full colour resolution; anything else a PNG, which loses nothing. Errors are those of `decode`.
     """
     if not isinstance(source, bytes):
         image = to_canvas_image(source, resolution)
@@ -164,22 +134,28 @@ def store(source: bytes | np.ndarray, *, resolution: int, max_pixels: int) -> St
     return Stored(_encode(image, target), _EXTENSIONS[target], image)
 
 
+@contextmanager
+def _damage() -> Iterator[None]:
+    """Give the reason for what Pillow raises; on damaged bytes a decoder raises almost anything."""
+    try:
+        yield
+    except (BadImage, MemoryError):
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise BadImage(_TOO_LARGE) from None
+    except UnidentifiedImageError:
+        raise BadImage("not an image") from None
+    except Exception:
+        raise BadImage("damaged") from None
+
+
 def _open(data: bytes, max_pixels: int) -> Image.Image:
     if not data:
         raise BadImage("empty file")
-    too_large = BadImage("more pixels than shard.max_pixels")
-    try:
+    with _damage():
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise too_large from None
-    except UnidentifiedImageError:
-        raise BadImage("not an image") from None
-    except MemoryError:
-        raise
-    except Exception:  # a decoder fed with damaged bytes raises almost anything
-        raise BadImage("damaged") from None
     if image.width * image.height > max_pixels:
-        raise too_large
+        raise BadImage(_TOO_LARGE)
     if max(image.size) > LONGEST:
         raise BadImage("a side of more than a million pixels")
     if min(image.size) < 1:
@@ -198,20 +174,15 @@ def _decode(data: bytes, image: Image.Image, resolution: int | None) -> Image.Im
 
 def _load(image: Image.Image, resolution: int | None) -> Image.Image:
     """Decode every pixel, in 8 bits."""
-    try:
-        if resolution is not None and max(image.size) > 2 * resolution:
-            scale = 2 * resolution / max(image.size)
-            image.draft(None, (max(1, int(image.width * scale)), max(1, int(image.height * scale))))
-        image.load()
-        return _eight_bit(image)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise BadImage("more pixels than shard.max_pixels") from None
-    except (BadImage, MemoryError):
-        raise
-    except OSError as error:
-        raise BadImage("truncated" if "truncated" in str(error) else "damaged") from None
-    except Exception:  # a decoder fed with damaged bytes raises almost anything
-        raise BadImage("damaged") from None
+    with _damage():
+        try:
+            if resolution is not None and max(image.size) > 2 * resolution:
+                factor = 2 * resolution / max(image.size)
+                image.draft(None, (max(1, int(image.width * factor)), max(1, int(image.height * factor))))
+            image.load()
+            return _eight_bit(image)
+        except OSError as error:
+            raise BadImage("truncated" if "truncated" in str(error) else "damaged") from None
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
@@ -225,11 +196,8 @@ def _eight_bit(image: Image.Image) -> Image.Image:
         raise BadImage("floating-point pixels")
     if mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         colour = image.convert("RGBA")
-        white = Image.new("RGBA", colour.size, "white")
-        return Image.alpha_composite(white, colour).convert("L" if mode in ("LA", "La", "L", "1") else "RGB")
-    if mode in ("1", "L"):
-        return image.convert("L")
-    return image.convert("RGB")
+        image = Image.alpha_composite(Image.new("RGBA", colour.size, "white"), colour)
+    return image.convert("L" if mode in ("1", "L", "LA", "La") else "RGB")
 
 
 def _orientation(image: Image.Image) -> int:
@@ -257,8 +225,6 @@ def _is_plain(image: Image.Image) -> bool:
 
 def _encode(image: Image.Image, kind: str) -> bytes:
     buffer = io.BytesIO()
-    if kind == "JPEG":
-        image.save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
-    else:
-        image.save(buffer, "PNG")
+    options = {"quality": _QUALITY, "subsampling": 0} if kind == "JPEG" else {}
+    image.save(buffer, kind, **options)
     return buffer.getvalue()

@@ -1,6 +1,7 @@
 """The index of a split: for each image where its bytes lie, its size, label and digests; one row an image.
 
-It is read by memory map, so a split of any size is open at once.
+It is read by memory map, so a split of any size is open at once. Whatever is missing, damaged, not what the manifest
+speaks of or cannot be written raises a `UserError`.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sslpipe.console.errors import UserError, explain_os_error
+from sslpipe.console.errors import UserError, explained
 from sslpipe.core import scratch
+from sslpipe.shards import manifest
 
 #: `shard` is a number among the split's files; `content` and `seen` are for finding duplicates.
 COLUMNS = np.dtype(
@@ -37,64 +39,37 @@ def path(folder: Path, split: str) -> Path:
 
 
 def write(folder: Path, split: str, columns: np.ndarray) -> str:
-    """Write a split's index; its sha256.
-
-    Raises:
-        UserError: the disk is full or cannot be written.
-    """
+    """Write a split's index; its sha256."""
     buffer = io.BytesIO()
     np.save(buffer, columns, allow_pickle=False)
     scratch.atomic_write(path(folder, split), buffer.getvalue())
     return scratch.bytes_digest(buffer.getvalue())
 
 
-def read(folder: Path, split: str, *, count: int, sha256: str) -> np.ndarray:
-    """A split's index, mapped into memory.
-
-    Args:
-        folder: of shards.
-        split: `train` or `test`.
-        count: the images that the manifest says there are.
-        sha256: the digest that the manifest says.
-
-    Raises:
-        UserError: it is missing, or not the one the manifest speaks of.
-    """
-    file, again = path(folder, split), "run `dvc repro` to make the shards again"
+def read(folder: Path, split: str, known: manifest.Split) -> np.ndarray:
+    """A split's index, mapped into memory, by what the manifest of the folder says of the split."""
+    file = path(folder, split)
+    manifest.check(file, known.index)
     try:
-        if scratch.file_digest(file) != sha256:
-            raise UserError(f"{file} is not what its manifest says (damaged or changed): {again}")
-        columns = np.load(file, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError as error:
-        raise UserError(f"{file} is missing: {again}") from error
-    except OSError as error:
-        raise explain_os_error(error, f"reading {file}") from error
+        with explained(f"reading {file}"):
+            columns = np.load(file, mmap_mode="r", allow_pickle=False)
     except ValueError as error:
-        raise UserError(f"{file} is damaged: {again}") from error
-    if columns.dtype != COLUMNS or columns.shape != (count,):
-        raise UserError(f"{file} is of another kind: {again}")
+        raise UserError(f"{file} is damaged: {manifest.AGAIN}") from error
+    if columns.dtype != COLUMNS or columns.shape != (known.count,):
+        raise UserError(f"{file} is of another kind: {manifest.AGAIN}")
     return columns
 
 
 def write_keys(folder: Path, split: str, keys: Iterable[str]) -> None:
-    """Write `keys.txt`: a JSON string a line, the names the images had in the source, by place.
-
-    Raises:
-        UserError: the disk is full or cannot be written.
-    """
+    """Write `keys.txt`: a JSON string a line, the names the images had in the source, in the index's order."""
     scratch.atomic_write(folder / split / "keys.txt", "".join(f"{json.dumps(key)}\n" for key in keys))
 
 
 def read_keys(folder: Path, split: str) -> list[str]:
-    """The names that a split's samples had in the source, by index.
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
+    """The names that a split's images had in the source."""
     path = folder / split / "keys.txt"
     try:
-        return [str(json.loads(line)) for line in path.read_text("utf-8").splitlines()]
-    except OSError as error:
-        raise explain_os_error(error, f"reading {path}") from error
+        with explained(f"reading {path}"):
+            return [str(json.loads(line)) for line in path.read_text("utf-8").splitlines()]
     except ValueError as error:
         raise UserError(f"{path} is damaged: run `dvc repro` to make it again") from error

@@ -17,16 +17,9 @@ _KINDS = {"Gray": "GRAY", "YCbCr": "RGB"}  # what a JPEG holds, and what it beco
 
 
 def decode(data: bytes, height: int, width: int, canvas: np.ndarray) -> bool:
-    """Decode a JPEG of this size into the canvas's corner.
+    """Decode a JPEG of this size into the corner of a canvas, uint8 [R, R, 3]; returns whether it was done.
 
-    Args:
-        data: an image file.
-        height: that it should have.
-        width: that it should have.
-        canvas: uint8 [R, R, 3].
-
-    Returns:
-        Whether it was done. If not (no JPEG, of another size, damaged, unusual), Pillow may say why or do it.
+    If it was not (no JPEG, of another size, damaged, unusual), Pillow may say why or do it.
     """
     if simplejpeg is None or not data.startswith(_START):
         return False

@@ -1,23 +1,26 @@
-"""The manifest of a folder of shards: what is in them, and what did not make it."""
+"""The manifest of a folder of shards: what is in them, and what did not make it; and files compared with it.
+
+Whatever is missing, damaged or cannot be written raises a `UserError`.
+"""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from sslpipe.console.errors import UserError, explain_os_error
+from sslpipe.console.errors import UserError, explained
 from sslpipe.core import scratch
 from sslpipe.core.config import Config
 
 NAME = "manifest.json"
 LISTED = 1000  #: rejects named one by one; the rest are only counted
+AGAIN = "run `dvc repro` to make the shards again"
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0)]
-Triple = tuple[float, float, float]
+Positive = Annotated[float, Field(gt=0)]
 
 
 class Origin(Config):
@@ -30,22 +33,14 @@ class Origin(Config):
 class Shard(Config):
     """One tar or .beton file: its path below the manifest's folder, digest, bytes and samples."""
 
-    path: str
+    path: str = Field(pattern=r"^(train|test)/[A-Za-z0-9_-]+\.(tar|beton)$")
     sha256: Digest
     bytes: Count
     count: int = Field(gt=0)
 
-    @model_validator(mode="after")
-    def _inside(self) -> Shard:
-        if not re.fullmatch(r"(train|test)/[A-Za-z0-9_-]+\.(tar|beton)", self.path):
-            raise ValueError(f"{self.path!r} is not a shard's name")
-        return self
-
 
 class Split(Config):
-    """A split: its images, whether any have labels, how many of each class, its shards in order, and the digest of
-    its index.
-    """
+    """A split: its images, whether any have labels, how many of each class, its shards in order, its index's digest."""
 
     count: int = Field(gt=0)
     labelled: bool
@@ -67,14 +62,8 @@ class Split(Config):
 class Statistics(Config):
     """Channel mean and standard deviation over the training images' own pixels (no canvas), in [0, 1]."""
 
-    mean: Triple
-    std: Triple
-
-    @model_validator(mode="after")
-    def _usable(self) -> Statistics:
-        if min(self.std) <= 0:
-            raise ValueError("std must be over 0")
-        return self
+    mean: tuple[float, float, float]
+    std: tuple[Positive, Positive, Positive]
 
 
 class Reject(Config):
@@ -91,13 +80,13 @@ class Rejects(Config):
     by_reason: dict[str, int]
     listed: tuple[Reject, ...] = Field(max_length=LISTED)
 
+    def __str__(self) -> str:
+        by_count = sorted(self.by_reason.items(), key=lambda pair: (-pair[1], pair[0]))
+        return ", ".join(f"{count} {reason}" for reason, count in by_count)
+
 
 class Duplicate(Config):
-    """An image that comes twice: its place and name, the train image it repeats, and how much the two differ.
-
-    The difference is one minus the correlation of 32 × 32 grey pixels (`duplicates.unlike`); the bytes of exact copies
-    are the same.
-    """
+    """An image that repeats the train image `of`, and how much the two differ (`duplicates.unlike`)."""
 
     split: Literal["train", "test"]
     place: Count
@@ -109,10 +98,7 @@ class Duplicate(Config):
 
 
 class Duplicates(Config):
-    """Images of train that repeat an earlier one there, and images of test that repeat one of train.
-
-    `unseen` pairs of close hashes were too many to be looked at.
-    """
+    """Images that repeat an earlier one of train; `unseen` pairs of close hashes were too many to be looked at."""
 
     train_exact: Count
     train_near: Count
@@ -127,7 +113,6 @@ class Duplicates(Config):
         return self.train_exact + self.train_near + self.test_exact + self.test_near
 
     def __str__(self) -> str:
-        """In words."""
         return (
             f"{self.test_exact} exact and {self.test_near} near copies of train images in test, "
             f"{self.train_exact} and {self.train_near} within train"
@@ -160,9 +145,8 @@ class Manifest(Config):
 
     @model_validator(mode="after")
     def _agrees(self) -> Manifest:
-        for name in ("train", "test"):
-            counts = self.split(name).class_counts
-            if counts is not None and len(counts) != len(self.classes or ()):
+        for name, split in self.splits:
+            if split.class_counts is not None and len(split.class_counts) != len(self.classes or ()):
                 raise ValueError(f"{name}: class_counts must have one number a class")
         if self.digest != shards_digest(self.splits):
             raise ValueError("digest does not belong to these shards")
@@ -171,7 +155,7 @@ class Manifest(Config):
     def counts(self) -> dict[str, int]:
         """What is worth comparing between runs: images, rejects, classes, and images that come twice."""
         counts = {name: split.count for name, split in self.splits}
-        counts |= {"rejects": self.rejects.count, "classes": len(self.classes or ())}
+        counts.update(rejects=self.rejects.count, classes=len(self.classes or ()))
         if self.duplicates is not None:
             found = self.duplicates.model_dump(exclude={"listed", "unseen"})
             counts |= {f"duplicates_{name}": number for name, number in found.items()}
@@ -186,38 +170,39 @@ class Manifest(Config):
 
 def shards_digest(splits: Splits) -> str:
     """One digest for all shards: two folders with the same one hold the same samples in the same order."""
-    return scratch.digest(
-        {"train": [s.sha256 for s in splits.train.shards], "test": [s.sha256 for s in splits.test.shards]}
-    )
+    return scratch.digest({name: [shard.sha256 for shard in split.shards] for name, split in splits})
 
 
 def write(folder: Path, manifest: Manifest) -> None:
-    """Write `manifest.json`, the last file of a folder of shards: without it the rest is not trusted.
-
-    Raises:
-        UserError: the disk is full or cannot be written.
-    """
+    """Write `manifest.json`, the last file of a folder of shards: without it the rest is not trusted."""
     scratch.write_json(folder / NAME, manifest.model_dump(mode="json"))
 
 
 def read(folder: Path) -> Manifest:
-    """Read and check `manifest.json`.
-
-    Raises:
-        UserError: it is missing or damaged.
-    """
+    """Read and check `manifest.json`."""
     path = folder / NAME
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError as error:
-        raise UserError(f"there is no {path}: run `dvc repro` to make the shards") from error
-    except OSError as error:
-        raise explain_os_error(error, f"reading {path}") from error
-    try:
-        return Manifest.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = "".join(f"{part}: " for part in first["loc"][-1:])
-        raise UserError(
-            f"{path} is damaged ({where}{first['msg']}): run `dvc repro` to make it again"
-        ) from error
+    with explained(f"reading {path}"):
+        try:
+            return Manifest.model_validate_json(path.read_bytes())
+        except FileNotFoundError as error:
+            raise UserError(f"there is no {path}: run `dvc repro` to make the shards") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = "".join(f"{part}: " for part in first["loc"][-1:])
+            again = "run `dvc repro` to make it again"
+            raise UserError(f"{path} is damaged ({where}{first['msg']}): {again}") from error
+
+
+class ShardError(UserError):
+    """A shard or an index that is missing, damaged or not what the manifest says."""
+
+
+def check(path: Path, sha256: str) -> None:
+    """Raise a `ShardError` unless a file is there and has the digest that the manifest gives."""
+    with explained(f"reading {path}"):
+        try:
+            same = scratch.file_digest(path) == sha256
+        except FileNotFoundError as error:
+            raise ShardError(f"{path} is missing: {AGAIN}") from error
+    if not same:
+        raise ShardError(f"{path} is not what its manifest says (damaged or changed): {AGAIN}")

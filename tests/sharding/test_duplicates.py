@@ -94,12 +94,12 @@ def test_what_is_counted_and_listed() -> None:
         for split, values in pictures.items()
     }
 
-    def look(split: str, places: np.ndarray) -> np.ndarray:
-        return np.array(pictures[split], float)[places][:, None, None] * np.ones((1, 32, 32))
+    def look(split: str, indices: list[int]) -> list[np.ndarray]:
+        return [np.full((32, 32), float(pictures[split][index])) for index in indices]
 
     found = duplicates.find(columns, look)
     assert found.counts == {"train_exact": 2, "train_near": 1, "test_exact": 1, "test_near": 1}
-    assert [(p.split, p.place, p.other, p.exact, p.difference) for p in found.pairs] == [
+    assert [(p.split, p.index, p.of, p.exact, p.difference) for p in found.pairs] == [
         ("test", 0, 1, True, 0.0),
         ("test", 1, 0, False, 2 / 255),
         ("train", 2, 0, True, 0.0),
@@ -112,8 +112,8 @@ def test_what_is_counted_and_listed() -> None:
 def test_close_hashes_alone_are_no_duplicates() -> None:
     columns = {"train": rows([1, 2], [7, 7]), "test": rows([3], [7])}
 
-    def look(split: str, places: np.ndarray) -> np.ndarray:
-        return np.stack([np.full((32, 32), 90.0 * place + 30 * (split == "test")) for place in places])
+    def look(split: str, indices: list[int]) -> list[np.ndarray]:
+        return [np.full((32, 32), 90.0 * index + 30 * (split == "test")) for index in indices]
 
     assert not duplicates.find(columns, look).pairs
 
@@ -143,10 +143,10 @@ def test_flat_pictures_are_compared_by_their_levels() -> None:
 def test_thousands_of_black_images_are_compared_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
     looked = 0
 
-    def look(split: str, places: np.ndarray) -> np.ndarray:
+    def look(split: str, indices: list[int]) -> np.ndarray:
         nonlocal looked
-        looked += len(places)
-        return np.zeros((len(places), 32, 32))
+        looked += len(indices)
+        return np.zeros((len(indices), 32, 32))
 
     columns = {"train": rows(list(range(3000)), [0] * 3000), "test": rows([9999], [0])}
     found = duplicates.find(columns, look)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from sslpipe.sharding import pieces
+from sslpipe.sharding.config import Config
 from sslpipe.sharding.pieces import Piece, Report
 from sslpipe.sharding.source import File
 
@@ -16,16 +17,8 @@ from sslpipe.sharding.source import File
 def piece(lay: Callable[..., Path], tmp_path: Path) -> Piece:
     root = lay("1.png", {"2.png": b"no"}, "3.png")
     items = [File(path.name, n - 1, str(path)) for n, path in enumerate(sorted(root.iterdir()))]
-    return Piece(
-        split="train",
-        number=4,
-        first=20,
-        items=items,
-        resolution=16,
-        max_pixels=10**6,
-        max_bytes=10**6,
-        hashed=True,
-    )
+    config = Config(resolution=16, max_pixels=10**6, max_bytes=10**6)
+    return Piece(split="train", number=4, first=20, items=items, config=config)
 
 
 def test_a_report_says_what_is_where(piece: Piece, tmp_path: Path) -> None:

@@ -42,17 +42,17 @@ def test_links_are_followed_and_loops_are_not(lay: Lay, project: Path) -> None:
 
 def test_the_digest_sees_names_sizes_and_times(lay: Lay) -> None:
     root = lay("a/1.png", "b/1.png")
-    seen = [scan(root).digest()]
-    assert scan(root).digest() == seen[0]
+    seen = [scan(root).summary()["digest"]]
+    assert scan(root).summary()["digest"] == seen[0]
     (root / "notes.txt").touch()
-    assert scan(root).digest() == seen[0]
+    assert scan(root).summary()["digest"] == seen[0]
     os.utime(root / "a/1.png", ns=(1, 1))
-    seen.append(scan(root).digest())
+    seen.append(scan(root).summary()["digest"])
     (root / "a/1.png").rename(root / "a/2.png")
-    seen.append(scan(root).digest())
+    seen.append(scan(root).summary()["digest"])
     (root / "a/2.png").write_bytes(b"other")
     os.utime(root / "a/2.png", ns=(1, 1))
-    seen.append(scan(root).digest())
+    seen.append(scan(root).summary()["digest"])
     assert len(set(seen)) == 4
 
 
@@ -64,7 +64,7 @@ def test_names_of_any_bytes(lay: Lay) -> None:
     found = scan(root)
     assert arrange(found).classes == (odd, "猫")
     assert printable(odd) == "caf\ufffd"
-    assert len(found.digest()) == 64
+    assert len(found.summary()["digest"]) == 64
 
 
 def test_a_folder_that_cannot_be_listed(lay: Lay, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from sslpipe.sharding import shard as sharding
 from sslpipe.sharding import sources
 from sslpipe.sharding.shard import Config
 from sslpipe.sharding.source import File
-from sslpipe.shards import manifest
+from sslpipe.shards import manifest, writing
 
 Lay = Callable[..., Path]
 Picture = Callable[..., Image.Image]
@@ -229,12 +229,10 @@ def full_disk(*_: object) -> io.BufferedWriter:
 
 
 def test_a_full_disk_leaves_no_manifest(lay: Lay, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sslpipe.shards import webdataset
-
     lay("1.png", "2.png")
     run()
     assert (OUT / "manifest.json").exists()
-    monkeypatch.setattr(webdataset, "open", full_disk, raising=False)
+    monkeypatch.setattr(writing, "open", full_disk, raising=False)
     with pytest.raises(UserError, match="the disk is full"):
         run()
     assert not (OUT / "manifest.json").exists()

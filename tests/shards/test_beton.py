@@ -17,7 +17,7 @@ from sslpipe.data import Resident
 from sslpipe.data.streaming import Streaming
 from sslpipe.sharding import shard as sharding
 from sslpipe.sharding import sources
-from sslpipe.shards import beton, index
+from sslpipe.shards import beton, index, writing
 from sslpipe.shards.images import Stored, store
 
 JPEG = 16  # levels by which FFCV, which is quick with colours, may differ from an exact decoder
@@ -177,7 +177,7 @@ def full_disk(*_: object) -> io.BufferedWriter:
 
 
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(beton, "open", full_disk, raising=False)
+    monkeypatch.setattr(writing, "open", full_disk, raising=False)
     writer = beton.Writer(tmp_path / "train/a.beton", 4, 8, True)
     writer.add(0, "x", Stored(b"", "png", Image.new("RGB", (8, 8))), -1)
     with pytest.raises(UserError, match=r"writing .*a\.beton: the disk is full"):

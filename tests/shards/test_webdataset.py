@@ -16,10 +16,10 @@ from PIL import Image
 
 from sslpipe.console.errors import UserError
 from sslpipe.sharding import tars
-from sslpipe.shards import webdataset
+from sslpipe.shards import manifest, webdataset, writing
 from sslpipe.shards.images import Stored
-from sslpipe.shards.manifest import Shard
-from sslpipe.shards.webdataset import ShardError, Writer
+from sslpipe.shards.manifest import Shard, ShardError
+from sslpipe.shards.webdataset import Writer
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def test_there_and_back(tmp_path: Path, samples: list[Sample]) -> None:
     assert (shard.path, shard.count) == ("train/train-000003.tar", 7)
     data = path.read_bytes()
     assert (hashlib.sha256(data).hexdigest(), len(data)) == (shard.sha256, shard.bytes)
-    webdataset.check(path, shard)
+    manifest.check(path, shard.sha256)
     members = tars.scan(path, "x").members
     assert [member.key for member in members] == [f"x/{n:09d}" for n in range(7)]
     assert [member.read(10**6) for member in members] == [sample.image for sample in samples]
@@ -126,7 +126,7 @@ def full_disk(*_: object) -> io.BufferedWriter:
 
 
 def test_a_full_disk(tmp_path: Path, samples: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webdataset, "open", full_disk, raising=False)
+    monkeypatch.setattr(writing, "open", full_disk, raising=False)
     with pytest.raises(UserError, match=r"writing .*a\.tar: the disk is full: free some space"):
         write(tmp_path / "train/a.tar", samples)
     assert not list((tmp_path / "train").glob("*.tar"))
@@ -136,7 +136,7 @@ def test_a_read_only_disk(tmp_path: Path, samples: list[Sample], monkeypatch: py
     def refuse(*_: object) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(webdataset, "open", refuse, raising=False)
+    monkeypatch.setattr(writing, "open", refuse, raising=False)
     with pytest.raises(UserError, match="the disk is read-only: move the project"):
         write(tmp_path / "train/a.tar", samples)
 
@@ -158,10 +158,10 @@ def test_changed_and_missing_shards(tmp_path: Path, samples: list[Sample]) -> No
     data[600] ^= 1
     path.write_bytes(data)
     with pytest.raises(ShardError, match="is not what its manifest says"):
-        webdataset.check(path, shard)
+        manifest.check(path, shard.sha256)
     path.write_bytes(data[:-512])
     with pytest.raises(ShardError, match="is not what its manifest says"):
-        webdataset.check(path, shard)
+        manifest.check(path, shard.sha256)
     path.unlink()
     with pytest.raises(ShardError, match="is missing"):
-        webdataset.check(path, shard)
+        manifest.check(path, shard.sha256)

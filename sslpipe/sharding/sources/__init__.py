@@ -17,9 +17,9 @@ from pydantic import Field, field_validator, model_validator
 
 from sslpipe.console.spelling import nearest
 from sslpipe.sharding.settings import OPTIONAL, Declaration, Settings
-from sslpipe.sharding.source import SPLITS, Item, Source
+from sslpipe.sharding.source import SPLITS, Source
 
-__all__ = ["SPLITS", "Config", "Item", "Source", "names", "open_source", "source_digest"]
+__all__ = ["SPLITS", "Config", "Source", "names", "open_source", "source_digest"]
 
 
 @cache
@@ -35,8 +35,7 @@ def _module(source: str) -> ModuleType:
 
 
 def _declared(source: str) -> Declaration:
-    found: Declaration = _module(source).SOURCE
-    return found
+    return _module(source).SOURCE
 
 
 def _pattern(name: str) -> str:
@@ -86,11 +85,7 @@ class Config(Settings):
 def source_digest(config: Settings) -> dict[str, Any]:
     """What stage `source` records: {"source", "digest", "count", …}; it changes when the images may have.
 
-    For a folder the digest is over paths, sizes and times (no file is opened); for the bundled digits, over
-    the package's file.
-
-    Raises:
-        UserError: the folder is missing, empty or cannot be listed; the package is not installed.
+    A `UserError` says what is missing, empty, damaged, out of reach or not installed.
     """
     return {"source": config.source, **_module(config.source).digest(config)}
 
@@ -98,8 +93,6 @@ def source_digest(config: Settings) -> dict[str, Any]:
 def open_source(config: Settings, seed: int) -> Source:
     """The images of both splits; where the data has no test split, one is drawn by `seed`, class by class.
 
-    Raises:
-        UserError: as `source_digest`, or there are fewer than two images.
+    A `UserError` is one of `source_digest`, or says that there are too few images.
     """
-    opened: Source = _module(config.source).open_source(config, seed)
-    return opened
+    return _module(config.source).open_source(config, seed)

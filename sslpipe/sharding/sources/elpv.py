@@ -7,23 +7,18 @@ from typing import Any
 
 from sslpipe.console.errors import UserError
 from sslpipe.core import scratch
-from sslpipe.sharding import packages
 from sslpipe.sharding.settings import Declaration, Settings
-from sslpipe.sharding.source import File, Item, Source, split
+from sslpipe.sharding.source import File, Source, package_folder, split
 
 SOURCE = Declaration(about="solar cells")
 
 #: Cells are grey; cracks are small, and little of one is left in a crop of a twelfth.
-_RECIPE: dict[str, Any] = {
-    "scale": [0.3, 1.0],
-    "grey": 0.0,
-    "jitter": {"saturation": 0.0, "hue": 0.0},
-}
+_RECIPE: dict[str, Any] = {"scale": [0.3, 1.0], "grey": 0.0, "jitter": {"saturation": 0.0, "hue": 0.0}}
 
 
 def _folder() -> Path:
     missing = "data.source elpv needs the package elpv-dataset: run `pip install elpv-dataset`"
-    return packages.folder("elpv_dataset", missing) / "data"
+    return package_folder("elpv_dataset", missing) / "data"
 
 
 def _rows() -> list[tuple[str, float]]:
@@ -45,12 +40,7 @@ def digest(config: Settings) -> dict[str, Any]:
 def open_source(config: Settings, seed: int) -> Source:
     """All cells, in two splits drawn by seed; a cell is defective where its probability is above one half."""
     folder = _folder()
-    items: list[Item] = [
+    items = [
         File(f"elpv/{Path(name).stem}", int(chance > 0.5), str(folder / name)) for name, chance in _rows()
     ]
-    return Source(
-        name="elpv",
-        classes=("functional", "defective"),
-        splits=split(items, config.test_fraction, seed),
-        recipe=_RECIPE,
-    )
+    return Source("elpv", ("functional", "defective"), split(items, config.test_fraction, seed), _RECIPE)

