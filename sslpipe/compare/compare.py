@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,8 @@ from sslpipe.console.errors import UserError
 from sslpipe.evals.base.declaration import Score
 from sslpipe.report.results import Row, rows
 from sslpipe.report.run import Run, read
-from sslpipe.report.words import NARROW_SPACE, flat, hundredths, is_number, points
+from sslpipe.report.run import table as rows_of
+from sslpipe.report.words import NARROW_SPACE, aligned, flat, hundredths, is_number, points
 
 MOST = 8  # runs beside each other that can still be told apart
 Key = tuple[str, int | None]  # a stage, and how many labels
@@ -36,31 +36,26 @@ class Compared:
 
     def digest(self, stage: str, what: str) -> str | None:
         """A digest that a stage's number rests on: of `data`, `encoder` or `settings`."""
-        return (self._protocol(stage).get("digests") or {}).get(what)
+        return (self.run.protocol(stage).get("digests") or {}).get(what)
 
     def times(self, stage: str, what: str) -> int:
         """How many `seeds` or `draws` a stage's number is the mean of."""
-        count = self._protocol(stage).get(what, 1)
+        count = self.run.protocol(stage).get(what, 1)
         return count if isinstance(count, int) else 1
-
-    def _protocol(self, stage: str) -> Mapping[str, Any]:
-        return self.run.metrics.get(stage, {}).get("protocol") or {}
 
     @functools.cached_property
     def told(self) -> Mapping[str, tuple[list[str], np.ndarray]]:
         """By stage, the test images' classes in order and whether each was told, where that was written down."""
-        plots = self.run.directory / "plots"
-        found = {
-            stage: _right(plots / stage / "confusion.csv") for stage in {stage for stage, _ in self.rows}
-        }
+        stages = {stage for stage, _ in self.rows}
+        found = {stage: self.run.load(f"plots/{stage}/confusion.csv", _right, None) for stage in stages}
         return {stage: each for stage, each in found.items() if each is not None}
 
 
 def load(names: Sequence[str], root: Path, params: Params) -> list[Compared]:
-    """Read the runs.
+    """Read the runs of a project by what they are called: see `revisions.locate`.
 
     Args:
-        names: see `revisions.locate`; two to `MOST`.
+        names: two to `MOST`.
         root: the project.
         params: reads a params.yaml as resolved settings, flat.
 
@@ -132,13 +127,8 @@ def _same_images(first: Compared, second: Compared, stage: str) -> bool:
     digests = [each.digest(stage, "data") for each in (first, second)]
     if None in digests:
         return False
-    own = all(digest == _shards(each) for each, digest in zip((first, second), digests, strict=True))
+    own = digests == [each.run.manifest.get("digest") for each in (first, second)]
     return digests[0] == digests[1] or (own and _made_of_the_same(first, second))
-
-
-def _shards(each: Compared) -> str | None:
-    digest: str | None = each.run.manifest.get("digest")
-    return digest
 
 
 def _made_of_the_same(first: Compared, second: Compared) -> bool:
@@ -146,9 +136,10 @@ def _made_of_the_same(first: Compared, second: Compared) -> bool:
 
     MLflow knows the shards' digest alone.
     """
-    if _shards(first) == _shards(second):
+    one, other = first.run.manifest, second.run.manifest
+    if one.get("digest") == other.get("digest"):
         return True
-    sources = [(each.run.manifest.get("source") or {}).get("digest") for each in (first, second)]
+    sources = [(manifest.get("source") or {}).get("digest") for manifest in (one, other)]
     counts = [(each.run.count("train"), each.run.count("test")) for each in (first, second)]
     return None not in sources and sources[0] == sources[1] and counts[0] == counts[1]
 
@@ -159,13 +150,12 @@ def others(runs: Sequence[Compared]) -> dict[str, list[tuple[float, float | None
     Returns:
         By title, each run's number and its deviation over seeds, None for a run without; only what two runs have.
     """
-    declared = [(name, score) for name, each in evals.declarations().items() for score in each.scores]
-    found = {}
-    for name, score in declared:
-        cells = [_cell(flat(each.run.metrics.get(name, {})), score) for each in runs]
-        if sum(cell is not None for cell in cells) > 1:
-            found[score.title] = cells
-    return found
+    cells = {
+        score.title: [_cell(flat(each.run.metrics.get(name, {})), score) for each in runs]
+        for name, declared in evals.declarations().items()
+        for score in declared.scores
+    }
+    return {title: found for title, found in cells.items() if sum(cell is not None for cell in found) > 1}
 
 
 def _cell(numbers: Mapping[str, Any], score: Score) -> tuple[float, float | None] | None:
@@ -176,15 +166,10 @@ def _cell(numbers: Mapping[str, Any], score: Score) -> tuple[float, float | None
 
 
 def _right(path: Path) -> tuple[list[str], np.ndarray] | None:
-    """The classes of the test images, in order, and whether each was told."""
-    try:
-        with path.open(newline="") as file:
-            pairs = [(row["actual"], row["predicted"]) for row in csv.DictReader(file)]
-    except (OSError, KeyError, csv.Error):
-        return None
-    if not pairs:
-        return None
-    return [actual for actual, _ in pairs], np.array([actual == predicted for actual, predicted in pairs])
+    """The classes of the test images, in order, and whether each was told; None where there are no images."""
+    pairs = [(row["actual"], row["predicted"]) for row in rows_of(path)]
+    right = np.array([actual == predicted for actual, predicted in pairs])
+    return ([actual for actual, _ in pairs], right) if pairs else None
 
 
 def settings_that_differ(runs: Sequence[Compared]) -> dict[str, list[Any]]:
@@ -201,9 +186,8 @@ def warnings(runs: Sequence[Compared]) -> list[str]:
         said.append("The runs were not evaluated on the same images: scores are of different tests.")
     for stage in dict.fromkeys(stage for stage, _ in keys(runs)):
         if len({each.digest(stage, "settings") for each in runs if stage in each.run.metrics}) > 1:
-            said.append(
-                f"{evals.declarations()[stage].title} did not follow the same protocol in all of them."
-            )
+            title = evals.declarations()[stage].title
+            said.append(f"{title} did not follow the same protocol in all of them.")
     seeds = set(settings_that_differ(runs))
     if seeds == {"seed"}:
         said.append("They differ in the seed alone: what they differ by is the noise of any comparison.")
@@ -217,8 +201,7 @@ def warnings(runs: Sequence[Compared]) -> list[str]:
 
 def table(runs: Sequence[Compared]) -> str:
     """The comparison as plain text."""
-    head = ["top-1 on test, %", *(each.name for each in runs)]
-    lines, found = [head], differences(runs)
+    lines, found = [["top-1 on test, %", *(each.name for each in runs)]], differences(runs)
     for key in keys(runs):
         title = next(each.rows[key] for each in runs if key in each.rows)
         cells = [f"{title.title}, {title.condition}".replace(NARROW_SPACE, " ")]
@@ -230,14 +213,11 @@ def table(runs: Sequence[Compared]) -> str:
         lines.append(cells)
     for name, numbers in others(runs).items():
         lines.append([name, *("-" if each is None else _number(*each) for each in numbers)])
-    widths = [max(len(line[n]) for line in lines) for n in range(len(head))]
-    text = ["   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
-    text.insert(1, "-" * len(text[0]))
-    notes = [
+    note = (
         f"differences to {runs[0].name} with 95 % intervals; ~ where chance gives one as large among all "
         f"{len(found)} in more than one of twenty such tables"
-    ]
-    return "\n".join(line.rstrip() for line in [*text, "", *notes, *warnings(runs)])
+    )
+    return "\n".join(line.rstrip() for line in [*aligned(lines, str.ljust), "", note, *warnings(runs)])
 
 
 def _number(value: float, spread: float | None) -> str:

@@ -13,21 +13,13 @@ _LEVEL = 0.05  # a difference counts where chance gives as much less often
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A second run's score minus a first one's, as fractions.
-
-    Attributes:
-        value: the difference.
-        low: the lower end of its 95 % interval.
-        high: the upper end.
-        chance: the probability of a difference at least as large between runs that are equally good.
-        how: what these rest on, in words.
-    """
+    """A second run's score minus a first one's, as fractions, with the ends of its 95 % interval."""
 
     value: float
     low: float
     high: float
-    chance: float
-    how: str
+    chance: float  # the probability of a difference at least as large between runs that are equally good
+    how: str  # what these rest on, in words
 
     @property
     def measurable(self) -> bool:
@@ -36,39 +28,23 @@ class Difference:
 
 
 def paired(first: np.ndarray, second: np.ndarray) -> Difference:
-    """Of two classifiers on the same images.
+    """Of two classifiers on the same images: bool [N] each, right or wrong.
 
     Only images that one gets right and the other wrong count: McNemar's exact test, and the interval that belongs to
-    it, which holds 0 exactly where the test finds nothing: that of Clopper and Pearson for the share of these images
+    it, which holds 0 exactly where the test finds nothing: that of Clopper and Pearson for the fraction of these images
     that the second one wins (McNemar 1947; Agresti, Categorical Data Analysis, Sec. 11.1).
-
-    Args:
-        first: bool [N], right or wrong.
-        second: bool [N], of the same images.
     """
     from scipy import stats
 
     n = len(first)
     lost, won = int((first & ~second).sum()), int((~first & second).sum())
-    tosses = won + lost
-    low = high = 0.0
-    if tosses:
-        share = stats.binomtest(won, tosses).proportion_ci(1 - _LEVEL, method="exact")
-        low, high = ((2 * end - 1) * tosses / n for end in (float(share.low), float(share.high)))
-    return Difference(
-        value=(won - lost) / n,
-        low=low,
-        high=high,
-        chance=_mcnemar(won, lost),
-        how=f"the same {n} test images: {won} won, {lost} lost",
-    )
-
-
-def _mcnemar(won: int, lost: int) -> float:
-    """Two-sided probability of a split at least as uneven of so many coin tosses."""
-    tosses = won + lost
-    tail = sum(math.comb(tosses, k) for k in range(min(won, lost) + 1))
-    return min(1.0, 2 * tail / 2**tosses)
+    low, high, chance = 0.0, 0.0, 1.0
+    if tosses := won + lost:
+        test = stats.binomtest(won, tosses)  # the two-sided test of a fair coin
+        fraction, chance = test.proportion_ci(1 - _LEVEL, method="exact"), float(test.pvalue)
+        low, high = ((2 * float(end) - 1) * tosses / n for end in (fraction.low, fraction.high))
+    how = f"the same {n} test images: {won} won, {lost} lost"
+    return Difference(value=(won - lost) / n, low=low, high=high, chance=chance, how=how)
 
 
 def unpaired(
@@ -91,14 +67,11 @@ def unpaired(
     chance = math.erfc(abs(value) / error / math.sqrt(2)) if error else float(value == 0)
     spread = f", {draws} draws" if any(s is not None for s in deviations) else ""
     known = [n for n in images if n]
-    how = (
-        f"{' and '.join(str(n) for n in dict.fromkeys(known))} test images{spread}" if known else "no counts"
-    )
-    told = bool(known or spread)
-    reach = 1.959964 * error if told else math.inf
-    return Difference(
-        value=value, low=value - reach, high=value + reach, chance=chance if told else 1.0, how=how
-    )
+    how = f"{' and '.join(map(str, dict.fromkeys(known)))} test images{spread}" if known else "no counts"
+    if not known and not spread:
+        chance, error = 1.0, math.inf
+    reach = 1.959964 * error
+    return Difference(value=value, low=value - reach, high=value + reach, chance=chance, how=how)
 
 
 def together(differences: Sequence[Difference]) -> list[Difference]:

@@ -26,9 +26,7 @@ _STAGE = "stage."  # of tags that say which run of a stage an experiment's resul
 def fetch(name: str, tracking: Config) -> Path:
     """Write what MLflow holds of an experiment into a folder of scratch, as `report.run.read` takes it.
 
-    Args:
-        name: the run's id, its name, or the short key that its name ends with.
-        tracking: where MLflow is, and the experiment's name.
+    It is called by the run's id, its name, or the short key that its name ends with.
 
     Raises:
         UserError: MLflow does not answer, or has no such run, or none with results.

@@ -11,28 +11,23 @@ import numpy as np
 from sslpipe.compare import compare
 from sslpipe.compare.compare import Compared
 from sslpipe.report import charts, plots, rendering, results
-from sslpipe.report.plots import Axis, Figure, Line
-from sslpipe.report.run import energy, seconds
+from sslpipe.report.plots import Axis, Chart, Figure, Line
+from sslpipe.report.run import Context, energy, seconds
 from sslpipe.report.words import duration, integer, is_number, isolated, setting, watt_hours
 
 _COLOURS = ("#4269d0", "#e2a90c", "#ff725c", "#3ca951", "#a463f2", "#55b9a4", "#ff8ab7", "#9c6b4e")
 _TOLD = 3  # runs beside which the heading names each and says how it does
 Runs = Sequence[Compared]
-Rows = Sequence[tuple[str, Sequence[str | None]]]  # a name, and a cell for each run, None without a value
 
 
 def build(runs: Runs, path: Path) -> Path:
-    """Write the page.
-
-    Raises:
-        UserError: it cannot be written.
-    """
+    """Write the page, or raise a UserError that says why it cannot be written."""
     templates = rendering.environment("sslpipe.compare")
     names = [each.name for each in runs]
     templates.globals["runs"] = names
     shown = [
-        rendering.section(templates, name, context)
-        for name, make in _SECTIONS
+        rendering.part(templates, name, context)
+        for name, make in _SECTIONS.items()
         if (context := make(runs)) is not None
     ]
     html = templates.get_template("comparison.html").render(
@@ -77,23 +72,23 @@ def _scores(runs: Runs) -> dict[str, Any]:
     return {"shown": shown, "count": len(found), "interval": compare.interval}
 
 
-def _others(runs: Runs) -> dict[str, Any] | None:
+def _others(runs: Runs) -> Context:
     """What is measured otherwise than by top-1 on the test images."""
     found = compare.others(runs)
     return {"rows": found} if found else None
 
 
-def _labels(runs: Runs) -> dict[str, Any] | None:
+def _labels(runs: Runs) -> Context:
     """Accuracy of the linear probe against the number of labels, the runs over each other."""
     lines = []
     for number, each in enumerate(runs):
-        mine = [point for point in charts.efficiency(each.run) if point.series == "encoder"]
+        mine = [point for point in each.run.efficiency if point.series == "encoder"]
         if len(mine) > 1:
             lines.append(charts.efficiency_line(mine, f"run{number}"))
     return {"chart": charts.efficiency_chart(lines)} if lines else None
 
 
-def _looks(runs: Runs) -> dict[str, Any] | None:
+def _looks(runs: Runs) -> Context:
     """The k-NN that is asked between epochs, the runs over each other."""
     lines = []
     for number, each in enumerate(runs):
@@ -106,7 +101,7 @@ def _looks(runs: Runs) -> dict[str, Any] | None:
     return {"chart": _over_epochs(lines, y_axis, "k-NN between epochs")}
 
 
-def _loss(runs: Runs) -> dict[str, Any] | None:
+def _loss(runs: Runs) -> Context:
     """The training losses over each other, where all runs are of one method."""
     lines = []
     for number, each in enumerate(runs):
@@ -126,18 +121,13 @@ def _loss(runs: Runs) -> dict[str, Any] | None:
 
 def _over_epochs(lines: Sequence[Line], y_axis: Axis, title: str) -> Figure:
     last = max(float(line.x[-1]) for line in lines)
-    return charts.chart(lines, charts.over((0, last)), y_axis, x_label="epoch", title=title)
+    return charts.wide(Chart(lines, charts.over((0, last)), y_axis, title, "epoch"))
 
 
 def _settings(runs: Runs) -> dict[str, Any]:
     """The settings in which the runs differ."""
     found = compare.settings_that_differ(runs)
-    return {
-        "rows": [
-            (name, [None if value is None else setting(value) for value in values])
-            for name, values in found.items()
-        ]
-    }
+    return {"rows": [(name, _written(setting, values)) for name, values in found.items()]}
 
 
 def _cost(runs: Runs) -> dict[str, Any]:
@@ -145,13 +135,19 @@ def _cost(runs: Runs) -> dict[str, Any]:
     stages = dict.fromkeys(str(stage["stage"]) for each in runs for stage in each.run.stages)
     took = [(name, [seconds(each.run.stage(name)) for each in runs]) for name in stages]
     took.append(("all stages", [sum(filter(None, map(seconds, each.run.stages))) for each in runs]))
-    rows = [(name, [None if s is None else duration(s) for s in values]) for name, values in took]
-    used = [[e for stage in each.run.stages if (e := energy(stage)) is not None] for each in runs]
-    if any(used):
-        rows.append(("energy, where counted", [watt_hours(sum(some)) if some else None for some in used]))
+    rows = [(name, _written(duration, values)) for name, values in took]
+    counted = [[e for stage in each.run.stages if (e := energy(stage)) is not None] for each in runs]
+    if any(counted):
+        used = [sum(some) if some else None for some in counted]
+        rows.append(("energy, where counted", _written(watt_hours, used)))
     rates = [each.run.metrics.get("pretrain", {}).get("images_per_second") for each in runs]
-    rows.append(("images a second in pretraining", [integer(r) if is_number(r) else None for r in rates]))
+    known = [rate if is_number(rate) else None for rate in rates]
+    rows.append(("images a second in pretraining", _written(integer, known)))
     return {"rows": rows}
+
+
+def _written(write: Callable[[Any], str], values: Sequence[Any]) -> list[str | None]:
+    return [None if value is None else write(value) for value in values]
 
 
 def _lineage(runs: Runs) -> dict[str, Any]:
@@ -162,23 +158,12 @@ def _lineage(runs: Runs) -> dict[str, Any]:
         "Experiment": [each.run.stage("pretrain").get("key") for each in runs],
         "Encoder": [each.run.encoder.get("weights_sha256") for each in runs],
     }
-    return {
-        "rows": [
-            (name, [str(value)[:12] if value else None for value in values])
-            for name, values in digests.items()
-            if any(values)
-        ]
-    }
+    known = {name: values for name, values in digests.items() if any(values)}
+    return {"rows": [(name, [str(v)[:12] if v else None for v in values]) for name, values in known.items()]}
 
 
 #: The page's sections in order: each has a template of its name, and is left out where its function gives None.
-_SECTIONS: tuple[tuple[str, Callable[[Runs], dict[str, Any] | None]], ...] = (
-    ("scores", _scores),
-    ("others", _others),
-    ("labels", _labels),
-    ("loss", _loss),
-    ("looks", _looks),
-    ("settings", _settings),
-    ("cost", _cost),
-    ("lineage", _lineage),
-)
+_SECTIONS: dict[str, Callable[[Runs], Context]] = {
+    "scores": _scores, "others": _others, "labels": _labels, "loss": _loss, "looks": _looks,
+    "settings": _settings, "cost": _cost, "lineage": _lineage,
+}  # fmt: skip

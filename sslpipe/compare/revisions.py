@@ -13,13 +13,8 @@ from sslpipe.report.results import told_by_accuracy
 from sslpipe.settings import load
 
 _FILES = (
-    "params.yaml",
-    "data/shards/manifest.json",
-    "models/encoder.json",
-    "metrics",
-    "runs",
-    "plots/pretrain",
-)
+    "params.yaml", "data/shards/manifest.json", "models/encoder.json", "metrics", "runs", "plots/pretrain"
+)  # fmt: skip
 _SUFFIXES = {".json", ".csv", ".yaml"}
 
 
@@ -29,12 +24,10 @@ def paths() -> tuple[str, ...]:
 
 
 def locate(name: str, root: Path) -> Path:
-    """The folder of a run.
+    """The folder of a run of the project in `root`.
 
-    Args:
-        name: `.` or `workspace`, a folder with `metrics/`, `mlflow:` and what a run is called there, or an experiment
-            or revision of the project in `root`.
-        root: the project.
+    It is called `.` or `workspace`, by a folder with `metrics/`, by `mlflow:` and what it is called there, or by an
+    experiment or revision.
 
     Raises:
         UserError: there is no such run, or its results are not in DVC's cache.
@@ -80,8 +73,7 @@ def _copy(repo: object, name: str, revision: str, folder: Path) -> None:
         for path in paths():
             if not system.exists(path):
                 continue
-            files = system.find(path) if system.isdir(path) else [path]
-            for file in files:
+            for file in system.find(path) if system.isdir(path) else [path]:
                 if Path(file).suffix in _SUFFIXES:
                     target = folder / file.lstrip("/")
                     target.parent.mkdir(parents=True, exist_ok=True)
@@ -97,17 +89,13 @@ def _copy(repo: object, name: str, revision: str, folder: Path) -> None:
 
 
 def _unknown(name: str, repo: object) -> str:
-    known = _experiments(repo)
-    near = nearest(name, known, cutoff=0.5)
-    hint = f"did you mean {near}?" if near else f"experiments: {', '.join(known) or 'none'}"
-    return f"there is no experiment, revision or folder `{name}`; {hint}"
-
-
-def _experiments(repo: object) -> list[str]:
     from dvc.exceptions import DvcException
 
     try:
         found = repo.experiments.ls(all_commits=True)  # type: ignore[attr-defined]
     except (DvcException, OSError):
-        return []
-    return sorted(str(each[0]) for group in found.values() for each in group)
+        found = {}
+    known = sorted(str(each[0]) for group in found.values() for each in group)
+    near = nearest(name, known, cutoff=0.5)
+    hint = f"did you mean {near}?" if near else f"experiments: {', '.join(known) or 'none'}"
+    return f"there is no experiment, revision or folder `{name}`; {hint}"

@@ -5,36 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from markupsafe import Markup
 
 from sslpipe.report import plots
-from sslpipe.report.plots import WIDE, Axis, Figure, Line
-from sslpipe.report.results import rows
-from sslpipe.report.run import Efficiency, Run
+from sslpipe.report.plots import NARROW, WIDE, Axis, Chart, Figure, Line
+from sslpipe.report.run import Efficiency
 from sslpipe.report.words import hundredths, integer
-
-
-def efficiency(run: Run) -> list[Efficiency]:
-    """A linear probe's accuracies by number of labels; from its numbers, for a run without the CSV."""
-    return run.efficiency or [
-        Efficiency(labels=labels, series=series, top1=top1, std=row.std.get(series))
-        for row in rows(run.metrics)
-        if row.stage == "linear" and (labels := row.labels or run.count("train"))
-        for series, top1 in row.top1.items()
-    ]
 
 
 def efficiency_line(
     found: Sequence[Efficiency], style: str, *, marks: str = "circle", values: bool = False
 ) -> Line:
-    """A line of one series, its bars the spread over draws.
-
-    Args:
-        found: the series' points, at least one.
-        style: the CSS class that colours it.
-        marks: "circle" or "diamond".
-        values: whether each is written beside its mark.
-    """
+    """A line of one series, its bars the spread over draws, with each value beside its mark if so wanted."""
     points = sorted(found, key=lambda point: point.labels)
     return Line(
         style=style,
@@ -49,24 +30,11 @@ def efficiency_line(
 def efficiency_chart(lines: Sequence[Line]) -> Figure:
     """Accuracy against the number of labels, which is on a logarithmic scale."""
     counts = sorted({int(count) for line in lines for count in line.x})
-    tops = np.concatenate([line.y for line in lines])
-    y_axis = in_percent(tops, 5, margin=0.02)
-    x_axis = Axis(
-        low=counts[0] / 1.18, high=counts[-1] * 1.18, log=True, ticks=[(n, integer(n)) for n in counts]
-    )
-
-    def draw(width: int) -> Markup:
-        return plots.line_chart(
-            lines,
-            x_axis,
-            y_axis,
-            width=width,
-            height=340 if width == WIDE else 280,
-            x_label="labelled images",
-            title="Accuracy of a linear probe against the number of labelled images",
-        )
-
-    return plots.figure(draw)
+    ticks = [(n, integer(n)) for n in counts]
+    x_axis = Axis(low=counts[0] / 1.18, high=counts[-1] * 1.18, log=True, ticks=ticks)
+    y_axis = in_percent(np.concatenate([line.y for line in lines]), 5, margin=0.02)
+    title = "Accuracy of a linear probe against the number of labelled images"
+    return wide(Chart(lines, x_axis, y_axis, title, "labelled images"), heights=(340, 280))
 
 
 def in_percent(tops: np.ndarray, count: int, margin: float = 0.0) -> Axis:
@@ -82,16 +50,16 @@ def over(x: Sequence[float] | np.ndarray) -> Axis:
     return Axis(low=low, high=high, ticks=list(zip(ticks, plots.plain(ticks), strict=True)))
 
 
-def chart(lines: Sequence[Line], x_axis: Axis, y_axis: Axis, *, x_label: str, title: str) -> Figure:
-    """Lines over two axes, as wide as the column."""
+def wide(chart: Chart, heights: tuple[int, int] = (300, 240)) -> Figure:
+    """A chart as wide as the column, so high on a desktop and on a phone."""
+    drawn = [plots.line_chart(chart, *size) for size in zip((WIDE, NARROW), heights, strict=True)]
+    return Figure(wide=drawn[0], narrow=drawn[1])
 
-    def draw(width: int) -> Markup:
-        height = 300 if width == WIDE else 240
-        return plots.line_chart(
-            lines, x_axis, y_axis, width=width, height=height, x_label=x_label, title=title
-        )
 
-    return plots.figure(draw)
+def small(chart: Chart, height: int, caption: str, value: str = "") -> Figure:
+    """One of the charts that stand beside each other."""
+    drawn = [plots.line_chart(chart, width, height) for width in (250, NARROW)]
+    return Figure(wide=drawn[0], narrow=drawn[1], caption=caption, value=value)
 
 
 def clock(curves: Mapping[str, np.ndarray]) -> tuple[np.ndarray, str]:

@@ -9,11 +9,7 @@ import numpy as np
 
 
 def layout(features: np.ndarray, *, seed: int) -> np.ndarray | None:
-    """Place each feature vector in the plane by t-SNE on the cosine geometry that k-NN uses.
-
-    Args:
-        features: [N, D], any float type.
-        seed: of the (few) random choices.
+    """Place each feature vector, [N, D] of any float type, in the plane by t-SNE on the cosine geometry that k-NN uses.
 
     Returns:
         float64 [N, 2], centred, with 98 % of the rows within the unit circle; or None where there is nothing
@@ -28,8 +24,9 @@ def layout(features: np.ndarray, *, seed: int) -> np.ndarray | None:
         return None
     # Principal components first: t-SNE's cost is in the distances, and the rest of D is mostly noise.
     left, scale, _ = np.linalg.svd(x, full_matrices=False)
-    components = (left * scale)[:, :50]
-    return _normalised(_tsne(components, seed))
+    points = _tsne((left * scale)[:, :50], seed)
+    points = points - (points.max(axis=0) + points.min(axis=0)) / 2
+    return points / max(np.quantile(np.linalg.norm(points, axis=1), 0.98), 1e-12)
 
 
 def layouts(features: Mapping[str, np.ndarray], *, seed: int) -> dict[str, np.ndarray | None]:
@@ -40,13 +37,9 @@ def layouts(features: Mapping[str, np.ndarray], *, seed: int) -> dict[str, np.nd
 
 
 def align(points: np.ndarray, onto: np.ndarray) -> np.ndarray:
-    """Rotate or mirror a layout so that it lies as near as it can to another of the same rows.
+    """Rotate or mirror a layout, [N, 2], so that it lies as near as it can to another of the same rows.
 
     The axes of a t-SNE layout mean nothing; turned alike, two layouts can be compared by eye.
-
-    Args:
-        points: [N, 2].
-        onto: [N, 2].
     """
     left, _, right = np.linalg.svd(points.T @ onto)
     return points @ (left @ right)
@@ -73,8 +66,3 @@ def _tsne(components: np.ndarray, seed: int) -> np.ndarray:
     # minutes, and a result that depended on their number would not be the run's alone.
     with threadpool_limits(1, user_api="openmp"):
         return np.asarray(model.fit_transform(components.astype(np.float32)), dtype=np.float64)
-
-
-def _normalised(points: np.ndarray) -> np.ndarray:
-    points = points - (points.max(axis=0) + points.min(axis=0)) / 2
-    return points / max(np.quantile(np.linalg.norm(points, axis=1), 0.98), 1e-12)

@@ -1,4 +1,4 @@
-"""Pictures inside the page: data URIs small enough to carry, thumbnails from the shards."""
+"""Pictures inside the page: data URIs small enough to carry, thumbnails, sheets of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -19,21 +18,23 @@ _LARGEST = 700_000  # characters of a data URI beyond which a picture is made sm
 
 
 def data_uri(image: Image.Image, *, lossless: int = _LOSSLESS) -> str:
-    """An image as a data URI: PNG while that is small, JPEG for the rest (photographs).
+    """An image as a data URI: PNG while that has at most `lossless` bytes, JPEG for the rest (photographs).
 
-    Args:
-        image: any mode; transparency is kept in a PNG only.
-        lossless: bytes up to which a PNG is kept.
+    Transparency is kept in a PNG only.
     """
     image = image if image.mode in ("L", "RGB", "RGBA") else image.convert("RGB")
     png = io.BytesIO()
     # Only for small ones is the best compression worth its seconds.
     image.save(png, "PNG", optimize=image.width * image.height <= 300_000)
     if png.tell() <= lossless:
-        return _uri("png", png.getvalue())
+        return _uri("png", png)
     jpeg = io.BytesIO()
     image.convert("RGB").save(jpeg, "JPEG", quality=86)
-    return _uri("jpeg", jpeg.getvalue())
+    return _uri("jpeg", jpeg)
+
+
+def _uri(kind: str, file: io.BytesIO) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +50,7 @@ class Picture:
 def picture(path: Path, said: str) -> Picture:
     """A picture file, scaled down to what the page shows and can carry.
 
-    Raises:
-        OSError, ValueError, SyntaxError: the file is not a PNG or JPEG that Pillow can read.
+    Raises OSError, ValueError or SyntaxError where the file is not a PNG or JPEG that Pillow can read.
     """
     with Image.open(path, formats=("PNG", "JPEG")) as opened:
         image = opened.convert({"1": "L", "L": "L", "RGBA": "RGBA"}.get(opened.mode, "RGB"))
@@ -65,50 +65,8 @@ def picture(path: Path, said: str) -> Picture:
     return Picture(uri=uri, width=image.width, height=image.height, said=said)
 
 
-class Thumbnails:
-    """Small pictures of the images of a split."""
-
-    def __init__(self, shards: Path) -> None:
-        self.shards = shards
-        self._readers: dict[str, Any] = {}
-
-    def get(self, split: str, places: Sequence[int], side: int) -> tuple[list[Image.Image], list[int]]:
-        """Images of a split at most `side` pixels large, and their labels (-1: none).
-
-        Args:
-            split: "train" or "test".
-            places: places in the split.
-            side: the longest side, in pixels; images are scaled down, never up.
-        """
-        from sslpipe.data.loader import open_split
-
-        if split not in self._readers:
-            self._readers[split] = open_split(self.shards, split, "streaming")  # a few of them
-        batch = self._readers[split].gather(np.asarray(places, dtype=np.int64))
-        images = []
-        for pixels, (height, width) in zip(batch.pixels.numpy(), batch.size.tolist(), strict=True):
-            images.append(_fitted(pixels[:height, :width], side))
-        return images, batch.label.tolist()
-
-
-def sprite(images: Sequence[Image.Image], side: int) -> tuple[Image.Image, int]:
-    """Images laid on one square sheet of `side`-pixel tiles, row by row.
-
-    Returns:
-        The sheet and its number of columns.
-    """
-    columns = max(1, math.ceil(math.sqrt(len(images))))
-    grey = all(image.mode == "L" for image in images)
-    sheet = Image.new("L" if grey else "RGB", (columns * side, math.ceil(len(images) / columns) * side))
-    for place, image in enumerate(images):
-        row, column = divmod(place, columns)
-        sheet.paste(
-            image, (column * side + (side - image.width) // 2, row * side + (side - image.height) // 2)
-        )
-    return sheet, columns
-
-
-def _fitted(pixels: np.ndarray, side: int) -> Image.Image:
+def thumbnail(pixels: np.ndarray, side: int) -> Image.Image:
+    """An image, uint8 [H, W, 3], at most `side` pixels large: scaled down, never up."""
     image = Image.fromarray(np.ascontiguousarray(pixels))
     if (pixels == pixels[..., :1]).all():  # grey images take a third of the room
         image = Image.fromarray(np.ascontiguousarray(pixels[..., 0]))
@@ -117,5 +75,13 @@ def _fitted(pixels: np.ndarray, side: int) -> Image.Image:
     return image
 
 
-def _uri(kind: str, content: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+def sprite(images: Sequence[Image.Image], side: int) -> tuple[Image.Image, int]:
+    """Images laid on one square sheet of `side`-pixel tiles, row by row; the sheet and its number of columns."""
+    columns = max(1, math.ceil(math.sqrt(len(images))))
+    grey = all(image.mode == "L" for image in images)
+    sheet = Image.new("L" if grey else "RGB", (columns * side, math.ceil(len(images) / columns) * side))
+    for tile, image in enumerate(images):
+        row, column = divmod(tile, columns)
+        inset = (side - image.width) // 2, (side - image.height) // 2
+        sheet.paste(image, (column * side + inset[0], row * side + inset[1]))
+    return sheet, columns

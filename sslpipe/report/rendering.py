@@ -15,36 +15,24 @@ from sslpipe.report import words
 from sslpipe.report.series import MARKS, SERIES
 
 _FILTERS = (
-    words.duration,
-    words.flat,
-    words.hundredths,
-    words.integer,
-    words.percent,
-    words.points,
-    words.setting,
-    words.watt_hours,
-)
+    words.duration, words.flat, words.hundredths, words.integer, words.isolated, words.percent, words.points, words.px,
+    words.setting, words.watt_hours,
+)  # fmt: skip
 
 
 def environment(*packages: str) -> Environment:
-    """What reads templates.
-
-    Args:
-        packages: whose folders `templates` come before the report's own.
-    """
+    """What reads templates: from the folders `templates` of these packages first, then from the report's own."""
+    loader = ChoiceLoader([PackageLoader(package) for package in (*packages, "sslpipe.report")])
     found = Environment(
-        loader=ChoiceLoader([PackageLoader(package) for package in (*packages, "sslpipe.report")]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     found.filters.update({each.__name__: each for each in _FILTERS})
+    found.tests["a_number"] = words.is_number
     found.globals.update(SERIES=SERIES, MARKS=MARKS)
     return found
 
 
-def section(templates: Environment, name: str, context: Mapping[str, Any]) -> Markup:
+def part(templates: Environment, name: str, context: Mapping[str, Any]) -> Markup:
     """A part of a page, from `NAME.html`."""
     return Markup(templates.get_template(f"{name}.html").render(name=name, **context))
 
@@ -55,11 +43,7 @@ def static(name: str) -> Markup:
 
 
 def write(path: Path, html: str) -> Path:
-    """Write a page.
-
-    Raises:
-        UserError: it cannot be written.
-    """
+    """Write a page, or raise a UserError that says why it cannot be written."""
     # A file's name need not be text; what is left of one that is not cannot be written as UTF-8.
     scratch.atomic_write(path, html.encode("utf-8", "replace"))
     return path

@@ -6,13 +6,13 @@ Read by the page and by the table on the terminal, so that both always say the s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sslpipe import evals
 from sslpipe.report.series import PREFIX
-from sslpipe.report.words import integer, is_number, percent
+from sslpipe.report.words import integer, is_number, mapping
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,12 @@ class Row:
         return evals.declarations()[self.stage].title
 
     @property
+    def subject(self) -> str:
+        """What was measured, within a sentence."""
+        subject = evals.declarations()[self.stage].subject or ""
+        return subject if self.labels is None else f"{subject} with {integer(self.labels)} labels"
+
+    @property
     def gain(self) -> float | None:
         """What pretraining bought: the same network and protocol, minus random weights."""
         if "encoder" in self.top1 and "random_init" in self.top1:
@@ -44,17 +50,10 @@ class Row:
 
 
 def of_record(record: Mapping[str, Any]) -> dict[str, Any]:
-    """All numbers of an evaluation, with `protocol` and `skipped` where they apply.
-
-    Args:
-        record: `runs/NAME.json` of the evaluation, parsed.
-    """
-    result = record.get("result")
-    if not isinstance(result, Mapping):
-        return {}
-    metrics = result.get("metrics")
-    found = dict(metrics) if isinstance(metrics, Mapping) else {}
-    return found | {key: result[key] for key in ("protocol", "skipped") if result.get(key) is not None}
+    """All numbers of an evaluation by its record `runs/NAME.json`, with `protocol` and `skipped` where they apply."""
+    result = mapping(record.get("result"))
+    kept = {key: result[key] for key in ("protocol", "skipped") if result.get(key) is not None}
+    return dict(mapping(result.get("metrics"))) | kept
 
 
 def told_by_accuracy() -> list[str]:
@@ -63,12 +62,9 @@ def told_by_accuracy() -> list[str]:
 
 
 def rows(metrics: Mapping[str, Mapping[str, Any]]) -> list[Row]:
-    """The table's rows; evaluations without numbers are left out.
+    """The table's rows, from the evaluations' numbers as `of_record` has them; those without any are left out.
 
     That one was skipped which is off by default is no news, and left out, too.
-
-    Args:
-        metrics: by evaluation, as `of_record` has them.
     """
     found = []
     for stage in told_by_accuracy():
@@ -78,34 +74,14 @@ def rows(metrics: Mapping[str, Mapping[str, Any]]) -> list[Row]:
             if default.enabled:
                 found.append(Row(stage=stage, skipped=str(entry["skipped"])))
             continue
+        few = mapping(entry.get("few_labels"))
         found.append(_row(stage, entry, labels=_labels(entry)))
-        few = entry.get("few_labels")
-        if isinstance(few, Mapping):
-            counts = sorted(map(int, few), reverse=True)
-            found += [_row(stage, few[str(count)], labels=count) for count in counts]
+        found += [_row(stage, few[str(n)], labels=n) for n in sorted(map(int, few), reverse=True)]
     return [row for row in found if row.skipped is not None or row.top1]
 
 
-def headline(rows: list[Row], method: str, test_count: int | None) -> str | None:
-    """What pretraining bought, in one sentence; None when no evaluation has a random-weights baseline.
-
-    The row told is the one that asks most of the encoder: a frozen probe with the fewest labels.
-    """
-    row = most_telling(rows)
-    if row is None or row.gain is None:
-        return None
-    subject = evals.declarations()[row.stage].subject
-    subject = subject if row.labels is None else f"{subject} with {integer(row.labels)} labels"
-    before, after = percent(row.top1["random_init"]), percent(row.top1["encoder"])
-    if abs(row.gain) <= 2 * _error_of_difference(row, test_count):
-        change = f"{before} before, {after} after"
-        return f"{method} pretraining makes no measurable difference to {subject}: {change}."
-    verb = "lifts" if row.gain > 0 else "lowers"
-    return f"{method} pretraining {verb} {subject} from {before} to {after}."
-
-
 def most_telling(rows: list[Row]) -> Row | None:
-    """The row of the headline: by the evaluation's rank, the fewest labels first."""
+    """The row that the headline tells: by the evaluation's rank, the fewest labels first."""
     ranked = [
         (rank, row.labels or math.inf, place)
         for place, row in enumerate(rows)
@@ -114,31 +90,54 @@ def most_telling(rows: list[Row]) -> Row | None:
     return rows[min(ranked)[-1]] if ranked else None
 
 
+def measurable(row: Row, test_count: int | None) -> bool:
+    """Whether the gain is more than twice its standard error.
+
+    The test images are the same for both networks, so taking the errors for independent errs on the safe side.
+    """
+    if row.gain is None:
+        return False
+    scores = (row.top1["encoder"], row.top1["random_init"])
+    error = math.hypot(*(standard_error(score, test_count) for score in scores)) if test_count else 0.005
+    return abs(row.gain) > 2 * error
+
+
 def standard_error(fraction: float, count: int) -> float:
     """Binomial standard error of an accuracy measured on `count` images."""
     return math.sqrt(max(fraction * (1 - fraction), 0.0) / count)
 
 
+def beside_baselines(
+    found: Mapping[str, Any], rows: Iterable[tuple[str, str]], columns: Sequence[str]
+) -> list[tuple[str, dict[str, float | None], float]]:
+    """Scores of other tasks and data sets: names, fractions by series, and the gain over random weights.
+
+    Rows without the encoder's score or that of random weights are left out.
+
+    Args:
+        found: fractions by key, with the prefix of a baseline (`series.PREFIX`) where they are one's.
+        rows: names and keys.
+        columns: of `series.SERIES`, the encoder and random weights among them.
+    """
+    shown = []
+    for name, key in rows:
+        scores = {series: found.get(PREFIX[series] + key) for series in columns}
+        values = {series: value if is_number(value) else None for series, value in scores.items()}
+        own, random = values["encoder"], values["random_init"]
+        if own is not None and random is not None:
+            shown.append((name, values, own - random))
+    return shown
+
+
 def _row(stage: str, entry: Mapping[str, Any], labels: int | None) -> Row:
-    top1, std = {}, {}
-    for series, prefix in PREFIX.items():
-        value, spread = entry.get(f"{prefix}top1"), entry.get(f"{prefix}top1_std")
-        if is_number(value):
-            top1[series] = float(value)
-            if is_number(spread):
-                std[series] = float(spread)
-    return Row(stage=stage, labels=labels, top1=top1, std=std)
-
-
-def _error_of_difference(row: Row, test_count: int | None) -> float:
-    """Standard error of the gain; the test images are the same for both, so this errs on the safe side."""
-    if not test_count:
-        return 0.005
-    return math.hypot(*(standard_error(row.top1[name], test_count) for name in ("encoder", "random_init")))
+    top1 = {series: entry.get(f"{prefix}top1") for series, prefix in PREFIX.items()}
+    known = {series: float(value) for series, value in top1.items() if is_number(value)}
+    spreads = {series: entry.get(f"{PREFIX[series]}top1_std") for series in known}
+    std = {series: float(spread) for series, spread in spreads.items() if is_number(spread)}
+    return Row(stage=stage, labels=labels, top1=known, std=std)
 
 
 def _labels(entry: Mapping[str, Any]) -> int | None:
     """How many labels the protocol used; None for all there are."""
-    protocol, used = entry.get("protocol"), entry.get("labels")
-    everything = isinstance(protocol, Mapping) and protocol.get("labels") == "all"
+    used, everything = entry.get("labels"), mapping(entry.get("protocol")).get("labels") == "all"
     return int(used) if is_number(used) and not everything else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import functools
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -16,12 +15,13 @@ from PIL import Image
 
 from sslpipe import evals
 from sslpipe.console.errors import UserError
-from sslpipe.report import pictures
-from sslpipe.report.results import of_record
-from sslpipe.report.words import is_number
+from sslpipe.report import pictures, results
+from sslpipe.report.config import Config
+from sslpipe.report.words import is_number, mapping
 from sslpipe.tracking.energy import METRIC
 
 T = TypeVar("T")
+Context = dict[str, Any] | None  # what the template of a section shows; None: the section is left out
 
 _FIRST = ("source", "shard", "views", "pretrain", "embed")  # stages before the evaluations
 
@@ -42,6 +42,7 @@ class Run:
 
     directory: Path
     params: Mapping[str, Any]  # resolved settings, flat: {"pretrain.method": "simclr", ...}
+    config: Config = field(default_factory=Config)  # how much the report shows
     manifest: dict[str, Any] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
     encoder: dict[str, Any] = field(default_factory=dict)
@@ -51,8 +52,10 @@ class Run:
     #: By column the numbers of the rows, NaN where empty or not finite.
     curves: dict[str, np.ndarray] = field(default_factory=dict)
     watched: dict[str, np.ndarray] = field(default_factory=dict)  # the same of looks between epochs
+    #: Of the linear probe; from its numbers, for a run without the CSV.
     efficiency: list[Efficiency] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)  # files that are there and could not be read
+    _readers: dict[str, Any] = field(default_factory=dict)  # of images, by split
 
     @property
     def classes(self) -> list[str]:
@@ -62,33 +65,33 @@ class Run:
     @property
     def method(self) -> str:
         """The method as its paper writes it, where the encoder says that; else as the setting has it."""
-        info = self.encoder.get("info")
-        title = info.get("title") if isinstance(info, Mapping) else None
+        title = mapping(self.encoder.get("info")).get("title")
         return str(title or self.params.get("pretrain.method") or "")
 
-    @functools.cached_property
-    def _thumbnails(self) -> pictures.Thumbnails:
-        return pictures.Thumbnails(self.directory / "data" / "shards")
+    def images(self, split: str, indices: list[int], side: int) -> tuple[list[Image.Image], list[int]] | None:
+        """Images of a split at most `side` pixels large, and their labels (-1: none).
 
-    def images(self, split: str, places: list[int], side: int) -> tuple[list[Image.Image], list[int]] | None:
-        """Images of a split and their labels; None where the shards are missing or cannot be read."""
-        if not places or not self.manifest:
+        None where the shards are missing or cannot be read.
+        """
+        if not indices or not self.manifest:
             return None
+        from sslpipe.data.loader import open_split
+
         try:
-            return self._thumbnails.get(split, places, side)
+            if split not in self._readers:
+                self._readers[split] = open_split(self.directory / "data" / "shards", split, "streaming")
+            batch = self._readers[split].gather(np.asarray(indices, dtype=np.int64))
         except (UserError, OSError, IndexError, ValueError) as error:
             problem = f"images of the {split} split could not be read ({error})"
             if problem not in self.problems:
                 self.problems.append(problem)
             return None
+        canvases = zip(batch.pixels.numpy(), batch.size.tolist(), strict=True)
+        images = [pictures.thumbnail(pixels[:height, :width], side) for pixels, (height, width) in canvases]
+        return images, batch.label.tolist()
 
     def picture(self, path: str, said: str) -> pictures.Picture | None:
-        """A picture file of the run; None where there is none, or none that can be read.
-
-        Args:
-            path: below the run's directory.
-            said: to readers who do not see it.
-        """
+        """A picture file below the run's directory; None where there is none, or none that can be read."""
         if not (self.directory / path).is_file():
             return None
         try:
@@ -98,13 +101,7 @@ class Run:
             return None
 
     def load(self, path: str, parse: Callable[[Path], T], default: T) -> T:
-        """What a file of the run holds; the default where there is none, or none that can be read.
-
-        Args:
-            path: below the run's directory.
-            parse: reads it; may raise what broken JSON and CSV make it raise.
-            default: instead.
-        """
+        """What a file below the run's directory holds; the default where there is none, or none that can be read."""
         if not (self.directory / path).is_file():
             return default
         try:
@@ -124,6 +121,15 @@ class Run:
         """A stage's record, empty where it left none."""
         return next((stage for stage in self.stages if stage["stage"] == name), {})
 
+    def protocol(self, evaluation: str) -> Mapping[str, Any]:
+        """How an evaluation was made; empty where it was not."""
+        return mapping(self.metrics.get(evaluation, {}).get("protocol"))
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """The record that says which code and machine made the run: that of pretraining, else of the first stage."""
+        return self.stage("pretrain") or (self.stages[0] if self.stages else {})
+
     def class_name(self, label: int) -> str | None:
         """A label's name, its number where names are not known, None for no label."""
         if label < 0:
@@ -131,16 +137,10 @@ class Run:
         return self.classes[label] if label < len(self.classes) else str(label)
 
 
-def read(directory: str | Path, params: Mapping[str, Any]) -> Run:
-    """Read a run directory.
-
-    Args:
-        directory: where `data/`, `metrics/`, `plots/`, `models/` and `runs/` are.
-        params: resolved settings, flat: {"pretrain.method": "simclr", ...}.
-    """
+def read(directory: str | Path, params: Mapping[str, Any], config: Config | None = None) -> Run:
+    """Read a run directory with `data/`, `metrics/`, `plots/`, `models/` and `runs/`, whose settings are known."""
     root = Path(directory)
-    run = Run(directory=root, params=params)
-
+    run = Run(directory=root, params=params, config=config or Config())
     run.manifest = run.load("data/shards/manifest.json", _json, {})
     run.recipe = run.load("data/views/recipe.json", _json, {})
     run.encoder = run.load("models/encoder.json", _json, {})
@@ -151,12 +151,12 @@ def read(directory: str | Path, params: Mapping[str, Any]) -> Run:
         path.stem: run.load(f"runs/{path.name}", _json, {}) for path in sorted((root / "runs").glob("*.json"))
     }
     # The metrics of an evaluation are its most important numbers; its record has all.
-    run.metrics |= {name: found for name, record in records.items() if (found := of_record(record))}
+    run.metrics |= {name: found for name, record in records.items() if (found := results.of_record(record))}
     stages = [record for record in records.values() if record.get("stage", "report") != "report"]
     run.stages = sorted(stages, key=_pipeline_order)
     run.curves = run.load("plots/pretrain/curves.csv", _curves, {})
     run.watched = run.load("plots/pretrain/monitor.csv", _curves, {})
-    run.efficiency = run.load("plots/linear/label_efficiency.csv", _efficiency, [])
+    run.efficiency = run.load("plots/linear/label_efficiency.csv", _efficiency, []) or _told_efficiency(run)
     return run
 
 
@@ -212,6 +212,15 @@ def _efficiency(path: Path) -> list[Efficiency]:
             std=float(row["std"]) if row.get("std") else None,
         )
         for row in table(path)
+    ]
+
+
+def _told_efficiency(run: Run) -> list[Efficiency]:
+    return [
+        Efficiency(labels=labels, series=series, top1=top1, std=row.std.get(series))
+        for row in results.rows(run.metrics)
+        if row.stage == "linear" and (labels := row.labels or run.count("train"))
+        for series, top1 in row.top1.items()
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeGuard
 
 NARROW_SPACE = "\u202f"
@@ -13,6 +13,11 @@ NARROW_SPACE = "\u202f"
 def is_number(value: Any) -> TypeGuard[int | float]:
     """Whether a value read from JSON is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    """A value read from JSON that should be a mapping; an empty one for anything else."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def hundredths(fraction: float) -> str:
@@ -39,6 +44,11 @@ def integer(value: float) -> str:
 def short(value: float) -> str:
     """A number to three digits, with a true minus."""
     return f"{value:.3g}".replace("-", "\u2212")
+
+
+def px(value: float) -> str:
+    """A place in a figure, to a tenth of a pixel."""
+    return f"{value:.1f}"
 
 
 def watt_hours(value: float) -> str:
@@ -91,3 +101,10 @@ def isolated(name: str) -> str:
     if any(unicodedata.bidirectional(letter) in ("R", "AL") for letter in name):
         return f"\u2068{name}\u2069"
     return name
+
+
+def aligned(rows: Sequence[Sequence[str]], justify: Callable[[str, int], str]) -> list[str]:
+    """The lines of a table, the first one underlined; `justify` (`str.rjust`, say) is for all columns but the first."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["   ".join([row[0].ljust(widths[0]), *map(justify, row[1:], widths[1:])]) for row in rows]
+    return [lines[0], "-" * len(lines[0]), *lines[1:]]

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sslpipe.report.pictures import Thumbnails, data_uri, picture, sprite
+from sslpipe.report.pictures import data_uri, picture, sprite
+from sslpipe.report.run import read
 
 
 def opened(uri: str) -> Image.Image:
@@ -55,11 +56,14 @@ def test_sprite_places_images_in_rows() -> None:
 
 
 def test_thumbnails_are_the_images_without_the_canvas(finished: Path) -> None:
-    thumbnails = Thumbnails(finished / "data/shards")
-    images, labels = thumbnails.get("test", [5, 0], 40)
+    run = read(finished, {})
+    found, small = run.images("test", [5, 0], 40), run.images("train", [0], 6)
+    assert found is not None
+    assert small is not None
+    images, labels = found
     assert labels == [1, 0]
     assert [image.size for image in images] == [(9, 12), (9, 12)]
     for image, name in zip(images, ("bee", "ant"), strict=True):
         stored = [np.asarray(Image.open(path)) for path in (finished / "photos/test" / name).iterdir()]
         assert any(np.array_equal(np.asarray(image), other) for other in stored)
-    assert thumbnails.get("train", [0], 6)[0][0].size == (4, 6)
+    assert small[0][0].size == (4, 6)

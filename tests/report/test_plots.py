@@ -74,7 +74,8 @@ def test_a_line_goes_where_its_numbers_say() -> None:
         style="encoder", x=np.array([0.0, 5.0, 10.0]), y=np.array([0.0, 1.0, 0.5]), marks="circle"
     )
     horizontal = plots.Axis(low=0, high=10, ticks=[(0, "0"), (10, "10")])
-    svg = parse(plots.line_chart([line], horizontal, plots.axis(0, 1, 2), width=300, height=200, title="t"))
+    chart = plots.Chart([line], horizontal, plots.axis(0, 1, 2), "t")
+    svg = parse(plots.line_chart(chart, 300, 200))
     path = next(e for e in svg.iter("path")).get("d") or ""
     (x0, y0), (x1, y1), (x2, y2) = numbers(path)
     assert x1 == pytest.approx((x0 + x2) / 2)
@@ -89,9 +90,7 @@ def test_a_gap_breaks_the_line_and_a_single_point_is_a_mark() -> None:
     line = plots.Line(style="plain", x=np.arange(4.0), y=y)
     alone = plots.Line(style="plain", x=np.array([2.0]), y=np.array([1.0]))
     horizontal = plots.Axis(low=0, high=3, ticks=[(0, "0")])
-    svg = parse(
-        plots.line_chart([line, alone], horizontal, plots.axis(0, 1), width=300, height=200, title="t")
-    )
+    svg = parse(plots.line_chart(plots.Chart([line, alone], horizontal, plots.axis(0, 1), "t"), 300, 200))
     assert next(e for e in svg.iter("path")).get("d", "").count("M") == 2
     assert len(list(svg.iter("circle"))) == 1
 

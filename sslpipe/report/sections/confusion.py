@@ -5,31 +5,29 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
 from sslpipe.report import plots
-from sslpipe.report.config import Config
-from sslpipe.report.run import Run, table
+from sslpipe.report.run import Context, Run, table
 from sslpipe.report.words import natural
 
 ORDER = 50
 _DRAWN = 24  # classes up to which a matrix can be read
 
 
-def context(run: Run, config: Config) -> dict[str, Any] | None:
+def context(run: Run) -> Context:
     """What the template shows; None where no predictions are kept."""
     confusion: Counter[tuple[str, str]] = run.load("plots/knn/confusion.csv", _pairs, Counter())
     if not confusion:
         return None
     seen = {name for pair in confusion for name in pair}
     names = [name for name in run.classes if name in seen] + sorted(seen - set(run.classes), key=natural)
-    place = {name: n for n, name in enumerate(names)}
+    index = {name: n for n, name in enumerate(names)}
     matrix = np.zeros((len(names), len(names)), dtype=np.int64)
     for (actual, predicted), number in confusion.items():
-        matrix[place[actual], place[predicted]] += number
+        matrix[index[actual], index[predicted]] += number
 
     def draw(width: int) -> Markup:
         title = "Confusion matrix of k-NN on the test images"

@@ -5,35 +5,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sslpipe.report.config import Config
-from sslpipe.report.run import Run
+from sslpipe.report.run import Context, Run
+from sslpipe.report.words import mapping
 
 ORDER = 150
 _CLASSES = 60  # that are listed
 _FILES = 200
 
 
-def context(run: Run, config: Config) -> dict[str, Any] | None:
+def context(run: Run) -> Context:
     """What the template shows; None where there is no manifest."""
-    if not run.manifest:
+    manifest = run.manifest
+    if not manifest:
         return None
-    splits = {
-        name: split
-        for name, split in (run.manifest.get("splits") or {}).items()
-        if isinstance(split, Mapping)
-    }
-    rejects = run.manifest.get("rejects") or {}
-    listed = (rejects.get("listed") or [])[:_FILES]
+    named = mapping(manifest.get("splits")).items()
+    splits = {name: split for name, split in named if isinstance(split, Mapping)}
+    rejects = manifest.get("rejects") or {}
     return {
         "sizes": {name: split.get("count", 0) for name, split in splits.items()},
         "classes": len(run.classes),
         **_class_counts(run, splits),
         "rejected": rejects.get("count") or 0,
         "reasons": sorted((rejects.get("by_reason") or {}).items(), key=lambda item: -item[1]),
-        "files": [(entry.get("key"), entry.get("reason")) for entry in listed],
+        "files": (rejects.get("listed") or [])[:_FILES],
         **_duplicates(run),
-        "notes": run.manifest.get("notes") or [],
-        "ignored": sum((run.manifest.get("ignored") or {}).values()),
+        "notes": manifest.get("notes") or [],
+        "ignored": sum((manifest.get("ignored") or {}).values()),
     }
 
 
@@ -42,9 +39,8 @@ def _duplicates(run: Run) -> dict[str, Any]:
     found = run.manifest.get("duplicates")
     if not isinstance(found, Mapping):
         return {"duplicates": None}
-    test, near, train, train_near = (
-        int(found.get(name) or 0) for name in ("test_exact", "test_near", "train_exact", "train_near")
-    )
+    kinds = ("test_exact", "test_near", "train_exact", "train_near")
+    test, near, train, train_near = (int(found.get(kind) or 0) for kind in kinds)
     counts = {"test": test + near, "near": near, "train": train + train_near}
     if not any(counts.values()):
         return {"duplicates": counts, "sheet": None}

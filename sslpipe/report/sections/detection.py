@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from sslpipe.report.config import Config
-from sslpipe.report.run import Run
-from sslpipe.report.scores import beside_baselines
+from sslpipe.report.results import beside_baselines
+from sslpipe.report.run import Context, Run
 from sslpipe.report.words import is_number
 
 ORDER = 100
@@ -15,17 +11,14 @@ _COLUMNS = ("encoder", "random_init")
 _ROWS = (("AP at an overlap of .5", "ap50"), ("AP over .5 to .95", "map"))
 
 
-def context(run: Run, config: Config) -> dict[str, Any] | None:
+def context(run: Run) -> Context:
     """What the template shows; None where there are no scores."""
     found = run.metrics.get("detect", {})
-    protocol = found.get("protocol")
-    if not isinstance(protocol, Mapping) or not is_number(found.get("ap50")):
+    if "protocol" not in found or not is_number(found.get("ap50")):
         return None
     said = "Scenes with their true boxes, and below with those found"
     return {
-        "frozen": bool(protocol.get("freeze")),
-        "train": protocol.get("train_scenes", 0),
-        "test": protocol.get("test_scenes", 0),
+        "protocol": run.protocol("detect"),
         "columns": _COLUMNS,
         "rows": beside_baselines(found, _ROWS, _COLUMNS),
         "scenes": run.picture("plots/detect/scenes.png", said),

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from sslpipe.report import charts, plots
-from sslpipe.report.config import Config
-from sslpipe.report.plots import Axis, Figure, Line
-from sslpipe.report.run import Run, table
+from sslpipe.report import charts
+from sslpipe.report.plots import Axis, Chart, Figure, Line
+from sslpipe.report.run import Context, Run, table
 from sslpipe.report.series import MARKS, PREFIX, SERIES
 from sslpipe.report.words import integer, is_number, percent
 
@@ -30,7 +29,7 @@ _ROWS = (
 )  # fmt: skip
 
 
-def context(run: Run, config: Config) -> dict[str, Any] | None:
+def context(run: Run) -> Context:
     """What the template shows; None where nothing was measured."""
     metrics = run.metrics.get("diagnostics", {})
     rows = [
@@ -55,9 +54,9 @@ def context(run: Run, config: Config) -> dict[str, Any] | None:
 
 
 def _spectra(path: Path) -> dict[str, np.ndarray]:
-    """By series the shares of the variance, the largest first."""
+    """By series the fractions of the variance, the largest first."""
     rows = [(row["series"], float(row["share"])) for row in table(path)]
-    return {series: np.array([share for name, share in rows if name == series]) for series in SERIES}
+    return {series: np.array([fraction for name, fraction in rows if name == series]) for series in SERIES}
 
 
 def _said(name: str, value: Any) -> str:
@@ -72,28 +71,22 @@ def _said(name: str, value: Any) -> str:
 
 def _spectrum(spectra: dict[str, np.ndarray]) -> Figure | None:
     """Eigenvalues of the covariance by rank, both on logarithmic scales."""
-    highest = max((shares.max() for shares in spectra.values()), default=0)
+    highest = max((fractions.max() for fractions in spectra.values()), default=0)
     if not highest > 0:
         return None
     floor = highest * 1e-7  # what lies below is rounding
-    longest = max(len(shares) for shares in spectra.values())
+    longest = max(map(len, spectra.values()))
     powers = range(int(np.floor(np.log10(floor))), int(np.ceil(np.log10(highest))) + 1)
+    ranks = [(n, integer(n)) for n in (1, 3, 10, 30, 100, 300, 1000) if n <= longest]
     ticks = [(10.0**p, f"{100 * 10.0**p:g}%" if p >= -4 else f"1e{p + 2}%") for p in powers if p % 2 == 0]
-    return charts.chart(
-        [_line(name, spectra[name], floor) for name in reversed(spectra)],
-        Axis(
-            low=1,
-            high=longest,
-            log=True,
-            ticks=[(n, integer(n)) for n in (1, 3, 10, 30, 100, 300, 1000) if n <= longest],
-        ),
-        Axis(low=10.0 ** powers[0], high=10.0 ** powers[-1], log=True, ticks=ticks),
-        x_label="rank",
-        title="Share of the features' variance by direction, the largest first",
-    )
+    lines = [_line(name, spectra[name], floor) for name in reversed(spectra)]
+    x_axis = Axis(low=1, high=longest, ticks=ranks, log=True)
+    y_axis = Axis(low=10.0 ** powers[0], high=10.0 ** powers[-1], ticks=ticks, log=True)
+    title = "Share of the features' variance by direction, the largest first"
+    return charts.wide(Chart(lines, x_axis, y_axis, title, "rank"))
 
 
-def _line(series: str, shares: np.ndarray, floor: float) -> Line:
-    rank = np.unique(np.rint(np.geomspace(1, len(shares), 160)).astype(int))
-    shares = shares[rank - 1]
-    return plots.Line(style=MARKS[series], x=rank, y=np.where(shares >= floor, shares, np.nan))
+def _line(series: str, fractions: np.ndarray, floor: float) -> Line:
+    rank = np.unique(np.rint(np.geomspace(1, len(fractions), 160)).astype(int))
+    fractions = fractions[rank - 1]
+    return Line(style=MARKS[series], x=rank, y=np.where(fractions >= floor, fractions, np.nan))

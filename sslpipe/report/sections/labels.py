@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from sslpipe.report import charts
-from sslpipe.report.config import Config
-from sslpipe.report.run import Run
+from sslpipe.report.run import Context, Run
 from sslpipe.report.series import MARKS, SERIES
 
 ORDER = 20
 
 
-def context(run: Run, config: Config) -> dict[str, Any] | None:
+def context(run: Run) -> Context:
     """What the template shows; None where there are fewer than two numbers of labels."""
-    found = charts.efficiency(run)
+    found = run.efficiency
     if len({point.labels for point in found}) < 2:
         return None
     shown = [series for series in SERIES if any(point.series == series for point in found)]

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from sslpipe.report import plots
-from sslpipe.report.config import Config
 from sslpipe.report.embedding import align, layouts
 from sslpipe.report.pictures import data_uri, sprite
-from sslpipe.report.run import Run
+from sslpipe.report.run import Context, Run
 from sslpipe.report.series import PREFIX, SERIES
 
 ORDER = 30
@@ -24,39 +24,36 @@ _PALETTE = (
 )  # fmt: skip
 
 
-def context(run: Run, config: Config) -> dict[str, Any] | None:
+def context(run: Run) -> Context:
     """What the template shows; None where no features are kept or no map is wanted."""
     tensors: dict[str, np.ndarray] = run.load("data/features/test.safetensors", _tensors, {})
-    features = {
-        series: tensors[f"{prefix}features"]
-        for series, prefix in PREFIX.items()
-        if f"{prefix}features" in tensors
-    }
-    if not config.map_points or not features:
+    names = {series: f"{prefix}features" for series, prefix in PREFIX.items()}
+    features = {series: tensors[name] for series, name in names.items() if name in tensors}
+    if not run.config.map_points or not features:
         return None
     count = len(next(iter(features.values())))
     seed = int(run.params.get("seed") or 0)
-    chosen = np.sort(np.random.default_rng(seed).permutation(count)[: config.map_points])
-    labels = tensors["label"][chosen] if "label" in tensors else np.full(len(chosen), -1)
-    places = tensors["index"][chosen] if "index" in tensors else chosen
+    chosen = np.sort(np.random.default_rng(seed).permutation(count)[: run.config.map_points])
     placed = layouts({series: x[chosen] for series, x in features.items() if len(x) == count}, seed=seed)
     first = placed.get("encoder")
     if first is None:
         return {"maps": None} if "encoder" in placed and count >= 5 else None
-    names = {int(label): run.class_name(int(label)) or "" for label in np.unique(labels) if label >= 0}
-    brief = max(map(len, names.values()), default=0) <= 3
+    labels = tensors["label"][chosen] if "label" in tensors else np.full(len(chosen), -1)
+    indices = tensors["index"][chosen] if "index" in tensors else chosen
+    classes = {int(label): run.class_name(int(label)) or "" for label in np.unique(labels) if label >= 0}
+    brief = max(map(len, classes.values()), default=0) <= 3
     maps = {
-        series: _map(series, place if series == "encoder" else align(place, first), labels, names, brief)
+        series: _map(series, place if series == "encoder" else align(place, first), labels, classes, brief)
         for series, place in placed.items()
         if place is not None
     }
     return {
         "maps": maps,
         "count": len(chosen),
-        "names": names,
-        "listed": bool(names) and not brief and len(names) <= 40,
-        "colours": _colours(names),
-        "images": _images(run, places, labels),
+        "names": classes,
+        "listed": bool(classes) and not brief and len(classes) <= 40,
+        "colours": _colours(classes),
+        "images": _images(run, indices, labels),
     }
 
 
@@ -67,33 +64,25 @@ def _tensors(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(str(error)) from error
 
 
-def _map(series: str, place: np.ndarray, labels: np.ndarray, names: dict[int, str], brief: bool) -> Any:
-    main = series == "encoder"
-    return plots.scatter(
-        place,
-        labels,
-        names,
-        size=540 if main else 260,
-        radius=3.2 if main else 1.9,
-        text=(17 if brief else 14) if main else (12 if brief else 0),
-        title=f"Map of test images: {SERIES[series].lower()}",
-    )
+def _map(series: str, place: np.ndarray, labels: np.ndarray, names: dict[int, str], brief: bool) -> Markup:
+    """The encoder's map is large and names the classes; the baselines' maps are small and name brief ones alone."""
+    if series == "encoder":
+        size, radius, text = 540, 3.2, 17 if brief else 14
+    else:
+        size, radius, text = 260, 1.9, 12 if brief else 0
+    title = f"Map of test images: {SERIES[series].lower()}"
+    return plots.scatter(place, labels, names, size=size, radius=radius, text=text, title=title)
 
 
-def _images(run: Run, places: np.ndarray, labels: np.ndarray) -> dict[str, Any] | None:
+def _images(run: Run, indices: np.ndarray, labels: np.ndarray) -> dict[str, Any] | None:
     """The images behind the map's points on one sheet, for the script."""
-    images = run.images("test", places.tolist(), 40 if len(places) <= 1500 else 28)
+    images = run.images("test", indices.tolist(), 40 if len(indices) <= 1500 else 28)
     if images is None:
         return None
     side = max(max(image.size) for image in images[0])
     sheet, columns = sprite(images[0], side)
-    names = [run.class_name(int(label)) or "" for label in labels]
-    return {
-        "sprite": data_uri(sheet),
-        "columns": columns,
-        "side": side,
-        "names": json.dumps(names, ensure_ascii=False),
-    }
+    names = json.dumps([run.class_name(int(label)) or "" for label in labels], ensure_ascii=False)
+    return {"sprite": data_uri(sheet), "columns": columns, "side": side, "names": names}
 
 
 def _colours(names: dict[int, str]) -> dict[int, str]:

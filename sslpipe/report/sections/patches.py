@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
-from sslpipe.report.config import Config
-from sslpipe.report.run import Run
+from sslpipe.report.run import Context, Run
 
 ORDER = 140
 
 
-def context(run: Run, config: Config) -> dict[str, Any] | None:
+def context(run: Run) -> Context:
     """What the template shows; None where there are no strips of patches."""
     named: list[tuple[str, str]] = run.load("plots/embed/strips.json", _named, [])
     found = [run.picture(f"plots/embed/{Path(file).name}", title) for file, title in named]

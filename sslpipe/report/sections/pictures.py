@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from sslpipe.report.config import Config
-from sslpipe.report.run import Run
+from sslpipe.report.run import Context, Run
 
 ORDER = 130
 _MOST = 4  # pictures, so that the page stays small
 
 
-def context(run: Run, config: Config) -> dict[str, Any] | None:
+def context(run: Run) -> Context:
     """What the template shows; None where the method draws nothing."""
     found = [
         run.picture(f"plots/pretrain/{path.name}", path.stem.replace("_", " ").capitalize())
         for path in sorted((run.directory / "plots" / "pretrain").glob("*.png"))[:_MOST]
     ]
     shown = [picture for picture in found if picture is not None]
-    return {"method": run.method, "pictures": shown} if shown else None
+    return {"pictures": shown} if shown else None

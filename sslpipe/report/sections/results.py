@@ -4,42 +4,35 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
-from typing import Any
 
 from sslpipe import evals
 from sslpipe.report import results
-from sslpipe.report.config import Config
 from sslpipe.report.results import Row
-from sslpipe.report.run import Run
+from sslpipe.report.run import Context, Run
 from sslpipe.report.series import SERIES
-from sslpipe.report.words import is_number
+from sslpipe.report.words import is_number, mapping
 
 ORDER = 10
 
 
-def context(run: Run, config: Config) -> dict[str, Any] | None:
+def context(run: Run) -> Context:
     """What the template shows; None where nothing was evaluated."""
     rows = results.rows(run.metrics)
     if not rows:
         return None
     scored = [row for row in rows if row.skipped is None]
     low = _lowest(scored)
-    ticks = [tick for tick in range(low, 101) if tick % (10 if 100 - low <= 40 else 20) == 0]
+    protocols = {title: run.protocol(name) for name, title in _titles().items()}
     return {
         "rows": rows,
         "scored": scored,
         "columns": [series for series in SERIES if any(series in row.top1 for row in scored)],
-        "ticks": ticks,
+        "ticks": [tick for tick in range(low, 101) if tick % (10 if 100 - low <= 40 else 20) == 0],
         "along": functools.partial(_along, low=low),
         "precision": _precision(run, scored),
         "deviations": any(row.std for row in scored),
         "without_duplicates": _without_duplicates(run),
-        "protocols": {
-            title: protocol
-            for stage, title in _titles().items()
-            if isinstance(protocol := run.metrics.get(stage, {}).get("protocol"), Mapping) and protocol
-        },
+        "protocols": {title: protocol for title, protocol in protocols.items() if protocol},
     }
 
 
@@ -74,8 +67,8 @@ def _without_duplicates(run: Run) -> tuple[int, list[tuple[str, float, float]]] 
     found, images = [], None
     for stage, title in _titles().items():
         entry = run.metrics.get(stage, {})
-        others = entry.get("without_duplicates")
-        if isinstance(others, Mapping) and is_number(others.get("top1")):
+        others = mapping(entry.get("without_duplicates"))
+        if is_number(others.get("top1")):
             found.append((title, others["top1"], others["top1"] - entry["top1"]))
             images = others.get("test_images")
     return (images, found) if found and images else None

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from sslpipe.report.config import Config
-from sslpipe.report.run import Run
-from sslpipe.report.scores import beside_baselines
+from sslpipe.report.results import beside_baselines
+from sslpipe.report.run import Context, Run
 from sslpipe.report.words import is_number
 
 ORDER = 90
@@ -20,19 +16,17 @@ _ROWS = (
 _LISTED = 40  # classes
 
 
-def context(run: Run, config: Config) -> dict[str, Any] | None:
+def context(run: Run) -> Context:
     """What the template shows; None where there are no scores."""
     found = run.metrics.get("segment", {})
-    protocol = found.get("protocol")
-    if not isinstance(protocol, Mapping) or not is_number(found.get("miou")):
+    if "protocol" not in found or not is_number(found.get("miou")):
         return None
     said = "Scenes, their true masks, and those of the linear layer, row by row"
     return {
-        "train": protocol.get("train_scenes", 0),
-        "test": protocol.get("test_scenes", 0),
+        "protocol": run.protocol("segment"),
         "columns": _COLUMNS,
         "rows": beside_baselines(found, _ROWS, _COLUMNS),
-        "classes": _by_class(run, found.get("iou"), protocol.get("class_names")),
+        "classes": _by_class(run, found.get("iou"), run.protocol("segment").get("class_names")),
         "scenes": run.picture("plots/segment/scenes.png", said),
     }
 
@@ -41,8 +35,6 @@ def _by_class(run: Run, scores: object, names: object) -> list[tuple[str, float]
     """Names and scores of the background and the classes, those without a number left out."""
     if not isinstance(scores, list):
         return []
-    known = (
-        names if isinstance(names, list) else [run.class_name(number) for number in range(len(scores) - 1)]
-    )
+    known = names if isinstance(names, list) else map(run.class_name, range(len(scores) - 1))
     shown = ["background", *map(str, known)][:_LISTED]
     return [(name, score) for name, score in zip(shown, scores, strict=False) if is_number(score)]
