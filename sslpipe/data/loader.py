@@ -29,35 +29,25 @@ _CACHED = 64 << 20  # bytes of canvases from which a cache of them pays
 
 
 class Reader(Protocol):
-    """Random access to a split: `Resident` or `Streaming`."""
+    """Random access to a split: `Resident`, `Streaming`, or a `Subset` of one.
 
-    @property
-    def resolution(self) -> int:
-        """The canvas side R."""
-        ...
+    Attributes:
+        resolution: the canvas side R.
+        labels: the classes, int64 [N], -1 for none.
+        keys: the names the images had in the source, by index.
+        blocks: where each shard's images begin, and N; int64 [shards + 1].
+    """
 
-    @property
-    def labels(self) -> Tensor:
-        """The classes, int64 [N], -1 for none."""
-        ...
-
-    @property
-    def keys(self) -> list[str]:
-        """The names the images had in the source, by place."""
-        ...
-
-    @property
-    def blocks(self) -> np.ndarray:
-        """Where each shard's images begin, and N; int64 [shards + 1]."""
-        ...
+    resolution: int
+    labels: Tensor
+    keys: list[str]
+    blocks: np.ndarray
 
     def __len__(self) -> int:
         """The number of images, N."""
-        ...
 
     def gather(self, index: np.ndarray | Tensor) -> Batch:
-        """The images at these places, int64 [n], in this order."""
-        ...
+        """The images of these indices, int64 [n], in this order."""
 
 
 def open_split(folder: Path, split: str, reader: str = "auto", device: torch.device | str = "cpu") -> Reader:
@@ -67,7 +57,7 @@ def open_split(folder: Path, split: str, reader: str = "auto", device: torch.dev
         folder: with its manifest.
         split: `train` or `test`.
         reader: `resident`, `streaming`, or `auto`: resident where the canvases take at most half of the free memory.
-        device: where batches are wanted. `auto` keeps canvases on a GPU where they take a quarter of its free memory.
+        device: where batches are wanted; canvases are kept on a GPU where they take a quarter of its free memory.
 
     Raises:
         UserError: the shards are missing or damaged, or do not fit in memory if they are to be resident.
@@ -80,9 +70,8 @@ def open_split(folder: Path, split: str, reader: str = "auto", device: torch.dev
     device = torch.device(device)
     if device.type != "cuda" or needed > torch.cuda.mem_get_info(device)[0] // 4:
         device = torch.device("cpu")
-    return resident.Resident(
-        folder, split, cache=_cache(known.digest, split) if needed >= _CACHED else None, device=device
-    )
+    cache = _cache(known.digest, split) if needed >= _CACHED else None
+    return resident.Resident(folder, split, cache=cache, device=device)
 
 
 def choose(reader: str, needed: int, free: int | None) -> str:
@@ -94,11 +83,11 @@ def choose(reader: str, needed: int, free: int | None) -> str:
 
 def _cache(digest: str, split: str) -> Path:
     """The file for a split's decoded canvases; those of other data but the newest are deleted."""
-    place = scratch.folder("canvases", digest[:16])
-    others = sorted(place.parent.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
-    for old in [path for path in others if path != place][1:]:
+    own = scratch.folder("canvases", digest[:16])
+    others = [path for path in own.parent.iterdir() if path != own]
+    for old in sorted(others, key=lambda path: path.stat().st_mtime)[:-1]:
         shutil.rmtree(old, ignore_errors=True)
-    return place / f"{split}.u8"
+    return own / f"{split}.u8"
 
 
 class Loader:
@@ -155,11 +144,11 @@ class Loader:
         return whole + (rest > 0 and not self.drop_last)
 
     def order(self, epoch: int) -> np.ndarray:
-        """The places of all images in this epoch's order, int64 [N], the same on all ranks."""
+        """The indices of all images in this epoch's order, int64 [N], the same on all ranks."""
         return np.concatenate([draw() for _, draw in self._stretches(epoch)])
 
     def _stretches(self, epoch: int) -> Iterator[tuple[int, Callable[[], np.ndarray]]]:
-        """The order in stretches: how many images, and a function that draws their places."""
+        """The order in stretches: how many images, and a function that draws their indices."""
         blocks = self.reader.blocks
         if not self.shuffle:
             for first, end in itertools.pairwise(blocks.tolist()):
@@ -178,9 +167,9 @@ class Loader:
 
         Closing the iterator ends them; what the reader raises is raised here.
         """
-        return ordered_map(self.reader.gather, self._places(epoch, start), threads=_AT_ONCE, ahead=_AHEAD)
+        return ordered_map(self.reader.gather, self._indices(epoch, start), threads=_AT_ONCE, ahead=_AHEAD)
 
-    def _places(self, epoch: int, start: int) -> Iterator[np.ndarray]:
+    def _indices(self, epoch: int, start: int) -> Iterator[np.ndarray]:
         size = self.batch_size
         mine = np.arange(size).reshape(self.parts, self.world_size, -1)[:, self.rank].ravel()
         skip, waiting = start * size, np.empty(0, np.int64)
@@ -204,6 +193,6 @@ def _shuffled(values: np.ndarray, seed: int, epoch: int, stream: int) -> np.ndar
 
 
 def _mixed(blocks: np.ndarray, shards: np.ndarray, seed: int, epoch: int, number: int) -> np.ndarray:
-    """The places of these shards' images, mixed."""
-    places = np.concatenate([np.arange(blocks[shard], blocks[shard + 1]) for shard in shards.tolist()])
-    return _shuffled(places, seed, epoch, number)
+    """The indices of these shards' images, mixed."""
+    indices = np.concatenate([np.arange(blocks[shard], blocks[shard + 1]) for shard in shards.tolist()])
+    return _shuffled(indices, seed, epoch, number)

@@ -53,35 +53,27 @@ class MAEDecoder(nn.Module):
         initialise(self)
 
     def forward(self, visible: Tensor, keep: Tensor) -> Tensor:
-        """Predict all patches.
+        """All patches, [N, P, patch_dim].
 
         Args:
             visible: the encoder's tokens, [N, C + K, D]: C class tokens (0 or 1) and then the kept patches.
             keep: int64 [N, K], which patches they are.
-
-        Returns:
-            [N, P, patch_dim].
         """
         x = self.embed(visible)  # [N, C + K, W]
-        prefix, patches = x[:, : x.shape[1] - keep.shape[1]], x[:, x.shape[1] - keep.shape[1] :]
-        n, _, w = patches.shape
-        everywhere = self.mask_token.to(x.dtype).expand(n, self.positions.shape[1], w)  # [N, P, W]
-        filled = everywhere.scatter(1, keep[:, :, None].expand(-1, -1, w), patches)
+        classes, w = x.shape[1] - keep.shape[1], x.shape[2]
+        everywhere = self.mask_token.to(x.dtype).expand(len(x), self.positions.shape[1], w)  # [N, P, W]
+        filled = everywhere.scatter(1, keep[:, :, None].expand(-1, -1, w), x[:, classes:])
         filled = filled + self.positions.to(x.dtype)
-        t = torch.cat([prefix, filled], dim=1)  # [N, C + P, W]; the class token's position is 0
+        t = torch.cat([x[:, :classes], filled], dim=1)  # [N, C + P, W]; the class token's position is 0
         for block in self.blocks:
             t = block(t)
-        return self.predict(self.norm(t[:, prefix.shape[1] :]))
+        return self.predict(self.norm(t[:, classes:]))
 
 
 class MapDecoder(nn.Module):
-    """From a backbone's maps to numbers on a finer square grid (colorization): convolve, enlarge, convolve.
+    """From a backbone's maps to `out_dim` numbers a cell of a finer grid (colorization): convolve, enlarge, convolve.
 
-    Args:
-        encoder_dim: features of the maps.
-        out_dim: numbers to predict a cell.
-        side: cells down and across.
-        width: features between.
+    `side` is the cells down and across, `width` the features between the convolutions.
     """
 
     def __init__(self, encoder_dim: int, out_dim: int, *, side: int, width: int = 256) -> None:

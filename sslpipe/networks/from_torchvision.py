@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -24,20 +25,17 @@ def find(member: str) -> Callable[..., Backbone]:
     """
     from torchvision import models
 
-    covered = [
-        name
-        for name in models.list_models(module=models)
-        if models.get_model_builder(name).__module__.rpartition(".")[2] in _FAMILIES
-    ]
-    if member not in covered:
-        if member in models.list_models(module=models):
-            raise UserError(
-                f"torchvision:{member} is not covered: choose a network of the families "
-                f"{', '.join(_FAMILIES)}, or timm:<name>, which has nearly all others"
-            )
+    every = models.list_models(module=models)
+    families = {name: models.get_model_builder(name).__module__.rpartition(".")[2] for name in every}
+    covered = [name for name in every if families[name] in _FAMILIES]
+    if member not in every:
         raise UserError(
-            f"torchvision has no network {member!r}{meant(member, covered)}: "
-            f"choose one of {', '.join(covered)}"
+            f"torchvision has no network {member!r}{meant(member, covered)}: choose one of {', '.join(covered)}"
+        )
+    if member not in covered:
+        raise UserError(
+            f"torchvision:{member} is not covered: choose a network of the families {', '.join(_FAMILIES)}, "
+            "or timm:<name>, which has nearly all others"
         )
     return partial(TorchvisionCNN, member)
 
@@ -56,7 +54,6 @@ class TorchvisionCNN(ConvBackbone):
 
         super().__init__()
         self.name, self.image_size = f"torchvision:{member}", image_size
-        self.options = {"stem": stem}
         model = models.get_model(member, weights=None)
         self.kind = "resnet" if isinstance(model, models.ResNet) else "cnn"
         if stem != "imagenet":
@@ -78,8 +75,5 @@ class TorchvisionCNN(ConvBackbone):
 def _without_head(model: nn.Module) -> nn.Sequential:
     if (features := getattr(model, "features", None)) is not None:
         return features
-    trunk = nn.Sequential()
-    for name, child in model.named_children():
-        if name not in ("avgpool", "fc"):
-            trunk.add_module(name, child)
-    return trunk
+    kept = {name: child for name, child in model.named_children() if name not in ("avgpool", "fc")}
+    return nn.Sequential(OrderedDict(kept))

@@ -25,27 +25,27 @@ def mlp(
 
     Args:
         in_dim: features in.
-        hidden: features between the layers.
+        hidden: features between the layers; not used by a single one.
         out_dim: features out.
-        layers: linear layers, at least 1 (then `hidden` is not used).
+        layers: linear layers, at least 1.
         norm: batch norm after every layer but the last.
         last_norm: batch norm after the last: "affine", "scale" (a factor but no shift: SimCLR's official
             code), "plain" (neither: MoCo v3, SimSiam), or None (BYOL).
         last_bias: the last layer's bias; unless told, there is one where no norm follows (BYOL: none).
     """
-    parts: list[nn.Module] = []
-    for layer in range(layers - 1):
-        parts.append(nn.Linear(in_dim if layer == 0 else hidden, hidden, bias=not norm))
+    network = nn.Sequential()
+    for _ in range(layers - 1):
+        network.append(nn.Linear(in_dim, hidden, bias=not norm))
         if norm:
-            parts.append(BatchNorm1d(hidden))
-        parts.append(nn.ReLU(inplace=True))
-    bias = last_norm is None if last_bias is None else last_bias
-    parts.append(nn.Linear(in_dim if layers == 1 else hidden, out_dim, bias=bias))
+            network.append(BatchNorm1d(hidden))
+        network.append(nn.ReLU(inplace=True))
+        in_dim = hidden
+    network.append(nn.Linear(in_dim, out_dim, bias=last_norm is None if last_bias is None else last_bias))
     if last_norm == "scale":
-        parts.append(ScaleNorm(out_dim))
+        network.append(ScaleNorm(out_dim))
     elif last_norm is not None:
-        parts.append(BatchNorm1d(out_dim, affine=last_norm == "affine"))
-    return nn.Sequential(*parts)
+        network.append(BatchNorm1d(out_dim, affine=last_norm == "affine"))
+    return network
 
 
 class ScaleNorm(nn.Module):

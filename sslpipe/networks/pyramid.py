@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -20,10 +21,7 @@ def pyramid(backbone: Backbone, x: Tensor, levels: int) -> list[Tensor]:
     Args:
         backbone: any.
         x: images [N, 3, H, W], normalised; H and W multiples of the backbone's size for a transformer.
-        levels: resolutions at most, counted from the end.
-
-    Returns:
-        [N, D, h, w] each.
+        levels: resolutions at most, counted from the end; [N, D, h, w] each.
 
     Raises:
         UserError: a transformer cannot tile the images.
@@ -38,12 +36,10 @@ def pyramid(backbone: Backbone, x: Tensor, levels: int) -> list[Tensor]:
             found.pop(size, None)  # in the order in which resolutions come last
             found[size] = made
 
-    hooks = [module.register_forward_hook(keep) for module in backbone.modules()]
-    try:
+    with ExitStack() as hooks:
+        for module in backbone.modules():
+            hooks.enter_context(module.register_forward_hook(keep))
         last = backbone.maps(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
     found[last.shape[2], last.shape[3]] = last
     smaller = [m for size, m in sorted(found.items(), reverse=True) if size[0] < x.shape[2]]
     return smaller[-levels:]
