@@ -8,20 +8,12 @@ from torch import Tensor, nn
 
 from sslpipe.console.errors import UserError
 from sslpipe.core.distributed import BatchNorm2d
-from sslpipe.networks.patches import sincos_positions
+from sslpipe.networks.patches import Grid, sincos_positions
 from sslpipe.networks.vit import Block, initialise
 
 
 class MAEDecoder(nn.Module):
     """MAE's decoder (He et al. 2022): a narrow transformer over visible tokens and mask tokens.
-
-    Args:
-        encoder_dim: features of an encoder token.
-        grid: patches down and across.
-        patch_dim: numbers to predict a patch (p · p · 3 pixels).
-        width: features of a decoder token.
-        depth: blocks.
-        heads: attention heads.
 
     Raises:
         UserError: `width` is not a multiple of 4 and of `heads`.
@@ -31,13 +23,13 @@ class MAEDecoder(nn.Module):
 
     def __init__(
         self,
-        encoder_dim: int,
-        grid: tuple[int, int],
-        patch_dim: int,
+        encoder_dim: int,  # features of an encoder token
+        grid: Grid,  # patches down and across
+        patch_dim: int,  # numbers to predict a patch (p · p · 3 pixels)
         *,
-        width: int = 512,
-        depth: int = 8,
-        heads: int = 16,
+        width: int = 512,  # features of a decoder token
+        depth: int = 8,  # blocks
+        heads: int = 16,  # of the attention
     ) -> None:
         super().__init__()
         if width % 4 or width % heads:

@@ -21,7 +21,7 @@ from sslpipe.networks.protocol import (
     below,
     check_patch_size,
     probe,
-    small_stem,
+    set_stem,
 )
 from sslpipe.networks.relative import relative_bias
 
@@ -38,10 +38,8 @@ def find(member: str) -> Callable[..., Backbone]:
     import timm
 
     if not timm.is_model(member):
-        raise UserError(
-            f"timm has no network {member!r}{meant(member, timm.list_models())}: "
-            "`timm.list_models()` lists them all"
-        )
+        near = meant(member, timm.list_models())
+        raise UserError(f"timm has no network {member!r}{near}: `timm.list_models()` lists them all")
     module = timm.models.model_entrypoint(member).__module__
     kind = TimmViT if module in _VIT_MODULES else TimmBEiT if module == _BEIT_MODULE else TimmCNN
     return partial(kind, member)
@@ -69,16 +67,13 @@ class TimmCNN(ConvBackbone):
         if config is not None and config.fixed_input_size:
             sizes["img_size"] = image_size
         self.model = synchronise(_create(member, image_size, **sizes))
-        if stem != "imagenet":
-            small_stem(self.name, stem, self.model)
+        set_stem(self.name, stem, self.model)
         self.kind = "resnet" if isinstance(self.model, timm.models.ResNet) else "cnn"
         self.channels_last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
         self.dim = probe(self, image_size)
         if getattr(self.model, "head_hidden_size", self.dim) != self.dim:
-            raise UserError(
-                f"{self.name} widens its features after pooling, so patches and images would differ: "
-                "choose another backbone"
-            )
+            reason = "widens its features after pooling, so patches and images would differ"
+            raise UserError(f"{self.name} {reason}: choose another backbone")
 
     def maps(self, x: Tensor) -> Tensor:
         """[N, 3, S, S] → [N, D, h, w], before pooling."""
@@ -102,16 +97,7 @@ class TimmCNN(ConvBackbone):
 
 
 class TimmTransformer(Transformer):
-    """A vision transformer of timm's; its final norm comes before pooling.
-
-    Args:
-        member: timm's name for it.
-        image_size: side of the images, pixels; positions of others are interpolated.
-        patch_size: side of a patch, pixels; None for the one in the name.
-        pool: "mean" of the patches or the "cls" token.
-        drop_path: chance that a block is skipped in training, rising linearly to this.
-        layer_scale: start of the learned scale of each residual branch; None for timm's default.
-    """
+    """A vision transformer of timm's; its final norm comes before pooling."""
 
     model: Any
     #: What timm's constructor is told for this kind of network.
@@ -119,12 +105,13 @@ class TimmTransformer(Transformer):
 
     def __init__(
         self,
-        member: str,
-        image_size: int,
-        patch_size: int | None = None,
-        pool: str = "mean",
-        drop_path: float = 0.0,
-        layer_scale: float | None = None,
+        member: str,  # timm's name for it
+        image_size: int,  # side of the images, pixels; positions of others are interpolated
+        patch_size: int | None = None,  # side of a patch, pixels; None for the one in the name
+        pool: str = "mean",  # "mean" of the patches or the "cls" token
+        drop_path: float = 0.0,  # chance that a block is skipped in training, rising linearly to this
+        layer_scale: float
+        | None = None,  # start of the scale of each residual branch; None for timm's default
     ) -> None:
         super().__init__()
         self.name, self.image_size, self.pool = f"timm:{member}", image_size, pool
@@ -149,7 +136,7 @@ class TimmTransformer(Transformer):
 
 
 class TimmViT(TimmTransformer):
-    """A plain vision transformer: `TimmTransformer`, and `position`, "learned" or "sincos" as MAE's, fixed."""
+    """A plain vision transformer."""
 
     # With `fc_norm` the last norm would move behind the pooling, and tokens come out without.
     own: ClassVar[dict[str, bool]] = {"fc_norm": False, "dynamic_img_size": True}
@@ -162,7 +149,7 @@ class TimmViT(TimmTransformer):
         pool: str = "mean",
         drop_path: float = 0.0,
         layer_scale: float | None = None,
-        position: str = "learned",
+        position: str = "learned",  # or "sincos": fixed, as MAE's
     ) -> None:
         if position not in ("learned", "sincos"):
             raise UserError(f"timm:{member} takes position 'learned' or 'sincos': got {position!r}")

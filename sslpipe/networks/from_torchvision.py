@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sslpipe.console.errors import UserError
 from sslpipe.console.spelling import meant
 from sslpipe.core.distributed import synchronise
-from sslpipe.networks.protocol import Backbone, ConvBackbone, probe, small_stem
+from sslpipe.networks.protocol import Backbone, ConvBackbone, probe, set_stem
 
 _FAMILIES = ("resnet", "efficientnet", "mobilenetv2", "mobilenetv3")
 
@@ -41,13 +41,7 @@ def find(member: str) -> Callable[..., Backbone]:
 
 
 class TorchvisionCNN(ConvBackbone):
-    """A network of feature maps.
-
-    Args:
-        member: torchvision's name for it.
-        image_size: side of the images, pixels.
-        stem: "imagenet", or "small" for ResNets: a 3x3 convolution of stride 1 and no max-pooling.
-    """
+    """A network of feature maps; `stem` as in `TimmCNN`."""
 
     def __init__(self, member: str, image_size: int, stem: str = "imagenet") -> None:
         from torchvision import models
@@ -56,8 +50,7 @@ class TorchvisionCNN(ConvBackbone):
         self.name, self.image_size = f"torchvision:{member}", image_size
         model = models.get_model(member, weights=None)
         self.kind = "resnet" if isinstance(model, models.ResNet) else "cnn"
-        if stem != "imagenet":
-            small_stem(self.name, stem, model)
+        set_stem(self.name, stem, model)
         self.trunk = synchronise(_without_head(model))
         self.dim = probe(self, image_size)
 

@@ -11,27 +11,20 @@ from sslpipe.core.distributed import BatchNorm1d
 
 def mlp(
     in_dim: int,
-    hidden: int,
+    hidden: int,  # features between the layers; a single one has no use for it
     out_dim: int,
     *,
-    layers: int = 2,
-    norm: bool = True,
-    last_norm: Literal["affine", "scale", "plain"] | None = None,
-    last_bias: bool | None = None,
+    layers: int = 2,  # linear ones, at least 1
+    norm: bool = True,  # batch norm after every layer but the last
+    last_norm: Literal["affine", "scale", "plain"] | None = None,  # None: BYOL
+    last_bias: bool | None = None,  # unless told, the last layer has one where no norm follows (BYOL: none)
 ) -> nn.Sequential:
     """Linear, batch norm and ReLU, `layers` times, the last without ReLU: [N, in] → [N, out].
 
     A linear layer that a batch norm follows has no bias: the norm would take it away again.
 
-    Args:
-        in_dim: features in.
-        hidden: features between the layers; not used by a single one.
-        out_dim: features out.
-        layers: linear layers, at least 1.
-        norm: batch norm after every layer but the last.
-        last_norm: batch norm after the last: "affine", "scale" (a factor but no shift: SimCLR's official
-            code), "plain" (neither: MoCo v3, SimSiam), or None (BYOL).
-        last_bias: the last layer's bias; unless told, there is one where no norm follows (BYOL: none).
+    The norm after the last layer, if any, is "affine", "scale" (a factor but no shift: SimCLR's official code) or
+    "plain" (neither: MoCo v3, SimSiam).
     """
     network = nn.Sequential()
     for _ in range(layers - 1):

@@ -17,27 +17,18 @@ from sslpipe.views.preprocess import Preprocess
 
 
 class Backbone(nn.Module):
-    """An image encoder: pixels [N, 3, S, S] in, features out. `encoder.json` holds what rebuilds it.
+    """An image encoder: pixels [N, 3, S, S] in, features out. `encoder.json` holds what rebuilds it."""
 
-    Attributes:
-        name: as given to `backbone`.
-        options: every option, as `backbone` sets it: `backbone(name, image_size=image_size, **options)` rebuilds it.
-        image_size: side of the square images it is made for, pixels.
-        dim: features a vector.
-        patch_size: pixels; None for a CNN, which cannot hide patches.
-        kind: "resnet", "cnn" (other networks of feature maps) or "vit".
-        preprocess: set by `load_encoder`: images in, [N, 3, S, S] out.
-        info: set by `load_encoder`: where the weights come from.
-    """
-
-    name: str
-    options: dict[str, Any]
-    image_size: int
-    dim: int
-    patch_size: int | None = None
-    kind: Literal["resnet", "cnn", "vit"]
-    preprocess: Preprocess
-    info: dict[str, Any]
+    name: str  # as given to `backbone`
+    options: dict[
+        str, Any
+    ]  # every one, set by `backbone`: `backbone(name, image_size=…, **options)` rebuilds it
+    image_size: int  # side of the square images it is made for, pixels
+    dim: int  # features a vector
+    patch_size: int | None = None  # pixels; None for a CNN, which cannot hide patches
+    kind: Literal["resnet", "cnn", "vit"]  # "cnn": other networks of feature maps
+    preprocess: Preprocess  # set by `load_encoder`: images in, [N, 3, S, S] out
+    info: dict[str, Any]  # set by `load_encoder`: where the weights come from
 
     def forward(self, x: Tensor) -> Tensor:
         """One vector an image: [N, 3, S, S] → [N, D]."""
@@ -121,19 +112,13 @@ class ConvBackbone(Backbone):
 
 
 class Transformer(Backbone):
-    """A backbone of tokens: a subclass gives `encode` and `blocks_and_norm`; all features are after the last norm.
-
-    Attributes:
-        mask_token: what stands in for a hidden patch.
-        prefixes: how many class tokens (with timm's distillation and register tokens) come before the patches.
-        pool: what an image's vector is: "mean" of the patches or the "cls" token.
-    """
+    """A backbone of tokens: a subclass gives `encode` and `blocks_and_norm`; all features are after the last norm."""
 
     kind = "vit"
     patch_size: int
-    mask_token: nn.Parameter
-    prefixes: int
-    pool: str
+    mask_token: nn.Parameter  # stands in for a hidden patch
+    prefixes: int  # class tokens, with timm's distillation and register tokens, which come before the patches
+    pool: str  # what an image's vector is: "mean" of the patches or the "cls" token
 
     @abstractmethod
     def encode(self, x: Tensor, keep: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
@@ -200,12 +185,14 @@ def check_patch_size(name: str, image_size: int, patch_size: int) -> None:
         )
 
 
-def small_stem(name: str, stem: str, resnet: nn.Module) -> None:
-    """Give a ResNet of timm's or torchvision's the stem for small images (He et al. 2016, section 4.2).
+def set_stem(name: str, stem: str, resnet: nn.Module) -> None:
+    """With `stem` "small", give a ResNet of timm's or torchvision's that for small images (He et al. 2016, sec. 4.2).
 
     Raises:
-        UserError: `stem` is not "small", or the network's stem is not that of a plain ResNet.
+        UserError: `stem` is neither "imagenet" nor "small", or the network's stem is not that of a plain ResNet.
     """
+    if stem == "imagenet":
+        return
     conv = getattr(resnet, "conv1", None)
     if stem != "small" or not isinstance(conv, nn.Conv2d) or not hasattr(resnet, "maxpool"):
         raise UserError(
@@ -228,15 +215,12 @@ def probe(network: ConvBackbone, image_size: int) -> int:
     try:
         maps = network.eval().maps(image)
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise UserError(
-            f"{network.name} cannot take images of {image_size} pixels: make them larger ({error})"
-        ) from error
+        remedy = f"cannot take images of {image_size} pixels: make them larger ({error})"
+        raise UserError(f"{network.name} {remedy}") from error
     network.train(training)
     if maps.dim() != 4:
-        raise UserError(
-            f"{network.name} gives no feature maps and is no plain vision transformer: "
-            "choose another backbone"
-        )
+        reason = "gives no feature maps and is no plain vision transformer"
+        raise UserError(f"{network.name} {reason}: choose another backbone")
     return maps.shape[1]
 
 

@@ -18,34 +18,25 @@ from sslpipe.networks.relative import entries, relative_bias
 class SmallViT(Transformer):
     """A vision transformer; width 768, depth 12, heads 12 and patch size 16 make it ViT-B/16.
 
-    Args:
-        image_size: side of the images, pixels; for others that can be fed, positions are interpolated.
-        width: features a token.
-        depth: blocks.
-        heads: attention heads.
-        patch_size: side of a patch, pixels.
-        position: "sincos" (fixed, as MAE's), "learned", or "relative": none is added to patches, all blocks share
-            a learned bias of attention for each offset (BEiT, SimMIM).
-        pool: "mean" of the patches or the "cls" token, after the last norm.
-        class_token: whether there is one.
-        drop_path: chance that a block is skipped in training, rising linearly from 0 to this.
-        layer_scale: start of the learned scale of each residual branch (BEiT: .1); None for no scale.
+    Its positions are "sincos" (fixed, as MAE's), "learned", or "relative": none is added to patches, all blocks share
+    a learned bias of attention for each offset (BEiT, SimMIM).
     """
 
     pos_embed: Tensor | None
 
     def __init__(
         self,
-        image_size: int,
-        width: int = 128,
-        depth: int = 6,
-        heads: int = 4,
-        patch_size: int = 4,
+        image_size: int,  # side of the images, pixels; for others that can be fed, positions are interpolated
+        width: int = 128,  # features a token
+        depth: int = 6,  # blocks
+        heads: int = 4,  # of the attention
+        patch_size: int = 4,  # side of a patch, pixels
         position: str = "sincos",
-        pool: str = "mean",
+        pool: str = "mean",  # "mean" of the patches or the "cls" token, after the last norm
         class_token: bool = True,
-        drop_path: float = 0.0,
-        layer_scale: float | None = None,
+        drop_path: float = 0.0,  # chance that a block is skipped in training, rising linearly from 0 to this
+        layer_scale: float
+        | None = None,  # start of the scale of each residual branch (BEiT: .1); None for no scale
     ) -> None:
         super().__init__()
         check_patch_size("small_vit", image_size, patch_size)
@@ -194,14 +185,12 @@ def initialise(transformer: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
-def _check(
-    width: int, depth: int, heads: int, position: str, pool: str, class_token: bool, drop_path: float
-) -> None:
+def _check(width: int, depth: int, heads: int, position: str, pool: str, cls: bool, drop_path: float) -> None:
     if position not in ("sincos", "learned", "relative"):
         raise UserError(f"small_vit's position is {position!r}: choose 'sincos', 'learned' or 'relative'")
     if pool not in ("mean", "cls"):
         raise UserError(f"small_vit's pool is {pool!r}: choose 'mean' or 'cls'")
-    if pool == "cls" and not class_token:
+    if pool == "cls" and not cls:
         raise UserError("small_vit pools the class token, so class_token must be true (or pool 'mean')")
     if min(width, depth, heads) < 1 or width % heads or width % 4:
         raise UserError(
