@@ -24,23 +24,16 @@ METHOD = "<method>"
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage.
+    """One stage."""
 
-    Attributes:
-        name: the last part of its address, such as `knn`.
-        address: what DVC calls it, such as `features@knn`.
-        deps: the data that it reads.
-        outs: what it writes.
-        code: files and folders of code, from the project's root; `<method>` stands for the chosen method.
-        settings: sections of the settings, or single keys of one (`views.size`).
-    """
-
-    name: str
-    address: str
-    deps: tuple[str, ...]
-    outs: tuple[str, ...]
-    code: tuple[str, ...]
-    settings: tuple[str, ...]
+    name: str  # the last part of its address, such as `knn`
+    address: str  # what DVC calls it, such as `features@knn`
+    deps: tuple[str, ...]  # the data that it reads
+    outs: tuple[str, ...]  # what it writes
+    code: tuple[
+        str, ...
+    ]  # files and folders from the project's root; `<method>` stands for the chosen method
+    settings: tuple[str, ...]  # sections of the settings, or single keys of one (`views.size`)
 
 
 def stages(file: str | Path = "dvc.yaml") -> dict[str, Stage]:

@@ -12,20 +12,14 @@ from torch import Tensor
 class Batch:
     """N images, each in the top-left corner of an R x R canvas, zeros elsewhere.
 
-    Args:
-        pixels: uint8 [N, R, R, 3], RGB.
-        size: int32 [N, 2], the true height and width of each image, at least 1 and at most R.
-        index: int64 [N], the image's index in its split.
-        label: int64 [N], the class, -1 where there is none.
-
     Raises:
         ValueError: a tensor has another shape or type.
     """
 
-    pixels: Tensor
-    size: Tensor
-    index: Tensor
-    label: Tensor
+    pixels: Tensor  # uint8 [N, R, R, 3], RGB
+    size: Tensor  # int32 [N, 2], the true height and width of each image, at least 1 and at most R
+    index: Tensor  # int64 [N], the image's index in its split
+    label: Tensor  # int64 [N], the class, -1 where there is none
 
     def __post_init__(self) -> None:
         n = self.pixels.shape[0]

@@ -29,19 +29,12 @@ _CACHED = 64 << 20  # bytes of canvases from which a cache of them pays
 
 
 class Reader(Protocol):
-    """Random access to a split: `Resident`, `Streaming`, or a `Subset` of one.
+    """Random access to a split: `Resident`, `Streaming`, or a `Subset` of one."""
 
-    Attributes:
-        resolution: the canvas side R.
-        labels: the classes, int64 [N], -1 for none.
-        keys: the names the images had in the source, by index.
-        blocks: where each shard's images begin, and N; int64 [shards + 1].
-    """
-
-    resolution: int
-    labels: Tensor
-    keys: list[str]
-    blocks: np.ndarray
+    resolution: int  # the canvas side R
+    labels: Tensor  # the classes, int64 [N], -1 for none
+    keys: list[str]  # the names the images had in the source, by index
+    blocks: np.ndarray  # where each shard's images begin, and N; int64 [shards + 1]
 
     def __len__(self) -> int:
         """The number of images, N."""
@@ -93,19 +86,9 @@ def _cache(digest: str, split: str) -> Path:
 class Loader:
     """Batches of a reader's images.
 
-    A batch is the same set of images whatever the number of ranks: each rank takes its slice of it.
-
-    Args:
-        reader: the split.
-        batch_size: images a batch over all ranks together.
-        seed: with the epoch's number it decides the order; nothing else does.
-        shuffle: draw a new order each epoch; else the order is that of the shards.
-        shuffle_shards: so many shards are mixed at a time: their order is drawn, and then that of all their images.
-        drop_last: leave out the rest that does not fill a batch. Else the last batch is smaller, and with
-            several ranks the last of them may have few or none of it.
-        rank: this process, 0 to `world_size` - 1.
-        world_size: processes that share each batch.
-        parts: equal parts that a batch is trained in, one after another: each is shared evenly.
+    A batch is the same set of images whatever the number of ranks: each rank takes its slice of it. Shards are mixed
+    `shuffle_shards` at a time: their order is drawn, and then that of all their images. Without `drop_last` the last
+    batch is smaller, and with several ranks the last of them may have few or none of it.
 
     Raises:
         UserError: the split is smaller than one batch (with `drop_last`), or ranks cannot share it evenly.
@@ -115,14 +98,14 @@ class Loader:
         self,
         reader: Reader,
         *,
-        batch_size: int,
-        seed: int,
-        shuffle: bool = True,
+        batch_size: int,  # images, over all ranks together
+        seed: int,  # with the epoch's number it decides the order; nothing else does
+        shuffle: bool = True,  # draw a new order each epoch; else the order is that of the shards
         shuffle_shards: int = Config().shuffle_shards,
-        drop_last: bool = True,
-        rank: int = 0,
-        world_size: int = 1,
-        parts: int = 1,
+        drop_last: bool = True,  # leave out the rest that does not fill a batch
+        rank: int = 0,  # this process, 0 to `world_size` - 1
+        world_size: int = 1,  # processes that share each batch
+        parts: int = 1,  # equal parts that a batch is trained in, one after another: each is shared evenly
     ) -> None:
         if batch_size < 1 or not 0 <= rank < world_size:
             raise ValueError(f"batch_size {batch_size}, rank {rank} of {world_size} make no sense")

@@ -17,13 +17,7 @@ from sslpipe.shards.webdataset import ShardError
 
 
 class SplitReader:
-    """One split of a folder of shards: names, labels, blocks, and images as they lie in the shards.
-
-    Attributes:
-        manifest: of the folder.
-        rows: the split's index, a row an image.
-        resolution: the canvas side R.
-        labels: the classes, int64 [N], -1 for none.
+    """One split of a folder of shards: see `loader.Reader`; `rows` is the split's index, a row an image.
 
     Raises:
         UserError: the manifest or the index is missing or damaged.
@@ -70,13 +64,9 @@ class SplitReader:
         return checked
 
     def fill(self, indices: np.ndarray, pixels: np.ndarray, threads: Executor, count: int) -> None:
-        """Decode images into canvases.
+        """Decode images, int64 [n], into canvases, uint8 [n, R, R, 3], by `count` threads.
 
-        Args:
-            indices: of the images, int64 [n].
-            pixels: uint8 [n, R, R, 3], written whole: what an image does not cover becomes 0.
-            threads: that decode.
-            count: of the threads.
+        Canvases are written whole: what an image does not cover becomes 0.
 
         Raises:
             ShardError: a shard is missing, damaged or not what the manifest says.

@@ -25,7 +25,7 @@ class Resident(SplitReader):
     """The images of one split as canvases, uint8 [N, R, R, 3], in memory.
 
     Args:
-        folder: a folder of shards with its manifest.
+        folder: of shards, with its manifest.
         split: `train` or `test`.
         cache: a file to keep the canvases in, mapped into memory: later openings decode nothing, and processes of
             one machine share the memory. None for memory of its own.

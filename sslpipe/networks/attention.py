@@ -17,14 +17,10 @@ def last_attention(backbone: Backbone, x: Tensor) -> Tensor | None:
     """How much of each patch goes into the image's vector, by the attention of the last block.
 
     The class token's attention to the patches where the vector is that token's (Caron et al. 2021, DINO, Fig. 1); the
-    mean over all patches' attention where it is their average. Class tokens get their share, so rows sum to at most 1.
+    mean over all patches' attention where it is their average. Class tokens have a part, so rows sum to at most 1.
 
-    Args:
-        backbone: any, in eval mode.
-        x: images [N, 3, S, S], normalised.
-
-    Returns:
-        float32 [N, H, h, w], a map a head; None for a network without attention in its last block, as CNNs.
+    Of images [N, 3, S, S], normalised, to float32 [N, H, h, w], a map a head; None for a network without attention in
+    its last block, as CNNs. The backbone is in eval mode.
     """
     stack = backbone.blocks_and_norm()
     weights = None if stack is None else _weights(stack[0][-1], lambda: backbone.features(x))

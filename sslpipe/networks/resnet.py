@@ -15,12 +15,8 @@ from sslpipe.networks.protocol import ConvBackbone
 class SmallResNet(ConvBackbone):
     """A ResNet whose stage i has `depth` basic blocks of width · 2^i channels at half the last stage's side.
 
-    Args:
-        image_size: side of the images, pixels; any size can be fed.
-        width: channels of the first stage.
-        stages: 3 or 4.
-        depth: basic blocks a stage.
-        stem_stride: 2 (fast, 28 pixels and more) or 1 (tiny images).
+    There are 3 or 4 stages; the stem's stride is 2 (fast, 28 pixels and more) or 1 (tiny images). Images of any size
+    can be fed.
     """
 
     kind = "resnet"

@@ -155,27 +155,20 @@ class Averages(nn.Module):
 
 def trained(
     config: TokenizerConfig,
-    pixels: int,
-    batches: Batches,
-    steps: int,
+    pixels: int,  # side of a word's square
+    batches: Batches,  # what it is trained on
+    steps: int,  # batches an epoch
     *,
-    seed: int,
+    seed: int,  # of the weights and of the words' restarts
     device: torch.device,
-    folder: Path,
+    folder: Path,  # of this tokenizer alone: whatever it depends on must be in the folder's name
 ) -> Tokenizer:
     """A tokenizer trained on these batches, or as it was left in `folder` by an earlier call.
 
     An interrupted training goes on after its last whole epoch, bit for bit. Several processes that want the same
     tokenizer wait for the first of them.
 
-    Args:
-        config: its settings.
-        pixels: side of a word's square.
-        batches: what it is trained on.
-        steps: batches an epoch.
-        seed: of the weights and of the words' restarts; torch's own random numbers are left as they were.
-        device: where to work.
-        folder: of this tokenizer alone: whatever it depends on must be in the folder's name.
+    Torch's own random numbers are left as they were.
     """
     gpus = [device] if device.type == "cuda" else []
     lock = scratch.locked(folder / "lock", "another training of the same tokenizer")
