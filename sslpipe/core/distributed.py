@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from sslpipe.console.errors import UserError
 
@@ -55,6 +56,7 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 _OURS: dict[type, type] = {nn.BatchNorm1d: BatchNorm1d, nn.BatchNorm2d: BatchNorm2d}
+_SYNCHRONISED = tuple(_OURS.values())
 
 
 def synchronise(module: nn.Module) -> nn.Module:
@@ -66,11 +68,11 @@ def synchronise(module: nn.Module) -> nn.Module:
     for name, layer in module.named_modules():
         if type(layer) in _OURS:
             layer.__class__ = _OURS[type(layer)]  # same parameters, buffers and state; another forward
-        elif world_size() > 1 and _is_foreign(layer):
-            raise UserError(
-                f"the layer {name} ({type(layer).__name__}) cannot share batch statistics between processes: "
-                "choose another backbone, or train in one process"
+        elif world_size() > 1 and isinstance(layer, _BatchNorm) and not isinstance(layer, _SYNCHRONISED):
+            reason = (
+                f"the layer {name} ({type(layer).__name__}) cannot share batch statistics between processes"
             )
+            raise UserError(f"{reason}: choose another backbone, or train in one process")
     return module
 
 
@@ -92,10 +94,6 @@ def _summed(x: Tensor) -> Tensor:
 
 def _initialised() -> bool:
     return dist.is_available() and dist.is_initialized()
-
-
-def _is_foreign(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.modules.batchnorm._BatchNorm) and not isinstance(layer, tuple(_OURS.values()))
 
 
 class _Gather(torch.autograd.Function):

@@ -46,11 +46,8 @@ class Reader(Protocol):
 def open_split(folder: Path, split: str, reader: str = "auto", device: torch.device | str = "cpu") -> Reader:
     """A reader for `train` or `test` of a folder of shards; their digests are checked when they are first read.
 
-    Args:
-        folder: with its manifest.
-        split: `train` or `test`.
-        reader: `resident`, `streaming`, or `auto`: resident where the canvases take at most half of the free memory.
-        device: where batches are wanted; canvases are kept on a GPU where they take a quarter of its free memory.
+    The reader `auto` is `resident` where the canvases take at most half of the free memory, else `streaming`. Where
+    batches are wanted on a GPU, it keeps canvases that take at most a quarter of its free memory.
 
     Raises:
         UserError: the shards are missing or damaged, or do not fit in memory if they are to be resident.

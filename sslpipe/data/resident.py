@@ -22,14 +22,10 @@ from sslpipe.data.reading import SplitReader
 
 
 class Resident(SplitReader):
-    """The images of one split as canvases, uint8 [N, R, R, 3], in memory.
+    """The images of one split as canvases, uint8 [N, R, R, 3], in the memory of `device`, where batches come out.
 
-    Args:
-        folder: of shards, with its manifest.
-        split: `train` or `test`.
-        cache: a file to keep the canvases in, mapped into memory: later openings decode nothing, and processes of
-            one machine share the memory. None for memory of its own.
-        device: where the canvases are kept and batches come out; a GPU's memory must hold them.
+    They are kept in the file `cache`, mapped into memory: later openings decode nothing, and processes of one machine
+    share the memory. None for memory of its own.
 
     Raises:
         UserError: the shards are missing, damaged or not what the manifest says; canvases do not fit in memory,
@@ -42,7 +38,14 @@ class Resident(SplitReader):
         super().__init__(folder, split)
         count, side = len(self), self.resolution
         if cache is None:
-            _check_memory(memory(count, side), split)
+            needed, free = memory(count, side), available_memory()
+            if (
+                free is not None and needed > free
+            ):  # refused before the kernel would end the process without a word
+                sizes = f"{needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free"
+                raise UserError(
+                    f"the {split} images need {sizes}: lower shard.resolution, or use fewer images"
+                )
             pixels = np.empty((count, side, side, 3), np.uint8)
             with ThreadPoolExecutor(cores(), thread_name_prefix="decode") as threads:
                 self.fill(np.arange(count), pixels, threads, cores())
@@ -102,14 +105,6 @@ class Resident(SplitReader):
 def memory(count: int, side: int) -> int:
     """Bytes that so many canvases take."""
     return count * side * side * 3
-
-
-def _check_memory(needed: int, split: str) -> None:
-    """Refuse before the kernel would end the process without a word."""
-    available = available_memory()
-    if available is not None and needed > available:
-        sizes = f"{needed / 1e9:.1f} GB of memory and {available / 1e9:.1f} GB are free"
-        raise UserError(f"the {split} images need {sizes}: lower shard.resolution, or use fewer images")
 
 
 def available_memory() -> int | None:

@@ -18,6 +18,7 @@ from sslpipe.networks.resnet import SmallResNet
 from sslpipe.networks.vit import SmallViT
 
 _OWN: dict[str, Callable[..., Backbone]] = {"small_resnet": SmallResNet, "small_vit": SmallViT}
+_LIBRARIES = {"timm": from_timm.find, "torchvision": from_torchvision.find}
 
 
 def backbone(
@@ -78,10 +79,8 @@ def patch_size(name: str, *, image_size: int, **options: Any) -> int | None:
 def _builder(name: str) -> Callable[..., Backbone]:
     """The class of a backbone, or a partial of one."""
     family, _, member = name.partition(":")
-    if family == "timm" and member:
-        return from_timm.find(member)
-    if family == "torchvision" and member:
-        return from_torchvision.find(member)
+    if member and family in _LIBRARIES:
+        return _LIBRARIES[family](member)
     if name not in _OWN:
         known = [*_OWN, "timm:<name>", "torchvision:<name>"]
         raise UserError(f"unknown backbone {name!r}{meant(name, known)}: choose one of {', '.join(known)}")

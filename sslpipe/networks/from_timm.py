@@ -134,6 +134,18 @@ class TimmTransformer(Transformer):
         """See `Backbone.blocks_and_norm`."""
         return list(self.model.blocks), self.model.norm
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Layers for layer decay as MAE's and BEiT's: all before the blocks, each block, the norm (with the head).
+
+        The positions that all of BEiT's blocks share are with the norm.
+        """
+        before = "cls_token|reg_token|dist_token|pos_embed|patch_embed|norm_pre"
+        return {
+            "stem": rf"^(?:mask_token|model\.(?:{before}))",
+            "blocks": r"^model\.blocks\.(\d+)",
+            "norm": r"^model\.(?:norm|rel_pos_bias)\.",
+        }
+
 
 class TimmViT(TimmTransformer):
     """A plain vision transformer."""
@@ -171,15 +183,6 @@ class TimmViT(TimmTransformer):
             t = torch.cat([t[:, : self.prefixes], take(t[:, self.prefixes :], keep)], dim=1)
         return m.norm(m.blocks(m.norm_pre(m.patch_drop(t))))
 
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Layers for layer decay as MAE's: all before the blocks, each block, the norm (with the head)."""
-        before = "cls_token|reg_token|dist_token|pos_embed|patch_embed|norm_pre"
-        return {
-            "stem": rf"^(?:mask_token|model\.(?:{before}))",
-            "blocks": r"^model\.blocks\.(\d+)",
-            "norm": r"^model\.norm\.",
-        }
-
     def no_weight_decay(self) -> set[str]:
         """Tokens and positions are not decayed."""
         return {"mask_token", "model.reg_token", *(f"model.{name}" for name in self.model.no_weight_decay())}
@@ -213,14 +216,6 @@ class TimmBEiT(TimmTransformer):
             t = block(t, shared_rel_pos_bias=bias)
         return m.norm(t)
 
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Layers for layer decay as BEiT's: the positions that all blocks share are with the norm."""
-        return {
-            "stem": r"^(?:mask_token|model\.(?:cls_token|patch_embed))",
-            "blocks": r"^model\.blocks\.(\d+)",
-            "norm": r"^model\.(?:norm|rel_pos_bias)\.",
-        }
-
     def no_weight_decay(self) -> set[str]:
         """Tokens are not decayed; relative positions are, as in BEiT's own code."""
         return {"mask_token", "model.cls_token"}
@@ -233,9 +228,8 @@ def _create(member: str, image_size: int, **kwargs: Any) -> nn.Module:
         return timm.create_model(member, pretrained=False, num_classes=0, **kwargs)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         settings = ", ".join(f"{key} {value}" for key, value in kwargs.items())
-        raise UserError(
-            f"timm cannot build {member} for images of {image_size} pixels with {settings}: {error}"
-        ) from error
+        reason = f"for images of {image_size} pixels with {settings}: {error}"
+        raise UserError(f"timm cannot build {member} {reason}") from error
 
 
 def _patch_size(member: str) -> int:

@@ -51,7 +51,8 @@ class TorchvisionCNN(ConvBackbone):
         model = models.get_model(member, weights=None)
         self.kind = "resnet" if isinstance(model, models.ResNet) else "cnn"
         set_stem(self.name, stem, model)
-        self.trunk = synchronise(_without_head(model))
+        kept = {name: child for name, child in model.named_children() if name not in ("avgpool", "fc")}
+        self.trunk = synchronise(getattr(model, "features", nn.Sequential(OrderedDict(kept))))
         self.dim = probe(self, image_size)
 
     def maps(self, x: Tensor) -> Tensor:
@@ -63,10 +64,3 @@ class TorchvisionCNN(ConvBackbone):
         if self.kind == "resnet":
             return {"stem": r"^trunk\.(?:conv1|bn1)\.", "blocks": r"^trunk\.layer(\d+)\.(\d+)"}
         return {"blocks": r"^trunk\.(\d+)"}
-
-
-def _without_head(model: nn.Module) -> nn.Sequential:
-    if (features := getattr(model, "features", None)) is not None:
-        return features
-    kept = {name: child for name, child in model.named_children() if name not in ("avgpool", "fc")}
-    return nn.Sequential(OrderedDict(kept))

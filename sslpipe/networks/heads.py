@@ -47,8 +47,6 @@ class ScaleNorm(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.norm = BatchNorm1d(dim)
-        assert self.norm.bias is not None
-        del self.norm.bias
         self.norm.register_parameter("bias", None)
 
     def forward(self, x: Tensor) -> Tensor:

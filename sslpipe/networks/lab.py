@@ -113,9 +113,7 @@ class Lightness(Backbone):
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """The network's layers; its parameters are called `network.…` here."""
-        return {
-            name: below("network", pattern) for name, pattern in self.network.group_matcher(coarse).items()
-        }
+        return {key: below("network", each) for key, each in self.network.group_matcher(coarse).items()}
 
     def no_weight_decay(self) -> set[str]:
         """The network's."""

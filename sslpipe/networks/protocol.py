@@ -41,7 +41,6 @@ class Backbone(nn.Module):
         """One vector a patch, row by row: [N, 3, S, S] → [N, P, D].
 
         Args:
-            x: images.
             keep: int64 [N, K], the patches each image keeps: only they are computed, → [N, K, D] in order.
             mask: bool [N, P], true where a learned token stands in for the patch (see `learn_mask_token`).
             prefix: class tokens come first, → [N, 1 + P, D].
@@ -179,10 +178,8 @@ def check_patch_size(name: str, image_size: int, patch_size: int) -> None:
         UserError: `image_size` is not a multiple of `patch_size`.
     """
     if patch_size < 1 or image_size % patch_size:
-        raise UserError(
-            f"{name} cuts images into patches of {patch_size} pixels, which do not tile {image_size}: "
-            "make the image size a multiple of the patch size"
-        )
+        reason = f"cuts images into patches of {patch_size} pixels, which do not tile {image_size}"
+        raise UserError(f"{name} {reason}: make the image size a multiple of the patch size")
 
 
 def set_stem(name: str, stem: str, resnet: nn.Module) -> None:

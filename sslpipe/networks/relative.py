@@ -19,17 +19,16 @@ def entries(grid: Grid) -> int:
 def relative_bias(
     table: Tensor, square: Grid, grid: Grid, *, keep: Tensor | None = None, class_token: bool = True
 ) -> Tensor:
-    """What is added to the attention of each pair of tokens (as in BEiT's official code).
+    """What is added to the attention of each pair of tokens (as in BEiT's official code), a row a query.
+
+    [1, H, T, T], or [N, H, T, T] where patches are kept.
 
     Args:
         table: [entries(square), H], a column a head.
         square: the grid that the table is for.
         grid: that of the images at hand; the table is interpolated if it differs.
         keep: int64 [N, K], the patches each image keeps, in their order.
-        class_token: whether one comes before the patches.
-
-    Returns:
-        [1, H, T, T], or [N, H, T, T] where patches are kept: a row a query, T tokens with the class token.
+        class_token: whether one comes before the patches; it counts among the T tokens.
     """
     bias = _resized(table, square, grid)[_index(grid, table.device)]  # [1 + P, 1 + P, H]
     if not class_token:

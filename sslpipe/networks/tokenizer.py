@@ -166,13 +166,10 @@ def trained(
     """A tokenizer trained on these batches, or as it was left in `folder` by an earlier call.
 
     An interrupted training goes on after its last whole epoch, bit for bit. Several processes that want the same
-    tokenizer wait for the first of them.
-
-    Torch's own random numbers are left as they were.
+    tokenizer wait for the first of them. Torch's own random numbers are left as they were.
     """
-    gpus = [device] if device.type == "cuda" else []
     lock = scratch.locked(folder / "lock", "another training of the same tokenizer")
-    with lock, torch.random.fork_rng(devices=gpus):
+    with lock, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         tokenizer = Tokenizer(config, pixels).to(device)
         _train(tokenizer, batches, steps, seed, Checkpoints(folder))

@@ -193,9 +193,7 @@ def _check(width: int, depth: int, heads: int, position: str, pool: str, cls: bo
     if pool == "cls" and not cls:
         raise UserError("small_vit pools the class token, so class_token must be true (or pool 'mean')")
     if min(width, depth, heads) < 1 or width % heads or width % 4:
-        raise UserError(
-            "small_vit's width must be a multiple of 4 and of its heads, and its depth at least 1: "
-            f"got width {width}, heads {heads}, depth {depth}"
-        )
+        rule = "small_vit's width must be a multiple of 4 and of its heads, and its depth at least 1"
+        raise UserError(f"{rule}: got width {width}, heads {heads}, depth {depth}")
     if not 0 <= drop_path < 1:
         raise UserError(f"small_vit's drop_path is {drop_path}: it is a chance, from 0 to below 1")

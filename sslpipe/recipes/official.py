@@ -67,11 +67,8 @@ def official(
 ) -> Recipe:
     """The views of a paper's own code, at `image_size` pixels a side.
 
-    Args:
-        name: one of `names()`.
-        image_size: of the encoder's input, and of most large views.
-        patch_size: the backbone's; needed where patches are hidden, and small views are a multiple of it.
-        variant: one of `variants(name)`; the first if None.
+    That is the size of the encoder's input, and of most large views. The backbone's patch size is needed where patches
+    are hidden, and small views are a multiple of it. The variant is the first of `variants(name)` if None.
 
     Raises:
         UserError: an unknown name or variant (with the nearest spelling), no patch size where one is needed, or

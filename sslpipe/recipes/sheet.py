@@ -40,9 +40,8 @@ class _Layout:
         self.lines = 1 if columns <= _ABREAST else 2  # that the pictures of one image stand in
         self.across = -(-columns // self.lines)  # pictures a line
         self.original = self.lines * (cell + _GAP) - _GAP  # side of an original
-        self.row = self.original + _GAP * (
-            1 if self.lines == 1 else 3
-        )  # height of an image, with the gap below
+        gap = _GAP if self.lines == 1 else 3 * _GAP
+        self.row = self.original + gap  # height of an image, with the gap below
         self.block = self.original + self.across * (cell + _GAP)  # width of a block
         self.head = self.lines * _TITLE + 2 * _GAP  # height of the titles
         width = blocks * (self.block + _MARGIN) + _MARGIN
@@ -63,13 +62,8 @@ def sheet(batch: Batch, views: Sequence[View], *, images: int | None = None, cel
 
     An outline has the colour of the bar above its view; views of the same crop share one. Hidden patches are grey.
     Where there are targets (I-JEPA), one picture shows the context and one the targets. Many views stand in two
-    lines.
-
-    Args:
-        batch: the canvases.
-        views: what an engine made of the batch.
-        images: how many of the batch to show; all if None.
-        cell: side of a picture in pixels; the whole sheet is about half as wide again as high.
+    lines. Pictures are `cell` pixels a side, the sheet of `images` images (all if None) about half as wide again as
+    high.
     """
     shown = len(batch) if images is None else min(images, len(batch))
     corners = [_corners(view, shown) for view in views]
