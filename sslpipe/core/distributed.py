@@ -69,10 +69,8 @@ def synchronise(module: nn.Module) -> nn.Module:
         if type(layer) in _OURS:
             layer.__class__ = _OURS[type(layer)]  # same parameters, buffers and state; another forward
         elif world_size() > 1 and isinstance(layer, _BatchNorm) and not isinstance(layer, _SYNCHRONISED):
-            reason = (
-                f"the layer {name} ({type(layer).__name__}) cannot share batch statistics between processes"
-            )
-            raise UserError(f"{reason}: choose another backbone, or train in one process")
+            reason = f"({type(layer).__name__}) cannot share batch statistics between processes"
+            raise UserError(f"the layer {name} {reason}: choose another backbone, or train in one process")
     return module
 
 
