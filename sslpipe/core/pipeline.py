@@ -30,9 +30,7 @@ class Stage:
     address: str  # what DVC calls it, such as `features@knn`
     deps: tuple[str, ...]  # the data that it reads
     outs: tuple[str, ...]  # what it writes
-    code: tuple[
-        str, ...
-    ]  # files and folders from the project's root; `<method>` stands for the chosen method
+    code: tuple[str, ...]  # files and folders, from the project's root; `<method>` is the chosen method
     settings: tuple[str, ...]  # sections of the settings, or single keys of one (`views.size`)
 
 

@@ -15,6 +15,8 @@ from sslpipe.shards import images, index, jpeg, manifest
 from sslpipe.shards.files import Files
 from sslpipe.shards.webdataset import ShardError
 
+_COLUMNS = ("shard", "offset", "bytes", "raw", "height", "width")  # of the index, what decoding needs
+
 
 class SplitReader:
     """One split of a folder of shards: see `loader.Reader`; `rows` is the split's index, a row an image.
@@ -80,9 +82,7 @@ class SplitReader:
             for start in starts:
                 some, canvases = indices[start : start + few], pixels[start : start + few]
                 rows = self.rows[some]
-                columns = (
-                    rows[name].tolist() for name in ("shard", "offset", "bytes", "raw", "height", "width")
-                )
+                columns = (rows[name].tolist() for name in _COLUMNS)
                 for number, canvas, *row in zip(some.tolist(), canvases, *columns, strict=True):
                     self._decode(number, canvas, row)
 

@@ -110,8 +110,7 @@ class TimmTransformer(Transformer):
         patch_size: int | None = None,  # side of a patch, pixels; None for the one in the name
         pool: str = "mean",  # "mean" of the patches or the "cls" token
         drop_path: float = 0.0,  # chance that a block is skipped in training, rising linearly to this
-        layer_scale: float
-        | None = None,  # start of the scale of each residual branch; None for timm's default
+        layer_scale: float | None = None,  # start of each residual branch's scale; None: timm's default
     ) -> None:
         super().__init__()
         self.name, self.image_size, self.pool = f"timm:{member}", image_size, pool

@@ -22,7 +22,6 @@ def mlp(
     """Linear, batch norm and ReLU, `layers` times, the last without ReLU: [N, in] → [N, out].
 
     A linear layer that a batch norm follows has no bias: the norm would take it away again.
-
     The norm after the last layer, if any, is "affine", "scale" (a factor but no shift: SimCLR's official code) or
     "plain" (neither: MoCo v3, SimSiam).
     """

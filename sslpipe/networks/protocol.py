@@ -20,9 +20,7 @@ class Backbone(nn.Module):
     """An image encoder: pixels [N, 3, S, S] in, features out. `encoder.json` holds what rebuilds it."""
 
     name: str  # as given to `backbone`
-    options: dict[
-        str, Any
-    ]  # every one, set by `backbone`: `backbone(name, image_size=…, **options)` rebuilds it
+    options: dict[str, Any]  # all of them, set by `backbone`, which rebuilds it with `**options`
     image_size: int  # side of the square images it is made for, pixels
     dim: int  # features a vector
     patch_size: int | None = None  # pixels; None for a CNN, which cannot hide patches

@@ -35,8 +35,7 @@ class SmallViT(Transformer):
         pool: str = "mean",  # "mean" of the patches or the "cls" token, after the last norm
         class_token: bool = True,
         drop_path: float = 0.0,  # chance that a block is skipped in training, rising linearly from 0 to this
-        layer_scale: float
-        | None = None,  # start of the scale of each residual branch (BEiT: .1); None for no scale
+        layer_scale: float | None = None,  # start of a learned scale of each residual branch (BEiT: .1)
     ) -> None:
         super().__init__()
         check_patch_size("small_vit", image_size, patch_size)
