@@ -39,12 +39,10 @@ class Resident(SplitReader):
         count, side = len(self), self.resolution
         if cache is None:
             needed, free = memory(count, side), available_memory()
-            if (
-                free is not None and needed > free
-            ):  # refused before the kernel would end the process without a word
-                sizes = f"{needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free"
+            if free is not None and needed > free:  # else the kernel would end the process without a word
+                lack = f"{needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free"
                 raise UserError(
-                    f"the {split} images need {sizes}: lower shard.resolution, or use fewer images"
+                    f"the {split} images need {lack}: lower shard.resolution, or use fewer images"
                 )
             pixels = np.empty((count, side, side, 3), np.uint8)
             with ThreadPoolExecutor(cores(), thread_name_prefix="decode") as threads:
