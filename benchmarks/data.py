@@ -176,7 +176,7 @@ def _spread(values: list[float], form: str) -> str:
 
 def _decoder(folder: Path) -> Epoch:
     known = manifest.read(folder).splits.train
-    rows = index.read(folder, "train", count=known.count, sha256=known.index)
+    rows = index.read(folder, "train", known)
     files = {number: (folder / each.path).read_bytes() for number, each in enumerate(known.shards)}
     images = [
         (
@@ -209,7 +209,7 @@ def _files(folder: Path) -> Path:
     out = Path("files")
     if not out.exists():
         known = manifest.read(folder).splits.train
-        rows = index.read(folder, "train", count=known.count, sha256=known.index)
+        rows = index.read(folder, "train", known)
         for place, row in enumerate(rows):
             data = (folder / known.shards[row["shard"]].path).read_bytes()[row["offset"] :][: row["bytes"]]
             path = out / f"class{row['label']}" / f"{place:06d}.jpg"

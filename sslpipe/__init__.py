@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from sslpipe.export import load_encoder
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_encoder"]
@@ -15,9 +12,7 @@ __all__ = ["__version__", "load_encoder"]
 def __getattr__(name: str) -> Any:
     # Lazy, so that stages which need no torch do not pay for its import.
     if name == "load_encoder":
-        from sslpipe.export import load_encoder
-
-        return load_encoder
+        return import_module("sslpipe.export").load_encoder
     if name == "evals":
-        return importlib.import_module("sslpipe.evals")
+        return import_module("sslpipe.evals")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -34,11 +34,7 @@ def save_encoder(
 ) -> None:
     """Write `encoder.safetensors` and then `encoder.json`, each atomically; the JSON seals the weights.
 
-    Args:
-        encoder: what to keep.
-        folder: made if it is not there.
-        preprocess: what its input was made by.
-        info: where the weights come from, any JSON.
+    `preprocess` is what the encoder's input was made by, `info` any JSON that says where the weights come from.
 
     Raises:
         UserError: the disk is full, read-only or forbidden.
@@ -63,8 +59,7 @@ def save_encoder(
 def load_encoder(path: str | Path = "models/encoder.safetensors") -> Backbone:
     """The exported encoder on the CPU, in eval mode: a backbone with `.preprocess` and `.info`.
 
-    Args:
-        path: the weights; `encoder.json` lies beside them.
+    `path` is that of the weights; `encoder.json` lies beside them.
 
     Raises:
         UserError: a file is missing or damaged, or the two do not belong together.
@@ -77,17 +72,14 @@ def load_encoder(path: str | Path = "models/encoder.safetensors") -> Backbone:
     if not path.is_file():
         raise UserError(f"{path} is missing: run `dvc repro pretrain`, or `dvc pull`")
     if scratch.file_digest(path) != header.weights_sha256:
-        raise UserError(
-            f"{path} is damaged or not the one that {path.with_suffix('.json').name} describes: "
-            "run `dvc repro pretrain`, or copy both files again"
-        )
+        reason = f"is damaged or not the one that {path.with_suffix('.json').name} describes"
+        raise UserError(f"{path} {reason}: run `dvc repro pretrain`, or copy both files again")
     encoder = backbone(header.name, image_size=header.image_size, **header.options)
     try:
         encoder.load_state_dict(load_file(path))
     except (RuntimeError, SafetensorError) as error:
-        raise UserError(
-            f"{path} does not fit the network that its JSON file describes: export it again ({error})"
-        ) from error
+        reason = f"does not fit the network that its JSON file describes: export it again ({error})"
+        raise UserError(f"{path} {reason}") from error
     encoder.preprocess, encoder.info = header.preprocess, header.info
     return encoder.eval()
 
@@ -100,6 +92,5 @@ def _read_header(path: Path) -> Header:
             f"{path} is missing: run `dvc repro pretrain`, or copy it beside the weights"
         ) from None
     except ValidationError as error:
-        raise UserError(
-            f"{path} is damaged or from another version of sslpipe: run `dvc repro pretrain`"
-        ) from error
+        remedy = "is damaged or from another version of sslpipe: run `dvc repro pretrain`"
+        raise UserError(f"{path} {remedy}") from error

@@ -12,12 +12,7 @@ class UserError(Exception):
 
 
 def explain_os_error(error: OSError, doing: str) -> UserError:
-    """Turn a full, read-only or forbidden disk into a sentence that names the remedy.
-
-    Args:
-        error: what the operating system raised.
-        doing: what was being done, as "writing models/encoder.safetensors".
-    """
+    """Turn a full, read-only or forbidden disk into a sentence: `doing`, as "writing models/x", and the remedy."""
     remedies = {
         errno.ENOSPC: "the disk is full: free some space and run `dvc repro` again, nothing finished is lost",
         errno.EDQUOT: "the disk quota is used up: free some space and run `dvc repro` again, nothing finished is lost",

@@ -14,7 +14,6 @@ class Progress(Protocol):
 
     def update(self, amount: int = 1, note: str = "") -> None:
         """Count `amount` more done; `note` is a few words such as "loss 2.31"."""
-        ...
 
 
 class _Lines:
@@ -35,11 +34,8 @@ class _Lines:
         rate = (self.done - self.first) / max(elapsed, 1e-9)
         left = f", {(self.total - self.done) / rate:.0f} s left" if rate and self.done < self.total else ""
         note = f", {self.note}" if self.note else ""
-        print(
-            f"{self.name}: {self.done}/{self.total} {self.unit}, {rate:.1f}/s, {elapsed:.0f} s{left}{note}",
-            file=sys.stderr,
-            flush=True,
-        )
+        said = f"{self.done}/{self.total} {self.unit}, {rate:.1f}/s, {elapsed:.0f} s{left}{note}"
+        print(f"{self.name}: {said}", file=sys.stderr, flush=True)
 
 
 class _Bar:

@@ -7,13 +7,7 @@ from collections.abc import Iterable
 
 
 def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The known name closest in spelling; None where none is close.
-
-    Args:
-        word: as written.
-        known: the right names.
-        cutoff: how alike two spellings must be, from 0 (anything) to 1 (the same).
-    """
+    """The known name closest in spelling; None where none is alike by `cutoff`, from 0 (anything) to 1 (the same)."""
     return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)), None)
 
 

@@ -6,7 +6,6 @@ carries the step and a digest of its bytes, so a part or a damaged file is never
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sslpipe.console.errors import explain_os_error
-from sslpipe.core.scratch import sync
+from sslpipe.core import scratch
 
 
 class Checkpoints:
@@ -34,18 +33,16 @@ class Checkpoints:
             UserError: the disk is full, read-only or forbidden; earlier checkpoints are untouched.
         """
         content = to_bytes(state)
-        name = f"{step:09d}-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
+        name = f"{step:09d}-{scratch.bytes_digest(content)[:16]}.safetensors"
         temporary = self.folder / f".{name}.{os.getpid()}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            temporary.write_bytes(content)
+            scratch.sync(temporary)
             if temporary.read_bytes() != content:
                 raise OSError(0, "what was written does not read back the same")
             os.replace(temporary, self.folder / name)
-            sync(self.folder)
+            scratch.sync(self.folder)
             for old in self._files()[self.keep :]:
                 old.unlink(missing_ok=True)
         except OSError as error:
@@ -58,13 +55,10 @@ class Checkpoints:
         for file in self._files():
             content = file.read_bytes()
             step, _, digest = file.stem.partition("-")
-            if hashlib.sha256(content).hexdigest()[:16] == digest:
+            if scratch.bytes_digest(content)[:16] == digest:
                 return int(step), from_bytes(content)
-            print(
-                f"checkpoint {file.name} is damaged: falling back to the one before",
-                file=sys.stderr,
-                flush=True,
-            )
+            said = f"checkpoint {file.name} is damaged: falling back to the one before"
+            print(said, file=sys.stderr, flush=True)
         return None
 
     def clear(self) -> None:
@@ -94,7 +88,7 @@ def to_bytes(state: Any) -> bytes:
             return value
         raise TypeError(f"a checkpoint holds tensors and plain values, not {type(value).__name__}")
 
-    skeleton = json.dumps(encode(state))
+    skeleton = json.dumps(encode(state))  # it also collects the tensors
     return save(tensors, metadata={"state": skeleton})
 
 

@@ -42,11 +42,9 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 
 def is_half(device: torch.device, precision: str) -> bool:
     """Whether `precision` means bfloat16 on this device."""
-    return precision == "bf16" or (
-        precision == "auto"
-        and device.type == "cuda"
-        and torch.cuda.is_bf16_supported(including_emulation=False)
-    )
+    if precision != "auto":
+        return precision == "bf16"
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

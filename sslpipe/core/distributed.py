@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from sslpipe.console.errors import UserError
 
@@ -35,11 +36,7 @@ def gather(x: Tensor) -> Tensor:
 
 def mean(x: Tensor) -> Tensor:
     """The mean over ranks of a tensor of equal shape on each, without gradient: for centres and logs."""
-    if world_size() == 1:
-        return x.detach()
-    total = x.detach().clone()
-    dist.all_reduce(total)
-    return total / world_size()
+    return x.detach() if world_size() == 1 else _summed(x.detach()) / world_size()
 
 
 class BatchNorm1d(nn.BatchNorm1d):
@@ -59,6 +56,7 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 _OURS: dict[type, type] = {nn.BatchNorm1d: BatchNorm1d, nn.BatchNorm2d: BatchNorm2d}
+_SYNCHRONISED = tuple(_OURS.values())
 
 
 def synchronise(module: nn.Module) -> nn.Module:
@@ -70,11 +68,9 @@ def synchronise(module: nn.Module) -> nn.Module:
     for name, layer in module.named_modules():
         if type(layer) in _OURS:
             layer.__class__ = _OURS[type(layer)]  # same parameters, buffers and state; another forward
-        elif world_size() > 1 and _is_foreign(layer):
-            raise UserError(
-                f"the layer {name} ({type(layer).__name__}) cannot share batch statistics between "
-                "processes: choose another backbone, or train in one process"
-            )
+        elif world_size() > 1 and isinstance(layer, _BatchNorm) and not isinstance(layer, _SYNCHRONISED):
+            reason = f"({type(layer).__name__}) cannot share batch statistics between processes"
+            raise UserError(f"the layer {name} {reason}: choose another backbone, or train in one process")
     return module
 
 
@@ -87,12 +83,15 @@ def unsynchronise(module: nn.Module) -> nn.Module:
     return module
 
 
+def _summed(x: Tensor) -> Tensor:
+    """The sum over ranks, as a new tensor."""
+    total = x.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total
+
+
 def _initialised() -> bool:
     return dist.is_available() and dist.is_initialized()
-
-
-def _is_foreign(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.modules.batchnorm._BatchNorm) and not isinstance(layer, tuple(_OURS.values()))
 
 
 class _Gather(torch.autograd.Function):
@@ -104,9 +103,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        grad = grads[0].contiguous().clone()
-        dist.all_reduce(grad)
-        return grad.chunk(world_size())[rank()]
+        return _summed(grads[0]).chunk(world_size())[rank()]
 
 
 class _Sum(torch.autograd.Function):
@@ -114,28 +111,24 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        total = x.contiguous().clone()
-        dist.all_reduce(total)
-        return total
+        return _summed(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        grad = grads[0].contiguous().clone()
-        dist.all_reduce(grad)
-        return grad
+        return _summed(grads[0])
 
 
 def _synchronised(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
     """Batch norm in training over all ranks' rows, in two passes (a one-pass variance cancels in float32)."""
     wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-    places = [d for d in range(x.dim()) if d != 1]
+    dims = [d for d in range(x.dim()) if d != 1]
     shape = [1, -1] + [1] * (x.dim() - 2)
     local = x.numel() // x.shape[1]
-    totals = _Sum.apply(torch.cat([wide.sum(places), wide.new_tensor([float(local)])]))  # [C + 1]
+    totals = _Sum.apply(torch.cat([wide.sum(dims), wide.new_tensor([float(local)])]))  # [C + 1]
     count = totals[-1].detach()
     mean_ = totals[:-1] / count
     centred = wide - mean_.view(shape)
-    variance = _Sum.apply(centred.square().sum(places)) / count
+    variance = _Sum.apply(centred.square().sum(dims)) / count
     if norm.track_running_stats:
         _track(norm, mean_.detach(), variance.detach() * count / (count - 1))
     y = centred * (variance + norm.eps).rsqrt().view(shape)

@@ -15,19 +15,19 @@ import numba
 _PIXELS = {"nnan", "ninf", "nsz", "contract", "arcp"}
 
 
-def exact(function: Callable[..., Any]) -> Any:
-    """Compile with every rounding where it is written."""
-    return _compile(function)
+def exact(function: Callable[..., Any], **options: Any) -> Any:
+    """Compile with every rounding where it is written; `options` are numba's own."""
+    return numba.njit(function, nogil=True, error_model="numpy", **options)
 
 
 def pixels(function: Callable[..., Any]) -> Any:
     """Compile for speed: see `_PIXELS`."""
-    return _compile(function, fastmath=_PIXELS)
+    return exact(function, fastmath=_PIXELS)
 
 
 def summing(function: Callable[..., Any]) -> Any:
     """As `pixels`, and sums may be added up in any order."""
-    return _compile(function, fastmath=_PIXELS | {"reassoc"})
+    return exact(function, fastmath=_PIXELS | {"reassoc"})
 
 
 def entry(function: Callable[..., Any]) -> Any:
@@ -35,11 +35,7 @@ def entry(function: Callable[..., Any]) -> Any:
     place = _place(function)
     if place is not None:
         function.__code__ = function.__code__.replace(co_filename=str(place))
-    return _compile(function, cache=place is not None)
-
-
-def _compile(function: Callable[..., Any], **options: Any) -> Any:
-    return numba.njit(function, nogil=True, error_model="numpy", **options)
+    return exact(function, cache=place is not None)
 
 
 def _place(function: Callable[..., Any]) -> Path | None:

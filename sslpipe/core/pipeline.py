@@ -24,61 +24,44 @@ METHOD = "<method>"
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage.
+    """One stage."""
 
-    Attributes:
-        name: the last part of its address, such as `knn`.
-        address: what DVC calls it, such as `features@knn`.
-        deps: the data that it reads.
-        outs: what it writes.
-        code: files and folders of code, from the project's root; `<method>` stands for the chosen method.
-        settings: sections of the settings, or single keys of one (`views.size`).
-    """
-
-    name: str
-    address: str
-    deps: tuple[str, ...]
-    outs: tuple[str, ...]
-    code: tuple[str, ...]
-    settings: tuple[str, ...]
+    name: str  # the last part of its address, such as `knn`
+    address: str  # what DVC calls it, such as `features@knn`
+    deps: tuple[str, ...]  # the data that it reads
+    outs: tuple[str, ...]  # what it writes
+    code: tuple[str, ...]  # files and folders, from the project's root; `<method>` is the chosen method
+    settings: tuple[str, ...]  # sections of the settings, or single keys of one (`views.size`)
 
 
 def stages(file: str | Path = "dvc.yaml") -> dict[str, Stage]:
     """All stages by name, in the order of dvc.yaml; those of a `foreach` one by one."""
     found: dict[str, Stage] = {}
     for name, entry in yaml.read(file)["stages"].items():
-        items = entry.get("foreach", [None])
-        for item in items:
-            text = json.dumps(entry["do"] if item else entry)
-            filled = json.loads(text.replace("${item}", item or ""))
-            stage = _stage(item or name, f"{name}@{item}" if item else name, filled)
-            found[stage.name] = stage
+        if "foreach" not in entry:
+            found[name] = _stage(name, name, entry)
+        for item in entry.get("foreach", ()):
+            filled = json.loads(json.dumps(entry["do"]).replace("${item}", item))
+            found[item] = _stage(item, f"{name}@{item}", filled)
     return found
 
 
 def _stage(name: str, address: str, entry: dict[str, Any]) -> Stage:
     meta = entry.get("meta", {})
     outs = [*entry.get("outs", ()), *entry.get("metrics", ())]
+    rooms = meta.get("code", ())
     return Stage(
         name=name,
         address=address,
         deps=tuple(entry.get("deps", ())),
         outs=tuple(str(next(iter(out))) if isinstance(out, dict) else str(out) for out in outs),
-        code=tuple(
-            f"sslpipe/{room}" if not room.startswith("stages/") else room for room in meta.get("code", ())
-        ),
+        code=tuple(room if room.startswith("stages/") else f"sslpipe/{room}" for room in rooms),
         settings=tuple(meta.get("settings", ())),
     )
 
 
 def code_digests(stage: Stage, method: str, root: str | Path = ".") -> dict[str, str]:
-    """Digests of a stage's code by file or room.
-
-    Args:
-        stage: of which.
-        method: the chosen one.
-        root: the project's.
-    """
+    """Digests of a stage's code by file or room, where `method` is the chosen one."""
     rooms = [room.replace(METHOD, method) for room in stage.code]
     return {room: _digest(Path(root), room) for room in rooms}
 
@@ -93,6 +76,5 @@ def _digest(root: Path, room: str) -> str:
 
 def resolved(root: str | Path = ".") -> dict[str, dict[str, Any]]:
     """What data/resolved holds, by stage; empty where nothing has been resolved yet, as in work without a pipeline."""
-    return {
-        file.stem: json.loads(file.read_text()) for file in sorted((Path(root) / RESOLVED).glob("*.json"))
-    }
+    files = sorted((Path(root) / RESOLVED).glob("*.json"))
+    return {file.stem: json.loads(file.read_text()) for file in files}

@@ -41,10 +41,7 @@ def folder(*parts: str) -> Path:
 def atomic_write(path: str | Path, content: bytes | str, *, durable: bool = True) -> None:
     """Write a file so that a kill or a full disk at any moment leaves the old one or the new one, never a part.
 
-    Args:
-        path: of the file.
-        content: all of it.
-        durable: wait until it is on the disk: a power failure, too, leaves the one or the other.
+    With `durable` it waits until the file is on the disk: a power failure, too, leaves the one or the other.
 
     Raises:
         UserError: the disk is full, read-only or forbidden.
@@ -58,9 +55,8 @@ def atomic_write(path: str | Path, content: bytes | str, *, durable: bool = True
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(file.fileno(), 0o666 & ~_umask())
             file.write(data)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
+        if durable:
+            sync(Path(temporary))
         os.replace(temporary, path)
         if durable:
             sync(path.parent)

@@ -21,9 +21,8 @@ def read(path: str | Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(
-            f"{path} is missing: run this in the project's folder, or restore the file from git"
-        ) from None
+        missing = f"{path} is missing: run this in the project's folder, or restore the file from git"
+        raise UserError(missing) from None
     except UnicodeDecodeError:
         raise UserError(f"{path} is not a UTF-8 text file") from None
     except OSError as error:

@@ -12,20 +12,14 @@ from torch import Tensor
 class Batch:
     """N images, each in the top-left corner of an R x R canvas, zeros elsewhere.
 
-    Args:
-        pixels: uint8 [N, R, R, 3], RGB.
-        size: int32 [N, 2], the true height and width of each image, at least 1 and at most R.
-        index: int64 [N], the image's place in its split.
-        label: int64 [N], the class, -1 where there is none.
-
     Raises:
         ValueError: a tensor has another shape or type.
     """
 
-    pixels: Tensor
-    size: Tensor
-    index: Tensor
-    label: Tensor
+    pixels: Tensor  # uint8 [N, R, R, 3], RGB
+    size: Tensor  # int32 [N, 2], the true height and width of each image, at least 1 and at most R
+    index: Tensor  # int64 [N], the image's index in its split
+    label: Tensor  # int64 [N], the class, -1 where there is none
 
     def __post_init__(self) -> None:
         n = self.pixels.shape[0]
@@ -37,9 +31,8 @@ class Batch:
             ("label", self.label, (n,), torch.int64),
         ):
             if tuple(tensor.shape) != shape or tensor.dtype != dtype:
-                raise ValueError(
-                    f"{name} must be {dtype} {list(shape)}, not {tensor.dtype} {list(tensor.shape)}"
-                )
+                found = f"{tensor.dtype} {list(tensor.shape)}"
+                raise ValueError(f"{name} must be {dtype} {list(shape)}, not {found}")
 
     def __len__(self) -> int:
         """The number of images, N."""
@@ -47,9 +40,4 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device; the pixels travel as one slab."""
-        return Batch(
-            pixels=self.pixels.to(device, non_blocking=True),
-            size=self.size.to(device, non_blocking=True),
-            index=self.index.to(device, non_blocking=True),
-            label=self.label.to(device, non_blocking=True),
-        )
+        return Batch(**{name: part.to(device, non_blocking=True) for name, part in vars(self).items()})

@@ -27,13 +27,7 @@ class Buffers:
     def take(
         self, shape: tuple[int, ...], dtype: torch.dtype, memory_format: torch.memory_format
     ) -> torch.Tensor:
-        """An uninitialised tensor [N, C, H, W] on the CPU.
-
-        Args:
-            shape: of the tensor.
-            dtype: of its elements.
-            memory_format: `torch.contiguous_format` or `torch.channels_last`.
-        """
+        """An uninitialised tensor [N, C, H, W] on the CPU, in `torch.contiguous_format` or `torch.channels_last`."""
         n, c, h, w = shape
         if 0 in shape:
             return torch.empty(shape, dtype=dtype, memory_format=memory_format)

@@ -29,45 +29,25 @@ _CACHED = 64 << 20  # bytes of canvases from which a cache of them pays
 
 
 class Reader(Protocol):
-    """Random access to a split: `Resident` or `Streaming`."""
+    """Random access to a split: `Resident`, `Streaming`, or a `Subset` of one."""
 
-    @property
-    def resolution(self) -> int:
-        """The canvas side R."""
-        ...
-
-    @property
-    def labels(self) -> Tensor:
-        """The classes, int64 [N], -1 for none."""
-        ...
-
-    @property
-    def keys(self) -> list[str]:
-        """The names the images had in the source, by place."""
-        ...
-
-    @property
-    def blocks(self) -> np.ndarray:
-        """Where each shard's images begin, and N; int64 [shards + 1]."""
-        ...
+    resolution: int  # the canvas side R
+    labels: Tensor  # the classes, int64 [N], -1 for none
+    keys: list[str]  # the names the images had in the source, by index
+    blocks: np.ndarray  # where each shard's images begin, and N; int64 [shards + 1]
 
     def __len__(self) -> int:
         """The number of images, N."""
-        ...
 
     def gather(self, index: np.ndarray | Tensor) -> Batch:
-        """The images at these places, int64 [n], in this order."""
-        ...
+        """The images of these indices, int64 [n], in this order."""
 
 
 def open_split(folder: Path, split: str, reader: str = "auto", device: torch.device | str = "cpu") -> Reader:
     """A reader for `train` or `test` of a folder of shards; their digests are checked when they are first read.
 
-    Args:
-        folder: with its manifest.
-        split: `train` or `test`.
-        reader: `resident`, `streaming`, or `auto`: resident where the canvases take at most half of the free memory.
-        device: where batches are wanted. `auto` keeps canvases on a GPU where they take a quarter of its free memory.
+    The reader `auto` is `resident` where the canvases take at most half of the free memory, else `streaming`. Where
+    batches are wanted on a GPU, it keeps canvases that take at most a quarter of its free memory.
 
     Raises:
         UserError: the shards are missing or damaged, or do not fit in memory if they are to be resident.
@@ -80,9 +60,8 @@ def open_split(folder: Path, split: str, reader: str = "auto", device: torch.dev
     device = torch.device(device)
     if device.type != "cuda" or needed > torch.cuda.mem_get_info(device)[0] // 4:
         device = torch.device("cpu")
-    return resident.Resident(
-        folder, split, cache=_cache(known.digest, split) if needed >= _CACHED else None, device=device
-    )
+    cache = _cache(known.digest, split) if needed >= _CACHED else None
+    return resident.Resident(folder, split, cache=cache, device=device)
 
 
 def choose(reader: str, needed: int, free: int | None) -> str:
@@ -94,29 +73,19 @@ def choose(reader: str, needed: int, free: int | None) -> str:
 
 def _cache(digest: str, split: str) -> Path:
     """The file for a split's decoded canvases; those of other data but the newest are deleted."""
-    place = scratch.folder("canvases", digest[:16])
-    others = sorted(place.parent.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
-    for old in [path for path in others if path != place][1:]:
+    own = scratch.folder("canvases", digest[:16])
+    others = [path for path in own.parent.iterdir() if path != own]
+    for old in sorted(others, key=lambda path: path.stat().st_mtime)[:-1]:
         shutil.rmtree(old, ignore_errors=True)
-    return place / f"{split}.u8"
+    return own / f"{split}.u8"
 
 
 class Loader:
     """Batches of a reader's images.
 
-    A batch is the same set of images whatever the number of ranks: each rank takes its slice of it.
-
-    Args:
-        reader: the split.
-        batch_size: images a batch over all ranks together.
-        seed: with the epoch's number it decides the order; nothing else does.
-        shuffle: draw a new order each epoch; else the order is that of the shards.
-        shuffle_shards: so many shards are mixed at a time: their order is drawn, and then that of all their images.
-        drop_last: leave out the rest that does not fill a batch. Else the last batch is smaller, and with
-            several ranks the last of them may have few or none of it.
-        rank: this process, 0 to `world_size` - 1.
-        world_size: processes that share each batch.
-        parts: equal parts that a batch is trained in, one after another: each is shared evenly.
+    A batch is the same set of images whatever the number of ranks: each rank takes its slice of it. Shards are mixed
+    `shuffle_shards` at a time: their order is drawn, and then that of all their images. Without `drop_last` the last
+    batch is smaller, and with several ranks the last of them may have few or none of it.
 
     Raises:
         UserError: the split is smaller than one batch (with `drop_last`), or ranks cannot share it evenly.
@@ -126,14 +95,14 @@ class Loader:
         self,
         reader: Reader,
         *,
-        batch_size: int,
-        seed: int,
-        shuffle: bool = True,
+        batch_size: int,  # images, over all ranks together
+        seed: int,  # with the epoch's number it decides the order; nothing else does
+        shuffle: bool = True,  # draw a new order each epoch; else the order is that of the shards
         shuffle_shards: int = Config().shuffle_shards,
-        drop_last: bool = True,
-        rank: int = 0,
-        world_size: int = 1,
-        parts: int = 1,
+        drop_last: bool = True,  # leave out the rest that does not fill a batch
+        rank: int = 0,  # this process, 0 to `world_size` - 1
+        world_size: int = 1,  # processes that share each batch
+        parts: int = 1,  # equal parts that a batch is trained in, one after another: each is shared evenly
     ) -> None:
         if batch_size < 1 or not 0 <= rank < world_size:
             raise ValueError(f"batch_size {batch_size}, rank {rank} of {world_size} make no sense")
@@ -155,11 +124,11 @@ class Loader:
         return whole + (rest > 0 and not self.drop_last)
 
     def order(self, epoch: int) -> np.ndarray:
-        """The places of all images in this epoch's order, int64 [N], the same on all ranks."""
+        """The indices of all images in this epoch's order, int64 [N], the same on all ranks."""
         return np.concatenate([draw() for _, draw in self._stretches(epoch)])
 
     def _stretches(self, epoch: int) -> Iterator[tuple[int, Callable[[], np.ndarray]]]:
-        """The order in stretches: how many images, and a function that draws their places."""
+        """The order in stretches: how many images, and a function that draws their indices."""
         blocks = self.reader.blocks
         if not self.shuffle:
             for first, end in itertools.pairwise(blocks.tolist()):
@@ -178,9 +147,9 @@ class Loader:
 
         Closing the iterator ends them; what the reader raises is raised here.
         """
-        return ordered_map(self.reader.gather, self._places(epoch, start), threads=_AT_ONCE, ahead=_AHEAD)
+        return ordered_map(self.reader.gather, self._indices(epoch, start), threads=_AT_ONCE, ahead=_AHEAD)
 
-    def _places(self, epoch: int, start: int) -> Iterator[np.ndarray]:
+    def _indices(self, epoch: int, start: int) -> Iterator[np.ndarray]:
         size = self.batch_size
         mine = np.arange(size).reshape(self.parts, self.world_size, -1)[:, self.rank].ravel()
         skip, waiting = start * size, np.empty(0, np.int64)
@@ -204,6 +173,6 @@ def _shuffled(values: np.ndarray, seed: int, epoch: int, stream: int) -> np.ndar
 
 
 def _mixed(blocks: np.ndarray, shards: np.ndarray, seed: int, epoch: int, number: int) -> np.ndarray:
-    """The places of these shards' images, mixed."""
-    places = np.concatenate([np.arange(blocks[shard], blocks[shard + 1]) for shard in shards.tolist()])
-    return _shuffled(places, seed, epoch, number)
+    """The indices of these shards' images, mixed."""
+    indices = np.concatenate([np.arange(blocks[shard], blocks[shard + 1]) for shard in shards.tolist()])
+    return _shuffled(indices, seed, epoch, number)

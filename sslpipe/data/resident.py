@@ -22,14 +22,10 @@ from sslpipe.data.reading import SplitReader
 
 
 class Resident(SplitReader):
-    """The images of one split as canvases, uint8 [N, R, R, 3], in memory.
+    """The images of one split as canvases, uint8 [N, R, R, 3], in the memory of `device`, where batches come out.
 
-    Args:
-        folder: a folder of shards with its manifest.
-        split: `train` or `test`.
-        cache: a file to keep the canvases in, mapped into memory: later openings decode nothing, and processes of
-            one machine share the memory. None for memory of its own.
-        device: where the canvases are kept and batches come out; a GPU's memory must hold them.
+    They are kept in the file `cache`, mapped into memory: later openings decode nothing, and processes of one machine
+    share the memory. None for memory of its own.
 
     Raises:
         UserError: the shards are missing, damaged or not what the manifest says; canvases do not fit in memory,
@@ -42,29 +38,29 @@ class Resident(SplitReader):
         super().__init__(folder, split)
         count, side = len(self), self.resolution
         if cache is None:
-            _check_memory(memory(count, side), split)
+            needed, free = memory(count, side), available_memory()
+            if free is not None and needed > free:  # else the kernel would end the process without a word
+                lack = f"{needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free"
+                raise UserError(
+                    f"the {split} images need {lack}: lower shard.resolution, or use fewer images"
+                )
             pixels = np.empty((count, side, side, 3), np.uint8)
-            self._fill(pixels)
+            with ThreadPoolExecutor(cores(), thread_name_prefix="decode") as threads:
+                self.fill(np.arange(count), pixels, threads, cores())
         else:
             pixels = self._mapped(cache, (count, side, side, 3))
         self.pixels = torch.from_numpy(pixels).to(device)
         self.sizes = self.sizes_of(np.arange(count))
         self._buffers = Buffers()
 
-    def _fill(self, pixels: np.ndarray) -> None:
-        with ThreadPoolExecutor(cores(), thread_name_prefix="decode") as threads:
-            self._canvases.fill(np.arange(len(pixels)), pixels, threads, cores())
-
     def _fill_shown(self, pixels: np.ndarray) -> None:
-        """The same with progress: it may take a while."""
-        with (
-            ThreadPoolExecutor(cores(), thread_name_prefix="decode") as threads,
-            progress("decode", len(pixels), "images") as bar,
-        ):
-            for first in range(0, len(pixels), 4096):
-                places = np.arange(first, min(first + 4096, len(pixels)))
-                self._canvases.fill(places, pixels[places[0] : places[-1] + 1], threads, cores())
-                bar.update(len(places))
+        """Decode all images, with progress: it may take a while."""
+        pool = ThreadPoolExecutor(cores(), thread_name_prefix="decode")
+        with pool as threads, progress("decode", len(pixels), "images") as bar:
+            for start in range(0, len(pixels), 4096):
+                part = pixels[start : start + 4096]
+                self.fill(np.arange(start, start + len(part)), part, threads, cores())
+                bar.update(len(part))
 
     def _mapped(self, cache: Path, shape: tuple[int, ...]) -> np.ndarray:
         """The canvases in a file, made if it is not there; private: what is written to them stays in this process."""
@@ -84,18 +80,14 @@ class Resident(SplitReader):
         return np.memmap(cache, np.uint8, "c", shape=shape)
 
     def gather(self, index: np.ndarray | Tensor) -> Batch:
-        """The images at these places, int64 [n] in 0 … N - 1, in this order.
+        """The images of these indices, int64 [n] in 0 … N - 1, in this order.
 
         Raises:
-            IndexError: a place is outside the split.
+            IndexError: one is outside the split.
         """
-        index = self._places(index)
-        return Batch(
-            pixels=self._pixels(index),
-            size=self.sizes.index_select(0, index),
-            index=index,
-            label=self.labels.index_select(0, index),
-        )
+        index = self.checked(index)
+        size, label = (values.index_select(0, index) for values in (self.sizes, self.labels))
+        return Batch(pixels=self._pixels(index), size=size, index=index, label=label)
 
     def _pixels(self, index: Tensor) -> Tensor:
         if self.pixels.device.type != "cpu":
@@ -103,7 +95,7 @@ class Resident(SplitReader):
         shape = (len(index), *self.pixels.shape[1:])
         out = self._buffers.take(shape, torch.uint8, torch.contiguous_format)
         # One thread's copies fill the memory bus; torch's own threads wait for each other where cores are busy.
-        # "clip" since places are in range: otherwise numpy takes them to a copy first.
+        # "clip" since indices are in range: otherwise numpy takes them to a copy first.
         np.take(self.pixels.numpy(), index.numpy(), axis=0, out=out.numpy(), mode="clip")
         return out
 
@@ -111,16 +103,6 @@ class Resident(SplitReader):
 def memory(count: int, side: int) -> int:
     """Bytes that so many canvases take."""
     return count * side * side * 3
-
-
-def _check_memory(needed: int, split: str) -> None:
-    """Refuse before the kernel would end the process without a word."""
-    available = available_memory()
-    if available is not None and needed > available:
-        raise UserError(
-            f"the {split} images need {needed / 1e9:.1f} GB of memory and {available / 1e9:.1f} GB are free: "
-            "lower shard.resolution, or use fewer images"
-        )
 
 
 def available_memory() -> int | None:

@@ -18,13 +18,7 @@ from sslpipe.data.reading import SplitReader
 class Streaming(SplitReader):
     """The images of one split as canvases, decoded when asked for.
 
-    Args:
-        folder: a folder of shards with its manifest.
-        split: `train` or `test`.
-        threads: that decode; None for one a core.
-
-    Raises:
-        UserError: the manifest or the index is missing or damaged.
+    `threads` decode, one a core if None; all else is as in `SplitReader`.
     """
 
     def __init__(self, folder: Path, split: str, threads: int | None = None) -> None:
@@ -34,14 +28,13 @@ class Streaming(SplitReader):
         self._buffers = Buffers()
 
     def gather(self, index: np.ndarray | Tensor) -> Batch:
-        """The images at these places, int64 [n] in 0 … N - 1, in this order.
+        """The images of these indices, int64 [n] in 0 … N - 1, in this order.
 
         Raises:
-            IndexError: a place is outside the split.
+            IndexError: one is outside the split.
             ShardError: a shard is missing, damaged or not what the manifest says.
         """
-        index, side = self._places(index), self.resolution
-        places = index.numpy()
-        pixels = self._buffers.take((len(places), side, side, 3), torch.uint8, torch.contiguous_format)
-        self._canvases.fill(places, pixels.numpy(), self._pool, self._threads)
-        return Batch(pixels=pixels, size=self.sizes_of(places), index=index, label=self.labels[index])
+        index, side = self.checked(index), self.resolution
+        pixels = self._buffers.take((len(index), side, side, 3), torch.uint8, torch.contiguous_format)
+        self.fill(index.numpy(), pixels.numpy(), self._pool, self._threads)
+        return Batch(pixels=pixels, size=self.sizes_of(index.numpy()), index=index, label=self.labels[index])

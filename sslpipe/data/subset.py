@@ -18,19 +18,15 @@ def labelled(reader: Reader) -> Reader:
 class Subset:
     """Part of a split, read through the split's reader."""
 
-    def __init__(self, reader: Reader, places: Tensor) -> None:
-        self.reader, self.places, self.resolution = reader, places.numpy(), reader.resolution
-        self.labels = reader.labels[places]
-        self.keys = [reader.keys[place] for place in self.places]
+    def __init__(self, reader: Reader, indices: Tensor) -> None:
+        self.reader, self.indices, self.resolution = reader, indices.numpy(), reader.resolution
+        self.labels = reader.labels[indices]
+        self.keys = [reader.keys[index] for index in self.indices]
+        self.blocks = np.array([0, len(indices)])  # all of it is mixed at once
 
     def __len__(self) -> int:
-        return len(self.places)
-
-    @property
-    def blocks(self) -> np.ndarray:
-        """All of it is mixed at once."""
-        return np.array([0, len(self)])
+        return len(self.indices)
 
     def gather(self, index: np.ndarray | Tensor) -> Batch:
-        """The canvases at these places of the subset; `Batch.index` keeps the places in the whole split."""
-        return self.reader.gather(self.places[np.asarray(index)])
+        """The canvases of these indices into the subset; `Batch.index` keeps those into the whole split."""
+        return self.reader.gather(self.indices[np.asarray(index)])

@@ -18,14 +18,11 @@ from sslpipe.networks.resnet import SmallResNet
 from sslpipe.networks.vit import SmallViT
 
 _OWN: dict[str, Callable[..., Backbone]] = {"small_resnet": SmallResNet, "small_vit": SmallViT}
+_LIBRARIES = {"timm": from_timm.find, "torchvision": from_torchvision.find}
 
 
 def backbone(
-    name: str,
-    *,
-    image_size: int,
-    lightness: Mapping[str, Sequence[float]] | None = None,
-    **options: Any,
+    name: str, *, image_size: int, lightness: Mapping[str, Sequence[float]] | None = None, **options: Any
 ) -> Backbone:
     """Build a backbone with random weights; nothing is ever downloaded.
 
@@ -42,12 +39,21 @@ def backbone(
     if image_size < 1:
         raise UserError(f"image_size is {image_size}: give the side of the images in pixels")
     build = _builder(name)
-    _check_options(name, options, list(inspect.signature(build).parameters)[1:])
+    known = {
+        key: each.default for key, each in inspect.signature(build).parameters.items() if key != "image_size"
+    }
+    for option in options:
+        if option not in known:
+            near = meant(option, known)
+            raise UserError(f"the backbone {name} has no option {option!r}{near}: it has {', '.join(known)}")
     try:
         network = build(image_size, **options)
     except TypeError as error:  # a string for a number, for one
         given = ", ".join(f"{option} {value!r}" for option, value in options.items())
         raise UserError(f"the backbone {name} cannot be built with {given}: {error}") from error
+    network.options = known | options
+    if network.patch_size is not None:
+        network.options["patch_size"] = network.patch_size  # timm's may come from the network's name
     if isinstance(network, ConvBackbone):
         # Convolutions follow their weights' layout: channels last halves a training step on 2 CPU cores.
         network = network.to(memory_format=torch.channels_last)
@@ -73,25 +79,9 @@ def patch_size(name: str, *, image_size: int, **options: Any) -> int | None:
 def _builder(name: str) -> Callable[..., Backbone]:
     """The class of a backbone, or a partial of one."""
     family, _, member = name.partition(":")
-    if family == "timm" and member:
-        return from_timm.find(member)
-    if family == "torchvision" and member:
-        return from_torchvision.find(member)
+    if member and family in _LIBRARIES:
+        return _LIBRARIES[family](member)
     if name not in _OWN:
         known = [*_OWN, "timm:<name>", "torchvision:<name>"]
         raise UserError(f"unknown backbone {name!r}{meant(name, known)}: choose one of {', '.join(known)}")
     return _OWN[name]
-
-
-def _check_options(name: str, options: dict[str, Any], known: list[str]) -> None:
-    """Refuse an option that the backbone `name` does not have.
-
-    Raises:
-        UserError: names the option and the nearest right spelling.
-    """
-    for option in options:
-        if option not in known:
-            raise UserError(
-                f"the backbone {name} has no option {option!r}{meant(option, known)}: "
-                f"it has {', '.join(known)}"
-            )

@@ -8,20 +8,12 @@ from torch import Tensor, nn
 
 from sslpipe.console.errors import UserError
 from sslpipe.core.distributed import BatchNorm2d
-from sslpipe.networks.patches import sincos_positions
+from sslpipe.networks.patches import Grid, sincos_positions
 from sslpipe.networks.vit import Block, initialise
 
 
 class MAEDecoder(nn.Module):
     """MAE's decoder (He et al. 2022): a narrow transformer over visible tokens and mask tokens.
-
-    Args:
-        encoder_dim: features of an encoder token.
-        grid: patches down and across.
-        patch_dim: numbers to predict a patch (p · p · 3 pixels).
-        width: features of a decoder token.
-        depth: blocks.
-        heads: attention heads.
 
     Raises:
         UserError: `width` is not a multiple of 4 and of `heads`.
@@ -31,13 +23,13 @@ class MAEDecoder(nn.Module):
 
     def __init__(
         self,
-        encoder_dim: int,
-        grid: tuple[int, int],
-        patch_dim: int,
+        encoder_dim: int,  # features of an encoder token
+        grid: Grid,  # patches down and across
+        patch_dim: int,  # numbers to predict a patch (p · p · 3 pixels)
         *,
-        width: int = 512,
-        depth: int = 8,
-        heads: int = 16,
+        width: int = 512,  # features of a decoder token
+        depth: int = 8,  # blocks
+        heads: int = 16,  # of the attention
     ) -> None:
         super().__init__()
         if width % 4 or width % heads:
@@ -53,35 +45,27 @@ class MAEDecoder(nn.Module):
         initialise(self)
 
     def forward(self, visible: Tensor, keep: Tensor) -> Tensor:
-        """Predict all patches.
+        """All patches, [N, P, patch_dim].
 
         Args:
             visible: the encoder's tokens, [N, C + K, D]: C class tokens (0 or 1) and then the kept patches.
             keep: int64 [N, K], which patches they are.
-
-        Returns:
-            [N, P, patch_dim].
         """
         x = self.embed(visible)  # [N, C + K, W]
-        prefix, patches = x[:, : x.shape[1] - keep.shape[1]], x[:, x.shape[1] - keep.shape[1] :]
-        n, _, w = patches.shape
-        everywhere = self.mask_token.to(x.dtype).expand(n, self.positions.shape[1], w)  # [N, P, W]
-        filled = everywhere.scatter(1, keep[:, :, None].expand(-1, -1, w), patches)
+        classes, w = x.shape[1] - keep.shape[1], x.shape[2]
+        everywhere = self.mask_token.to(x.dtype).expand(len(x), self.positions.shape[1], w)  # [N, P, W]
+        filled = everywhere.scatter(1, keep[:, :, None].expand(-1, -1, w), x[:, classes:])
         filled = filled + self.positions.to(x.dtype)
-        t = torch.cat([prefix, filled], dim=1)  # [N, C + P, W]; the class token's position is 0
+        t = torch.cat([x[:, :classes], filled], dim=1)  # [N, C + P, W]; the class token's position is 0
         for block in self.blocks:
             t = block(t)
-        return self.predict(self.norm(t[:, prefix.shape[1] :]))
+        return self.predict(self.norm(t[:, classes:]))
 
 
 class MapDecoder(nn.Module):
-    """From a backbone's maps to numbers on a finer square grid (colorization): convolve, enlarge, convolve.
+    """From a backbone's maps to `out_dim` numbers a cell of a finer grid (colorization): convolve, enlarge, convolve.
 
-    Args:
-        encoder_dim: features of the maps.
-        out_dim: numbers to predict a cell.
-        side: cells down and across.
-        width: features between.
+    `side` is the cells down and across, `width` the features between the convolutions.
     """
 
     def __init__(self, encoder_dim: int, out_dim: int, *, side: int, width: int = 256) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from sslpipe.console.errors import UserError
 from sslpipe.console.spelling import meant
 from sslpipe.core.distributed import synchronise
-from sslpipe.networks.protocol import Backbone, ConvBackbone, probe, small_stem
+from sslpipe.networks.protocol import Backbone, ConvBackbone, probe, set_stem
 
 _FAMILIES = ("resnet", "efficientnet", "mobilenetv2", "mobilenetv3")
 
@@ -24,44 +25,34 @@ def find(member: str) -> Callable[..., Backbone]:
     """
     from torchvision import models
 
-    covered = [
-        name
-        for name in models.list_models(module=models)
-        if models.get_model_builder(name).__module__.rpartition(".")[2] in _FAMILIES
-    ]
-    if member not in covered:
-        if member in models.list_models(module=models):
-            raise UserError(
-                f"torchvision:{member} is not covered: choose a network of the families "
-                f"{', '.join(_FAMILIES)}, or timm:<name>, which has nearly all others"
-            )
+    every = models.list_models(module=models)
+    families = {name: models.get_model_builder(name).__module__.rpartition(".")[2] for name in every}
+    covered = [name for name in every if families[name] in _FAMILIES]
+    if member not in every:
         raise UserError(
-            f"torchvision has no network {member!r}{meant(member, covered)}: "
-            f"choose one of {', '.join(covered)}"
+            f"torchvision has no network {member!r}{meant(member, covered)}: choose one of {', '.join(covered)}"
+        )
+    if member not in covered:
+        raise UserError(
+            f"torchvision:{member} is not covered: choose a network of the families {', '.join(_FAMILIES)}, "
+            "or timm:<name>, which has nearly all others"
         )
     return partial(TorchvisionCNN, member)
 
 
 class TorchvisionCNN(ConvBackbone):
-    """A network of feature maps.
-
-    Args:
-        member: torchvision's name for it.
-        image_size: side of the images, pixels.
-        stem: "imagenet", or "small" for ResNets: a 3x3 convolution of stride 1 and no max-pooling.
-    """
+    """A network of feature maps; `stem` as in `TimmCNN`."""
 
     def __init__(self, member: str, image_size: int, stem: str = "imagenet") -> None:
         from torchvision import models
 
         super().__init__()
         self.name, self.image_size = f"torchvision:{member}", image_size
-        self.options = {"stem": stem}
         model = models.get_model(member, weights=None)
         self.kind = "resnet" if isinstance(model, models.ResNet) else "cnn"
-        if stem != "imagenet":
-            small_stem(self.name, stem, model)
-        self.trunk = synchronise(_without_head(model))
+        set_stem(self.name, stem, model)
+        kept = {name: child for name, child in model.named_children() if name not in ("avgpool", "fc")}
+        self.trunk = synchronise(getattr(model, "features", nn.Sequential(OrderedDict(kept))))
         self.dim = probe(self, image_size)
 
     def maps(self, x: Tensor) -> Tensor:
@@ -73,13 +64,3 @@ class TorchvisionCNN(ConvBackbone):
         if self.kind == "resnet":
             return {"stem": r"^trunk\.(?:conv1|bn1)\.", "blocks": r"^trunk\.layer(\d+)\.(\d+)"}
         return {"blocks": r"^trunk\.(\d+)"}
-
-
-def _without_head(model: nn.Module) -> nn.Sequential:
-    if (features := getattr(model, "features", None)) is not None:
-        return features
-    trunk = nn.Sequential()
-    for name, child in model.named_children():
-        if name not in ("avgpool", "fc"):
-            trunk.add_module(name, child)
-    return trunk

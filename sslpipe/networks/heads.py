@@ -11,41 +11,33 @@ from sslpipe.core.distributed import BatchNorm1d
 
 def mlp(
     in_dim: int,
-    hidden: int,
+    hidden: int,  # features between the layers; a single one has no use for it
     out_dim: int,
     *,
-    layers: int = 2,
-    norm: bool = True,
-    last_norm: Literal["affine", "scale", "plain"] | None = None,
-    last_bias: bool | None = None,
+    layers: int = 2,  # linear ones, at least 1
+    norm: bool = True,  # batch norm after every layer but the last
+    last_norm: Literal["affine", "scale", "plain"] | None = None,  # None: BYOL
+    last_bias: bool | None = None,  # unless told, the last layer has one where no norm follows (BYOL: none)
 ) -> nn.Sequential:
     """Linear, batch norm and ReLU, `layers` times, the last without ReLU: [N, in] → [N, out].
 
     A linear layer that a batch norm follows has no bias: the norm would take it away again.
-
-    Args:
-        in_dim: features in.
-        hidden: features between the layers.
-        out_dim: features out.
-        layers: linear layers, at least 1 (then `hidden` is not used).
-        norm: batch norm after every layer but the last.
-        last_norm: batch norm after the last: "affine", "scale" (a factor but no shift: SimCLR's official
-            code), "plain" (neither: MoCo v3, SimSiam), or None (BYOL).
-        last_bias: the last layer's bias; unless told, there is one where no norm follows (BYOL: none).
+    The norm after the last layer, if any, is "affine", "scale" (a factor but no shift: SimCLR's official code) or
+    "plain" (neither: MoCo v3, SimSiam).
     """
-    parts: list[nn.Module] = []
-    for layer in range(layers - 1):
-        parts.append(nn.Linear(in_dim if layer == 0 else hidden, hidden, bias=not norm))
+    network = nn.Sequential()
+    for _ in range(layers - 1):
+        network.append(nn.Linear(in_dim, hidden, bias=not norm))
         if norm:
-            parts.append(BatchNorm1d(hidden))
-        parts.append(nn.ReLU(inplace=True))
-    bias = last_norm is None if last_bias is None else last_bias
-    parts.append(nn.Linear(in_dim if layers == 1 else hidden, out_dim, bias=bias))
+            network.append(BatchNorm1d(hidden))
+        network.append(nn.ReLU(inplace=True))
+        in_dim = hidden
+    network.append(nn.Linear(in_dim, out_dim, bias=last_norm is None if last_bias is None else last_bias))
     if last_norm == "scale":
-        parts.append(ScaleNorm(out_dim))
+        network.append(ScaleNorm(out_dim))
     elif last_norm is not None:
-        parts.append(BatchNorm1d(out_dim, affine=last_norm == "affine"))
-    return nn.Sequential(*parts)
+        network.append(BatchNorm1d(out_dim, affine=last_norm == "affine"))
+    return network
 
 
 class ScaleNorm(nn.Module):
@@ -54,8 +46,6 @@ class ScaleNorm(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.norm = BatchNorm1d(dim)
-        assert self.norm.bias is not None
-        del self.norm.bias
         self.norm.register_parameter("bias", None)
 
     def forward(self, x: Tensor) -> Tensor:

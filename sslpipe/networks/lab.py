@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -10,14 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sslpipe.networks.protocol import Backbone
+from sslpipe.networks.protocol import Backbone, below
 
 # Linear sRGB (ITU-R BT.709 primaries, white point D65) to XYZ, and its white: the numbers of skimage and OpenCV.
-_TO_XYZ = (
-    (0.412453, 0.357580, 0.180423),
-    (0.212671, 0.715160, 0.072169),
-    (0.019334, 0.119193, 0.950227),
-)
+_TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
 _WHITE = (0.95047, 1.0, 1.08883)
 _KNEE, _SLOPE, _SHIFT = 0.008856, 7.787, 16 / 116  # where CIE's cube root turns into a straight line
 
@@ -57,11 +52,8 @@ def in_gamut(step: int = 10) -> tuple[tuple[int, int], ...]:
     with torch.device("cpu"):  # whatever device a network is built on: points are numbers
         level = torch.arange(256, dtype=torch.float64) / 255
         face = torch.cartesian_prod(level, level)  # [65536, 2]
-        faces = [
-            torch.cat([face[:, :axis], torch.full_like(face[:, :1], end), face[:, axis:]], dim=1)
-            for axis in range(3)
-            for end in (0.0, 1.0)
-        ]
+        ends = [torch.full_like(face[:, :1], end) for end in (0, 1)]
+        faces = [torch.cat([face[:, :i], end, face[:, i:]], dim=1) for i in range(3) for end in ends]
         ab = rgb_to_lab(torch.cat(faces))[:, 1:]  # [6 · 65536, 2]
         cells = (ab / step).floor().to(torch.int64).unique(dim=0)
         corners = torch.cat([cells + torch.tensor(corner) for corner in ((0, 0), (0, 1), (1, 0), (1, 1))])
@@ -78,11 +70,7 @@ class Lightness(Backbone):
 
     Its options carry the normalisation, so that `backbone(name, image_size=…, **options)` rebuilds it as any
     other, and every use of it, with trained weights or random ones, sees lightness alone.
-
-    Args:
-        network: what sees the lightness.
-        mean: of the normalisation of the images that come in, and
-        std: its deviations, of pixels in [0, 1].
+    `mean` and `std` are those of the normalisation of the images that come in, of pixels in [0, 1].
     """
 
     mean: Tensor
@@ -111,9 +99,9 @@ class Lightness(Backbone):
         """See `Backbone.features`."""
         return self.network.features(self._seen(x))
 
-    def pooled(self, tokens: Tensor) -> Tensor:
-        """The network's."""
-        return self.network.pooled(tokens)
+    def last_blocks(self, x: Tensor, count: int) -> Tensor:
+        """See `Backbone.last_blocks`."""
+        return self.network.last_blocks(self._seen(x), count)
 
     def blocks_and_norm(self) -> tuple[Sequence[nn.Module], nn.Module] | None:
         """The network's."""
@@ -125,7 +113,7 @@ class Lightness(Backbone):
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """The network's layers; its parameters are called `network.…` here."""
-        return {name: _below(pattern) for name, pattern in self.network.group_matcher(coarse).items()}
+        return {key: below("network", each) for key, each in self.network.group_matcher(coarse).items()}
 
     def no_weight_decay(self) -> set[str]:
         """The network's."""
@@ -150,10 +138,3 @@ def _mix(matrix: Sequence[Sequence[float]], x: Tensor) -> Tensor:
     """A matrix times the channels, by sums: autocast would make a product of matrices in half precision."""
     red, green, blue = x.unbind(1)
     return torch.stack([r * red + g * green + b * blue for r, g, b in matrix], dim=1)
-
-
-def _below(pattern: Any) -> Any:
-    """A pattern of parameters' names, or a list of (pattern, order), moved below `network.`."""
-    if isinstance(pattern, str):
-        return r"^network\.(?:" + re.sub(r"(^|\||\()\^", r"\1", pattern) + ")"
-    return [(_below(each), order) for each, order in pattern]

@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 class Momentum(nn.Module):
@@ -29,14 +29,8 @@ class Momentum(nn.Module):
 
     @torch.no_grad()
     def update(self, online: nn.Module, momentum: float) -> None:
-        """ξ ← m ξ + (1 - m) θ; call it once per optimiser step, after it.
-
-        Args:
-            online: the trained network, of the same architecture.
-            momentum: m in [0, 1]; 1 leaves the copy as it is.
-        """
-        ours: list[Tensor] = list(self.network.parameters())
-        theirs = [p.detach() for p in online.parameters()]
+        """ξ ← m ξ + (1 - m) θ, θ of the network `online`; call it once per optimiser step, after it."""
+        ours, theirs = (tuple(network.parameters()) for network in (self.network, online))
         torch._foreach_lerp_(ours, theirs, 1.0 - momentum)
 
 

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Grid = tuple[int, int]  # patches down and across
+
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:
     """[N, C, H, W] → [N, P, p·p·C]: patches row by row, a patch's numbers in MAE's order y, x, channel."""
@@ -15,7 +17,7 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
     return x.permute(0, 2, 4, 3, 5, 1).reshape(n, (h // p) * (w // p), p * p * c)
 
 
-def unpatchify(patches: Tensor, patch_size: int, grid: tuple[int, int] | None = None) -> Tensor:
+def unpatchify(patches: Tensor, patch_size: int, grid: Grid | None = None) -> Tensor:
     """The inverse of `patchify`: [N, P, p·p·C] → [N, C, H, W]; a square grid unless told."""
     n, count, d = patches.shape
     p = patch_size
@@ -35,21 +37,19 @@ def as_maps(tokens: Tensor, images: Tensor, patch_size: int) -> Tensor:
     return tokens.transpose(1, 2).unflatten(2, (h, w))
 
 
-def sincos_positions(grid: tuple[int, int], dim: int) -> Tensor:
+def sincos_positions(grid: Grid, dim: int) -> Tensor:
     """Fixed 2-D sine-cosine positions, [1, h·w, D] (MAE's: the first half encodes x, the second y).
 
     Frequencies fall geometrically from 1 to 1/10000; sines first, then cosines. `dim` is a multiple of 4.
     """
     omega = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim / 4))  # [D/4]
-    y, x = torch.meshgrid(
-        torch.arange(grid[0], dtype=torch.float64), torch.arange(grid[1], dtype=torch.float64), indexing="ij"
-    )
-    angles = [place.reshape(-1, 1) * omega for place in (x, y)]  # 2 × [P, D/4]
+    y, x = torch.meshgrid(*(torch.arange(side, dtype=torch.float64) for side in grid), indexing="ij")
+    angles = [axis.reshape(-1, 1) * omega for axis in (x, y)]  # 2 × [P, D/4]
     parts = [f(angle) for angle in angles for f in (torch.sin, torch.cos)]
     return torch.cat(parts, dim=1).float()[None]
 
 
-def resize_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+def resize_positions(positions: Tensor, old: Grid, new: Grid) -> Tensor:
     """Positions for another grid, by bicubic interpolation: [1, h·w, D] → [1, h'·w', D]."""
     if old == new:
         return positions

@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from sslpipe.console.errors import UserError
+from sslpipe.networks.patches import as_maps
 from sslpipe.views.preprocess import Preprocess
 
 
 class Backbone(nn.Module):
-    """An image encoder: pixels [N, 3, S, S] in, features out. `encoder.json` holds what rebuilds it.
+    """An image encoder: pixels [N, 3, S, S] in, features out. `encoder.json` holds what rebuilds it."""
 
-    Attributes:
-        name: as given to `backbone`.
-        options: every option, resolved: `backbone(name, image_size=image_size, **options)` rebuilds it.
-        image_size: side of the square images it is made for, pixels.
-        dim: features a vector.
-        patch_size: pixels; None for a CNN, which cannot hide patches.
-        kind: "resnet", "cnn" (other networks of feature maps) or "vit".
-        preprocess: set by `load_encoder`: images in, [N, 3, S, S] out.
-        info: set by `load_encoder`: where the weights come from.
-    """
-
-    name: str
-    options: dict[str, Any]
-    image_size: int
-    dim: int
-    patch_size: int | None = None
-    kind: Literal["resnet", "cnn", "vit"]
-    preprocess: Preprocess
-    info: dict[str, Any]
+    name: str  # as given to `backbone`
+    options: dict[str, Any]  # all of them, set by `backbone`, which rebuilds it with `**options`
+    image_size: int  # side of the square images it is made for, pixels
+    dim: int  # features a vector
+    patch_size: int | None = None  # pixels; None for a CNN, which cannot hide patches
+    kind: Literal["resnet", "cnn", "vit"]  # "cnn": other networks of feature maps
+    preprocess: Preprocess  # set by `load_encoder`: images in, [N, 3, S, S] out
+    info: dict[str, Any]  # set by `load_encoder`: where the weights come from
 
     def forward(self, x: Tensor) -> Tensor:
         """One vector an image: [N, 3, S, S] → [N, D]."""
@@ -47,7 +39,6 @@ class Backbone(nn.Module):
         """One vector a patch, row by row: [N, 3, S, S] → [N, P, D].
 
         Args:
-            x: images.
             keep: int64 [N, K], the patches each image keeps: only they are computed, → [N, K, D] in order.
             mask: bool [N, P], true where a learned token stands in for the patch (see `learn_mask_token`).
             prefix: class tokens come first, → [N, 1 + P, D].
@@ -68,30 +59,13 @@ class Backbone(nn.Module):
         """A transformer's blocks, in order, and the norm after the last; None for a CNN."""
         return None
 
-    def pooled(self, tokens: Tensor) -> Tensor:
-        """A transformer's vectors [N, D] of its tokens [N, C + P, D], class tokens first: what `forward` gives."""
-        raise NotImplementedError
-
     def last_blocks(self, x: Tensor, count: int) -> Tensor:
-        """Vectors of the last blocks side by side, [N, 3, S, S] → [N, count · D], each by the last norm and pooling.
+        """Vectors of the last blocks side by side, [N, 3, S, S] → [N, count · D]; of a CNN, what `forward` gives.
 
         DINO's protocol of linear probes (Caron et al. 2021, App. F.1). Methods that rebuild what is hidden leave
-        their last block to that; what an image shows is found before. A CNN gives what `forward` does.
+        their last block to that; what an image shows is found before.
         """
-        stack = self.blocks_and_norm()
-        if stack is None or count == 1:
-            return self(x)
-        (blocks, norm), found = stack, []
-        hooks = [
-            block.register_forward_hook(lambda module, given, tokens: found.append(tokens))
-            for block in blocks[-count:]
-        ]
-        try:
-            self.features(x)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return torch.cat([self.pooled(norm(tokens)) for tokens in found], dim=1)
+        return self(x)
 
     @abstractmethod
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -105,10 +79,7 @@ class Backbone(nn.Module):
         Raises:
             UserError: a CNN has no such token.
         """
-        token = getattr(self, "mask_token", None)
-        if token is None:
-            raise _cannot_hide(self.name)
-        token.requires_grad_(True)
+        raise _cannot_hide(self.name)
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that are never decayed though they have more than one dimension."""
@@ -137,6 +108,67 @@ class ConvBackbone(Backbone):
         return self.maps(x).flatten(2).transpose(1, 2)
 
 
+class Transformer(Backbone):
+    """A backbone of tokens: a subclass gives `encode` and `blocks_and_norm`; all features are after the last norm."""
+
+    kind = "vit"
+    patch_size: int
+    mask_token: nn.Parameter  # stands in for a hidden patch
+    prefixes: int  # class tokens, with timm's distillation and register tokens, which come before the patches
+    pool: str  # what an image's vector is: "mean" of the patches or the "cls" token
+
+    @abstractmethod
+    def encode(self, x: Tensor, keep: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Class tokens, then patches as in `tokens`: [N, 3, S, S] → [N, C + P, D]."""
+
+    @abstractmethod
+    def blocks_and_norm(self) -> tuple[Sequence[nn.Module], nn.Module]:
+        """See `Backbone.blocks_and_norm`."""
+
+    def tokens(
+        self, x: Tensor, keep: Tensor | None = None, mask: Tensor | None = None, prefix: bool = False
+    ) -> Tensor:
+        """See `Backbone.tokens`; `prefix` gives all that `prefixes` counts."""
+        tokens = self.encode(x, keep, mask)
+        return tokens if prefix else tokens[:, self.prefixes :]
+
+    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Backbone.features`."""
+        tokens = self.encode(x)  # [N, C + P, D]
+        return self._pooled(tokens), as_maps(tokens[:, self.prefixes :], x, self.patch_size)
+
+    def maps(self, x: Tensor) -> Tensor:
+        """[N, 3, S, S] → [N, D, S / patch_size, S / patch_size]."""
+        return as_maps(self.tokens(x), x, self.patch_size)
+
+    def _pooled(self, tokens: Tensor) -> Tensor:
+        return tokens[:, 0] if self.pool == "cls" else tokens[:, self.prefixes :].mean(dim=1)
+
+    def last_blocks(self, x: Tensor, count: int) -> Tensor:
+        """See `Backbone.last_blocks`; each block's tokens go through the last norm and the pooling."""
+        if count == 1:
+            return self(x)
+        blocks, norm = self.blocks_and_norm()
+        found: list[Tensor] = []
+        with ExitStack() as hooks:
+            for block in blocks[-count:]:
+                hook = block.register_forward_hook(lambda module, given, tokens: found.append(tokens))
+                hooks.enter_context(hook)
+            self.features(x)
+        return torch.cat([self._pooled(norm(tokens)) for tokens in found], dim=1)
+
+    def learn_mask_token(self) -> None:
+        """See `Backbone.learn_mask_token`."""
+        self.mask_token.requires_grad_(True)
+
+
+def below(prefix: str, pattern: Any) -> Any:
+    """A pattern of `group_matcher`, or its list of (pattern, order), for names that now start with `prefix.`."""
+    if isinstance(pattern, str):
+        return rf"^{prefix}\.(?:" + re.sub(r"(^|\||\()\^", r"\1", pattern) + ")"
+    return [(below(prefix, each), order) for each, order in pattern]
+
+
 def check_patch_size(name: str, image_size: int, patch_size: int) -> None:
     """Refuse images that patches do not tile.
 
@@ -144,18 +176,18 @@ def check_patch_size(name: str, image_size: int, patch_size: int) -> None:
         UserError: `image_size` is not a multiple of `patch_size`.
     """
     if patch_size < 1 or image_size % patch_size:
-        raise UserError(
-            f"{name} cuts images into patches of {patch_size} pixels, which do not tile {image_size}: "
-            "make the image size a multiple of the patch size"
-        )
+        reason = f"cuts images into patches of {patch_size} pixels, which do not tile {image_size}"
+        raise UserError(f"{name} {reason}: make the image size a multiple of the patch size")
 
 
-def small_stem(name: str, stem: str, resnet: nn.Module) -> None:
-    """Give a ResNet of timm's or torchvision's the stem for small images (He et al. 2016, section 4.2).
+def set_stem(name: str, stem: str, resnet: nn.Module) -> None:
+    """With `stem` "small", give a ResNet of timm's or torchvision's that for small images (He et al. 2016, sec. 4.2).
 
     Raises:
-        UserError: `stem` is not "small", or the network's stem is not that of a plain ResNet.
+        UserError: `stem` is neither "imagenet" nor "small", or the network's stem is not that of a plain ResNet.
     """
+    if stem == "imagenet":
+        return
     conv = getattr(resnet, "conv1", None)
     if stem != "small" or not isinstance(conv, nn.Conv2d) or not hasattr(resnet, "maxpool"):
         raise UserError(
@@ -178,15 +210,12 @@ def probe(network: ConvBackbone, image_size: int) -> int:
     try:
         maps = network.eval().maps(image)
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise UserError(
-            f"{network.name} cannot take images of {image_size} pixels: make them larger ({error})"
-        ) from error
+        remedy = f"cannot take images of {image_size} pixels: make them larger ({error})"
+        raise UserError(f"{network.name} {remedy}") from error
     network.train(training)
     if maps.dim() != 4:
-        raise UserError(
-            f"{network.name} gives no feature maps and is no plain vision transformer: "
-            "choose another backbone"
-        )
+        reason = "gives no feature maps and is no plain vision transformer"
+        raise UserError(f"{network.name} {reason}: choose another backbone")
     return maps.shape[1]
 
 

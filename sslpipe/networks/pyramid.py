@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -14,16 +15,8 @@ from sslpipe.networks.protocol import Backbone
 def pyramid(backbone: Backbone, x: Tensor, levels: int) -> list[Tensor]:
     """The last feature map of each of the last resolutions, the largest first.
 
-    A CNN takes images of any size. A vision transformer, whose positions are for its own size, sees the image in
-    tiles of that size, and has one resolution.
-
-    Args:
-        backbone: any.
-        x: images [N, 3, H, W], normalised; H and W multiples of the backbone's size for a transformer.
-        levels: resolutions at most, counted from the end.
-
-    Returns:
-        [N, D, h, w] each.
+    A CNN takes images [N, 3, H, W] of any size, and gives `levels` maps [N, D, h, w] at most, counted from the end. A
+    vision transformer, whose positions are for its own size, sees the image in tiles of that size, and gives one map.
 
     Raises:
         UserError: a transformer cannot tile the images.
@@ -38,12 +31,10 @@ def pyramid(backbone: Backbone, x: Tensor, levels: int) -> list[Tensor]:
             found.pop(size, None)  # in the order in which resolutions come last
             found[size] = made
 
-    hooks = [module.register_forward_hook(keep) for module in backbone.modules()]
-    try:
+    with ExitStack() as hooks:
+        for module in backbone.modules():
+            hooks.enter_context(module.register_forward_hook(keep))
         last = backbone.maps(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
     found[last.shape[2], last.shape[3]] = last
     smaller = [m for size, m in sorted(found.items(), reverse=True) if size[0] < x.shape[2]]
     return smaller[-levels:]
@@ -53,9 +44,8 @@ def tiled(backbone: Backbone, x: Tensor) -> Tensor:
     """Maps of images cut into tiles of the backbone's size and laid together again: [N, 3, H, W] → [N, D, h, w]."""
     side, (n, _, height, width) = backbone.image_size, x.shape
     if height % side or width % side:
-        raise UserError(
-            f"{backbone.name} sees images of {side} pixels: {height} by {width} cannot be cut into such tiles"
-        )
+        reason = f"{height} by {width} cannot be cut into such tiles"
+        raise UserError(f"{backbone.name} sees images of {side} pixels: {reason}")
     rows, columns = height // side, width // side
     tiles = x.unflatten(2, (rows, side)).unflatten(4, (columns, side))  # [N, 3, r, S, c, S]
     maps = backbone.maps(tiles.permute(0, 2, 4, 1, 3, 5).flatten(0, 2))  # [N·r·c, D, h, w]

@@ -11,15 +11,11 @@ from sslpipe.core.distributed import gather
 
 
 class Queue(nn.Module):
-    """The newest `length` vectors, in a ring; part of the method's state, and the same on every rank.
+    """The newest `length` vectors [length, dim], in a ring; part of the method's state, and the same on every rank.
 
     Vectors are added in `step` and enter when `advance` is called in `after_update`: so the ring moves once per
     optimiser step, whatever the number of parts a batch is trained in, and nothing that autograd still needs is
-    overwritten.
-
-    Args:
-        length: vectors held; a multiple of the global batch.
-        dim: numbers a vector.
+    overwritten. `length` is a multiple of the global batch.
     """
 
     vectors: Tensor
@@ -48,8 +44,7 @@ class Queue(nn.Module):
         """
         if not self._waiting:
             return
-        vectors = gather(torch.cat(self._waiting))
-        self._waiting = []
+        vectors, self._waiting = gather(torch.cat(self._waiting)), []
         check_length(len(self), len(vectors))
         end = self._next + len(vectors)
         self.vectors[self._next : end] = vectors.to(self.vectors.dtype)
@@ -57,7 +52,7 @@ class Queue(nn.Module):
         self.full = self._seen == len(self)
 
     def get_extra_state(self) -> Tensor:
-        """Where the ring stands: the place of the oldest, and how many are real."""
+        """Where the ring stands: the index of the oldest, and how many are real."""
         return torch.tensor([self._next, self._seen])
 
     def set_extra_state(self, state: Tensor) -> None:
@@ -75,6 +70,5 @@ def check_length(length: int, batch: int) -> None:
     if length % batch:
         below = length // batch * batch
         choices = f"{below} or {below + batch}" if below else f"{batch}"
-        raise UserError(
-            f"a queue of {length} is not a multiple of the global batch of {batch}: set the queue to {choices}"
-        )
+        reason = f"a queue of {length} is not a multiple of the global batch of {batch}"
+        raise UserError(f"{reason}: set the queue to {choices}")

@@ -6,33 +6,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sslpipe.networks.patches import Grid
+
 _OTHERS = 3  # class token to patch, patch to class token, class token to itself: the last rows of the table
 
 
-def entries(grid: tuple[int, int]) -> int:
+def entries(grid: Grid) -> int:
     """Rows of the table: (2h - 1)(2w - 1) offsets and three for the class token."""
     return (2 * grid[0] - 1) * (2 * grid[1] - 1) + _OTHERS
 
 
 def relative_bias(
-    table: Tensor,
-    square: tuple[int, int],
-    grid: tuple[int, int],
-    *,
-    keep: Tensor | None = None,
-    class_token: bool = True,
+    table: Tensor, square: Grid, grid: Grid, *, keep: Tensor | None = None, class_token: bool = True
 ) -> Tensor:
-    """What is added to the attention of each pair of tokens (as in BEiT's official code).
+    """What is added to the attention of each pair of tokens (as in BEiT's official code), a row a query.
+
+    [1, H, T, T], or [N, H, T, T] where patches are kept.
 
     Args:
         table: [entries(square), H], a column a head.
         square: the grid that the table is for.
-        grid: patches down and across of the images at hand; the table is interpolated if it differs.
+        grid: that of the images at hand; the table is interpolated if it differs.
         keep: int64 [N, K], the patches each image keeps, in their order.
-        class_token: whether one comes before the patches.
-
-    Returns:
-        [1, H, T, T], or [N, H, T, T] where patches are kept: a row a query, T tokens with the class token.
+        class_token: whether one comes before the patches; it counts among the T tokens.
     """
     bias = _resized(table, square, grid)[_index(grid, table.device)]  # [1 + P, 1 + P, H]
     if not class_token:
@@ -44,7 +40,7 @@ def relative_bias(
     return bias[keep[:, :, None], keep[:, None, :]].permute(0, 3, 1, 2)
 
 
-def _index(grid: tuple[int, int], device: torch.device) -> Tensor:
+def _index(grid: Grid, device: torch.device) -> Tensor:
     """The table's row for each pair (query, key), int64 [1 + P, 1 + P]."""
     h, w = grid
     y, x = torch.meshgrid(torch.arange(h, device=device), torch.arange(w, device=device), indexing="ij")
@@ -55,7 +51,7 @@ def _index(grid: tuple[int, int], device: torch.device) -> Tensor:
     return index
 
 
-def _resized(table: Tensor, square: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+def _resized(table: Tensor, square: Grid, grid: Grid) -> Tensor:
     """The table for another grid, offsets interpolated so that the outermost stay the outermost."""
     if square == grid:
         return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,12 +15,8 @@ from sslpipe.networks.protocol import ConvBackbone
 class SmallResNet(ConvBackbone):
     """A ResNet whose stage i has `depth` basic blocks of width · 2^i channels at half the last stage's side.
 
-    Args:
-        image_size: side of the images, pixels; any size can be fed.
-        width: channels of the first stage.
-        stages: 3 or 4.
-        depth: basic blocks a stage.
-        stem_stride: 2 (fast, 28 pixels and more) or 1 (tiny images).
+    There are 3 or 4 stages; the stem's stride is 2 (fast, 28 pixels and more) or 1 (tiny images). Images of any size
+    can be fed.
     """
 
     kind = "resnet"
@@ -34,19 +31,14 @@ class SmallResNet(ConvBackbone):
                 f"got stages {stages}, stem_stride {stem_stride}, width {width}, depth {depth}"
             )
         self.name, self.image_size = "small_resnet", image_size
-        self.options = {"width": width, "stages": stages, "depth": depth, "stem_stride": stem_stride}
         self.stem = nn.Sequential(
             nn.Conv2d(3, width, 3, stem_stride, 1, bias=False), BatchNorm2d(width), nn.ReLU(inplace=True)
         )
-        blocks: list[nn.Module] = []
-        channels = width
-        for stage in range(stages):
-            for block in range(depth):
-                stride = 2 if stage > 0 and block == 0 else 1
-                blocks.append(BasicBlock(channels, width * 2**stage, stride))
-                channels = width * 2**stage
-        self.blocks = nn.Sequential(*blocks)
-        self.dim = channels
+        self.blocks, self.dim = nn.Sequential(), width
+        for stage, block in itertools.product(range(stages), range(depth)):
+            stride = 2 if stage > 0 and block == 0 else 1
+            self.blocks.append(BasicBlock(self.dim, width * 2**stage, stride))
+            self.dim = width * 2**stage
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

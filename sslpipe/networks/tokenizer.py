@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,16 +21,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslpipe.console.errors import UserError
+from sslpipe.console.progress import progress
 from sslpipe.core import scratch
+from sslpipe.core.checkpoint import Checkpoints
 from sslpipe.core.config import Config
 from sslpipe.core.device import mixed
 
-if TYPE_CHECKING:
-    from sslpipe.core.checkpoint import Checkpoints
-
 _ROWS = 16384  # vectors compared with all words at a time: bounds memory, does not change the result
-_DEAD = 0.1  # a word is put elsewhere when it is used less than this share of what each word would have
-_SETTLE = 0.25  # the last share of training, in which no word is put elsewhere
+_DEAD = 0.1  # a word is put elsewhere when it is used less than this fraction of what each word would have
+_SETTLE = 0.25  # the last fraction of training, in which no word is put elsewhere
 
 #: Gives the pixels [N, 3, s, s] of an epoch, batch by batch; the same each time it is asked.
 Batches = Callable[[int], Iterable[Tensor]]
@@ -50,37 +49,23 @@ class TokenizerConfig(Config):
 
 
 class Tokenizer(nn.Module):
-    """Images [N, 3, s, s] to words [N, P] and back; each word stands for a square of pixels and what is around it.
+    """Images [N, 3, s, s] to words [N, P] and back; a word stands for a square of `pixels` and what is around it.
 
     Untrained it gives words all the same, those of random codes.
-
-    Args:
-        config: its settings.
-        pixels: side of a word's square.
     """
 
     codes: Tensor
 
     def __init__(self, config: TokenizerConfig, pixels: int) -> None:
         super().__init__()
-        self.pixels, width = pixels, config.width
+        self.config, self.pixels, width = config, pixels, config.width
         strides = _factors(pixels)
         down = [part for stride in strides for part in (_shrink(width, stride), Residual(width))]
         up = [part for stride in reversed(strides) for part in (Residual(width), _grow(width, stride))]
-        self.encoder = nn.Sequential(
-            nn.Conv2d(3, width, 3, padding=1),
-            Residual(width),
-            *down,
-            nn.ReLU(),
-            nn.Conv2d(width, config.dim, 1),
-        )
-        self.decoder = nn.Sequential(
-            nn.Conv2d(config.dim, width, 3, padding=1),
-            *up,
-            Residual(width),
-            nn.ReLU(),
-            nn.Conv2d(width, 3, 3, padding=1),
-        )
+        stem = nn.Conv2d(3, width, 3, padding=1)
+        self.encoder = nn.Sequential(stem, Residual(width), *down, nn.ReLU(), nn.Conv2d(width, config.dim, 1))
+        stem = nn.Conv2d(config.dim, width, 3, padding=1)
+        self.decoder = nn.Sequential(stem, *up, Residual(width), nn.ReLU(), nn.Conv2d(width, 3, 3, padding=1))
         self.register_buffer("codes", F.normalize(torch.randn(config.words, config.dim), dim=1))
 
     def encode(self, x: Tensor) -> Tensor:
@@ -131,13 +116,17 @@ class Residual(nn.Module):
         return x + self.branch(x)
 
 
-class Averages:
-    """The codes as running averages of the vectors assigned to them."""
+class Averages(nn.Module):
+    """Running averages of the vectors assigned to each of a tokenizer's codes: their counts [K] and sums [K, d]."""
+
+    counts: Tensor
+    sums: Tensor
 
     def __init__(self, tokenizer: Tokenizer, decay: float) -> None:
-        self.tokenizer, self.decay = tokenizer, decay
-        self.counts = tokenizer.codes.new_zeros(len(tokenizer.codes))  # vectors of a batch, averaged
-        self.sums = torch.zeros_like(tokenizer.codes)
+        super().__init__()
+        self.codes, self.decay = tokenizer.codes, decay  # the tokenizer's own tensor, changed in place
+        self.register_buffer("counts", tokenizer.codes.new_zeros(len(tokenizer.codes)))
+        self.register_buffer("sums", torch.zeros_like(tokenizer.codes))
 
     @torch.no_grad()
     def update(self, z: Tensor, words: Tensor, restart: bool) -> None:
@@ -149,14 +138,14 @@ class Averages:
         if restart:
             self._restart(vectors, assigned)
         used = self.counts > 0
-        self.tokenizer.codes[used] = F.normalize(self.sums[used], dim=1)
+        self.codes[used] = F.normalize(self.sums[used], dim=1)
 
     def _restart(self, vectors: Tensor, assigned: Tensor) -> None:
         even = len(vectors) / len(self.counts)
         dead = (self.counts < _DEAD * even).nonzero()[:, 0]
         if len(dead) == 0:
             return
-        cosine = (vectors * self.tokenizer.codes[assigned]).sum(dim=1)  # [M]
+        cosine = (vectors * self.codes[assigned]).sum(dim=1)  # [M]
         error = (1 - cosine).clamp(min=1e-6)  # half the squared distance
         # Drawn on the host, in proportion to the error: the same on every device.
         chosen = torch.multinomial(error.cpu(), len(dead), replacement=True).to(vectors.device)
@@ -166,48 +155,35 @@ class Averages:
 
 def trained(
     config: TokenizerConfig,
-    pixels: int,
-    batches: Batches,
-    steps: int,
+    pixels: int,  # side of a word's square
+    batches: Batches,  # what it is trained on
+    steps: int,  # batches an epoch
     *,
-    seed: int,
+    seed: int,  # of the weights and of the words' restarts
     device: torch.device,
-    folder: Path,
+    folder: Path,  # of this tokenizer alone: whatever it depends on must be in the folder's name
 ) -> Tokenizer:
     """A tokenizer trained on these batches, or as it was left in `folder` by an earlier call.
 
     An interrupted training goes on after its last whole epoch, bit for bit. Several processes that want the same
-    tokenizer wait for the first of them.
-
-    Args:
-        config: its settings.
-        pixels: side of a word's square.
-        batches: what it is trained on.
-        steps: batches an epoch.
-        seed: of the weights and of the words' restarts; torch's own random numbers are left as they were.
-        device: where to work.
-        folder: of this tokenizer alone: whatever it depends on must be in the folder's name.
+    tokenizer wait for the first of them. Torch's own random numbers are left as they were.
     """
-    gpus = [device] if device.type == "cuda" else []
     lock = scratch.locked(folder / "lock", "another training of the same tokenizer")
-    with lock, torch.random.fork_rng(devices=gpus):
+    with lock, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         tokenizer = Tokenizer(config, pixels).to(device)
-        _train(tokenizer, config, batches, steps, seed, folder)
+        _train(tokenizer, batches, steps, seed, Checkpoints(folder))
     return tokenizer
 
 
-def _train(
-    tokenizer: Tokenizer, config: TokenizerConfig, batches: Batches, steps: int, seed: int, folder: Path
-) -> None:
-    # Here, because the stage that only tries a method has no use for them.
-    from sslpipe.console.progress import progress
-    from sslpipe.core.checkpoint import Checkpoints
-
+def _train(tokenizer: Tokenizer, batches: Batches, steps: int, seed: int, checkpoints: Checkpoints) -> None:
+    config = tokenizer.config
     optimizer = torch.optim.Adam(tokenizer.parameters(), lr=config.lr)
-    averages = Averages(tokenizer, config.decay)
-    checkpoints, total = Checkpoints(folder), config.epochs * steps
-    first = _load(checkpoints, tokenizer, optimizer, averages)
+    averages, total = Averages(tokenizer, config.decay), config.epochs * steps
+    parts: dict[str, Any] = {"network": tokenizer, "averages": averages, "optimizer": optimizer}
+    first, state = checkpoints.load() or (0, {})
+    for name in state:
+        parts[name].load_state_dict(state[name])
     if first == config.epochs:
         print("tokenizer: trained before", flush=True)
         return
@@ -219,34 +195,26 @@ def _train(
             torch.manual_seed(mixed(seed, epoch))
             error, seen = 0.0, torch.zeros_like(averages.counts)
             for number, x in enumerate(batches(epoch)):
-                share = (epoch * steps + number) / total
-                optimizer.param_groups[0]["lr"] = config.lr * _shape(share)
-                now, words = _step(tokenizer, optimizer, averages, x, config, restart=share < 1 - _SETTLE)
+                done = (epoch * steps + number) / total
+                optimizer.param_groups[0]["lr"] = config.lr * _shape(done)
+                now, words = _step(tokenizer, optimizer, averages, x, restart=done < 1 - _SETTLE)
                 error += now / steps
                 seen += torch.bincount(words.flatten(), minlength=config.words)
                 bar.update(1, f"error {now:.4f}")
-            checkpoints.save(epoch + 1, _state(tokenizer, optimizer, averages))
-    print(
-        f"tokenizer: {int((seen > 0).sum())} of {config.words} words in use, as many as {perplexity(seen):.0f} used "
-        f"alike; mean squared error {error:.4f}",
-        flush=True,
-    )
+            checkpoints.save(epoch + 1, {name: part.state_dict() for name, part in parts.items()})
+    used = f"{int((seen > 0).sum())} of {config.words} words in use, as many as {perplexity(seen):.0f} used alike"
+    print(f"tokenizer: {used}; mean squared error {error:.4f}", flush=True)
 
 
 def _step(
-    tokenizer: Tokenizer,
-    optimizer: torch.optim.Optimizer,
-    averages: Averages,
-    x: Tensor,
-    config: TokenizerConfig,
-    restart: bool,
+    tokenizer: Tokenizer, optimizer: torch.optim.Optimizer, averages: Averages, x: Tensor, restart: bool
 ) -> tuple[float, Tensor]:
     """One step on a batch [N, 3, s, s]; the squared error of its pixels, and its words [N, P].
 
     Raises:
         UserError: the error is not finite.
     """
-    rebuilt, z, words = tokenizer(x)
+    config, (rebuilt, z, words) = tokenizer.config, tokenizer(x)
     squared = F.mse_loss(rebuilt, x.to(rebuilt.dtype))
     distance = 1 - (z * tokenizer.codes[words]).sum(dim=2).mean()
     error = squared.item()
@@ -261,22 +229,19 @@ def _step(
 
 def perplexity(counts: Tensor) -> Tensor:
     """How many words, used alike, would be as hard to guess: exp of the entropy of these counts [K]."""
-    share = counts.float() / counts.sum().clamp(min=1)
-    return torch.special.entr(share).sum().exp()
+    return torch.special.entr(counts.float() / counts.sum().clamp(min=1)).sum().exp()
 
 
 def _shape(progress: float) -> float:
-    """The learning rate as a share of its peak: a warm-up of a twentieth, then a cosine to 0."""
+    """The learning rate as a fraction of its peak: a warm-up of a twentieth, then a cosine to 0."""
     return min(progress / 0.05, 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 def _factors(pixels: int) -> list[int]:
     """The strides that come to `pixels` together: twos, then what is left."""
-    strides = []
-    while pixels % 2 == 0:
-        strides.append(2)
-        pixels //= 2
-    return strides + ([pixels] if pixels > 1 else [])
+    if pixels % 2 == 0:
+        return [2, *_factors(pixels // 2)]
+    return [pixels] if pixels > 1 else []
 
 
 def _shrink(width: int, stride: int) -> nn.Module:
@@ -288,29 +253,3 @@ def _shrink(width: int, stride: int) -> nn.Module:
 
 def _grow(width: int, stride: int) -> nn.Module:
     return nn.Sequential(nn.Upsample(scale_factor=stride), nn.Conv2d(width, width, 3, padding=1))
-
-
-def _state(
-    tokenizer: Tokenizer, optimizer: torch.optim.Optimizer, averages: Averages
-) -> dict[str, dict[str, Any]]:
-    """All that training needs to go on."""
-    return {
-        "network": tokenizer.state_dict(),
-        "averages": {"counts": averages.counts, "sums": averages.sums},
-        "optimizer": optimizer.state_dict(),
-    }
-
-
-def _load(
-    checkpoints: Checkpoints, tokenizer: Tokenizer, optimizer: torch.optim.Optimizer, averages: Averages
-) -> int:
-    """Take up the newest state that is whole; returns the epochs done."""
-    found = checkpoints.load()
-    if found is None:
-        return 0
-    epoch, state = found
-    tokenizer.load_state_dict(state["network"])
-    averages.counts.copy_(state["averages"]["counts"])
-    averages.sums.copy_(state["averages"]["sums"])
-    optimizer.load_state_dict(state["optimizer"])
-    return epoch

@@ -10,61 +10,40 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sslpipe.console.errors import UserError
-from sslpipe.networks.patches import as_maps, resize_positions, sincos_positions, take
-from sslpipe.networks.protocol import Backbone, check_patch_size
+from sslpipe.networks.patches import resize_positions, sincos_positions, take
+from sslpipe.networks.protocol import Transformer, check_patch_size
 from sslpipe.networks.relative import entries, relative_bias
 
 
-class SmallViT(Backbone):
+class SmallViT(Transformer):
     """A vision transformer; width 768, depth 12, heads 12 and patch size 16 make it ViT-B/16.
 
-    Args:
-        image_size: side of the images, pixels; for others that can be fed, positions are interpolated.
-        width: features a token.
-        depth: blocks.
-        heads: attention heads.
-        patch_size: side of a patch, pixels.
-        position: "sincos" (fixed, as MAE's), "learned", or "relative": none is added to patches, all blocks share
-            a learned bias of attention for each offset (BEiT, SimMIM).
-        pool: "mean" of the patches or the "cls" token, after the last norm.
-        class_token: whether there is one.
-        drop_path: chance that a block is skipped in training, rising linearly from 0 to this.
-        layer_scale: start of the learned scale of each residual branch (BEiT: .1); None for no scale.
+    Its positions are "sincos" (fixed, as MAE's), "learned", or "relative": none is added to patches, all blocks share
+    a learned bias of attention for each offset (BEiT, SimMIM).
     """
 
-    kind = "vit"
     pos_embed: Tensor | None
 
     def __init__(
         self,
-        image_size: int,
-        width: int = 128,
-        depth: int = 6,
-        heads: int = 4,
-        patch_size: int = 4,
+        image_size: int,  # side of the images, pixels; for others that can be fed, positions are interpolated
+        width: int = 128,  # features a token
+        depth: int = 6,  # blocks
+        heads: int = 4,  # of the attention
+        patch_size: int = 4,  # side of a patch, pixels
         position: str = "sincos",
-        pool: str = "mean",
+        pool: str = "mean",  # "mean" of the patches or the "cls" token, after the last norm
         class_token: bool = True,
-        drop_path: float = 0.0,
-        layer_scale: float | None = None,
+        drop_path: float = 0.0,  # chance that a block is skipped in training, rising linearly from 0 to this
+        layer_scale: float | None = None,  # start of a learned scale of each residual branch (BEiT: .1)
     ) -> None:
         super().__init__()
         check_patch_size("small_vit", image_size, patch_size)
         _check(width, depth, heads, position, pool, class_token, drop_path)
         self.name, self.image_size, self.dim, self.patch_size = "small_vit", image_size, width, patch_size
-        self.options = {
-            "width": width,
-            "depth": depth,
-            "heads": heads,
-            "patch_size": patch_size,
-            "position": position,
-            "pool": pool,
-            "class_token": class_token,
-            "drop_path": drop_path,
-            "layer_scale": layer_scale,
-        }
-        self.pool = pool
+        self.pool, self.prefixes = pool, int(class_token)
         side = image_size // patch_size
+        self.square = (side, side)  # the grid that the positions are for
         self.patch_embed = nn.Conv2d(3, width, patch_size, patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if class_token else None
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width), requires_grad=False)
@@ -72,32 +51,21 @@ class SmallViT(Backbone):
         if position == "learned":
             self.pos_embed = nn.Parameter(torch.zeros(1, side * side, width))
         else:
-            fixed = sincos_positions((side, side), width) if position == "sincos" else None
+            fixed = sincos_positions(self.square, width) if position == "sincos" else None
             self.register_buffer("pos_embed", fixed, persistent=False)
         relative = position == "relative"
-        self.pos_bias = nn.Parameter(torch.zeros(entries((side, side)), heads)) if relative else None
-        lrs = [drop_path * block / max(depth - 1, 1) for block in range(depth)]
-        self.blocks = nn.ModuleList(Block(width, heads, lr, layer_scale) for lr in lrs)
+        self.pos_bias = nn.Parameter(torch.zeros(entries(self.square), heads)) if relative else None
+        chances = [drop_path * block / max(depth - 1, 1) for block in range(depth)]
+        self.blocks = nn.ModuleList(Block(width, heads, chance, layer_scale) for chance in chances)
         self.norm = nn.LayerNorm(width, eps=1e-6)
         initialise(self)
-
-    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Backbone.features`; both are after the last norm."""
-        tokens = self.tokens(x, prefix=True)  # [N, 1 + P, D]
-        return self.pooled(tokens), as_maps(tokens[:, self.prefixes :], x, self.options["patch_size"])
-
-    def pooled(self, tokens: Tensor) -> Tensor:
-        """See `Backbone.pooled`."""
-        return tokens[:, 0] if self.pool == "cls" else tokens[:, self.prefixes :].mean(dim=1)
 
     def blocks_and_norm(self) -> tuple[Sequence[nn.Module], nn.Module]:
         """See `Backbone.blocks_and_norm`."""
         return list(self.blocks), self.norm
 
-    def tokens(
-        self, x: Tensor, keep: Tensor | None = None, mask: Tensor | None = None, prefix: bool = False
-    ) -> Tensor:
-        """See `Backbone.tokens`; tokens are after the last norm."""
+    def encode(self, x: Tensor, keep: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """See `Transformer.encode`."""
         patches = self.patch_embed(x)  # [N, D, h, w]
         grid = (patches.shape[2], patches.shape[3])
         t = patches.flatten(2).transpose(1, 2)  # [N, P, D]
@@ -109,32 +77,12 @@ class SmallViT(Backbone):
             t = take(t, keep)  # [N, K, D]
         if self.cls_token is not None:
             t = torch.cat([self.cls_token.to(t.dtype).expand(len(t), -1, -1), t], dim=1)  # [N, 1 + K, D]
-        bias = self._bias(grid, keep)
+        bias = None
+        if self.pos_bias is not None:
+            bias = relative_bias(self.pos_bias, self.square, grid, keep=keep, class_token=self.prefixes > 0)
         for block in self.blocks:
             t = block(t, bias)
-        t = self.norm(t)
-        return t if prefix else t[:, self.prefixes :]
-
-    def _bias(self, grid: tuple[int, int], keep: Tensor | None) -> Tensor | None:
-        if self.pos_bias is None:
-            return None
-        class_token = self.cls_token is not None
-        return relative_bias(self.pos_bias, self.square, grid, keep=keep, class_token=class_token)
-
-    def maps(self, x: Tensor) -> Tensor:
-        """[N, 3, S, S] → [N, D, S / patch_size, S / patch_size]."""
-        return as_maps(self.tokens(x), x, self.options["patch_size"])
-
-    @property
-    def prefixes(self) -> int:
-        """How many class tokens come before the patches."""
-        return 0 if self.cls_token is None else 1
-
-    @property
-    def square(self) -> tuple[int, int]:
-        """The grid that the positions are for."""
-        side = self.image_size // self.options["patch_size"]
-        return side, side
+        return self.norm(t)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Layers for layer decay as MAE's and BEiT's: all before the blocks, each block, the norm (with the head).
@@ -217,10 +165,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
     if q.device.type != "cpu" or q.dtype not in (torch.bfloat16, torch.float16):
         return F.scaled_dot_product_attention(q, k, v, None if bias is None else bias.to(q.dtype))
     with torch.autocast("cpu", enabled=False):
-        wide = F.scaled_dot_product_attention(
-            q.float(), k.float(), v.float(), None if bias is None else bias.float()
-        )
-    return wide.to(q.dtype)
+        wide = None if bias is None else bias.float()
+        return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), wide).to(q.dtype)
 
 
 def initialise(transformer: nn.Module) -> None:
@@ -238,19 +184,15 @@ def initialise(transformer: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
-def _check(
-    width: int, depth: int, heads: int, position: str, pool: str, class_token: bool, drop_path: float
-) -> None:
+def _check(width: int, depth: int, heads: int, position: str, pool: str, cls: bool, drop_path: float) -> None:
     if position not in ("sincos", "learned", "relative"):
         raise UserError(f"small_vit's position is {position!r}: choose 'sincos', 'learned' or 'relative'")
     if pool not in ("mean", "cls"):
         raise UserError(f"small_vit's pool is {pool!r}: choose 'mean' or 'cls'")
-    if pool == "cls" and not class_token:
+    if pool == "cls" and not cls:
         raise UserError("small_vit pools the class token, so class_token must be true (or pool 'mean')")
     if min(width, depth, heads) < 1 or width % heads or width % 4:
-        raise UserError(
-            "small_vit's width must be a multiple of 4 and of its heads, and its depth at least 1: "
-            f"got width {width}, heads {heads}, depth {depth}"
-        )
+        rule = "small_vit's width must be a multiple of 4 and of its heads, and its depth at least 1"
+        raise UserError(f"{rule}: got width {width}, heads {heads}, depth {depth}")
     if not 0 <= drop_path < 1:
         raise UserError(f"small_vit's drop_path is {drop_path}: it is a chance, from 0 to below 1")

@@ -67,23 +67,18 @@ def official(
 ) -> Recipe:
     """The views of a paper's own code, at `image_size` pixels a side.
 
-    Args:
-        name: one of `names()`.
-        image_size: side of the encoder's input in pixels, and of most large views.
-        patch_size: the backbone's; needed where patches are hidden, and small views are a multiple of it.
-        variant: one of `variants(name)`; the first if None.
+    That is the size of the encoder's input, and of most large views. The backbone's patch size is needed where patches
+    are hidden, and small views are a multiple of it. The variant is the first of `variants(name)` if None.
 
     Raises:
         UserError: an unknown name or variant (with the nearest spelling), no patch size where one is needed, or
             sizes that do not fit each other.
     """
     file = _open(name)
-    views = file.views
-    if variant is not None or file.variants:
-        variant = variant or next(iter(file.variants))
-        if variant not in file.variants:
-            raise UserError(_unknown(f"the official recipe of {name} has no variant", variant, file.variants))
-        views = file.variants[variant]
+    variant = variant or next(iter(file.variants), None)
+    if variant is not None and variant not in file.variants:
+        raise UserError(_unknown(f"the official recipe of {name} has no variant", variant, file.variants))
+    views = file.views if variant is None else file.variants[variant]
     if patch_size is None and any("mask" in view for view in views):
         raise UserError(
             f"{name} masks patches: give the backbone's patch size, or set pretrain.backbone to a ViT"
@@ -91,8 +86,7 @@ def official(
     try:
         return Recipe.parse({"views": [_scaled(view, file, image_size, patch_size) for view in views]})
     except ValidationError as error:
-        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise UserError(f"the official recipe of {name} at {image_size} pixels: {reason}") from error
+        raise UserError(f"the official recipe of {name} at {image_size} pixels: {_reason(error)}") from error
 
 
 def _open(name: str) -> _File:
@@ -106,9 +100,12 @@ def _parsed(path: Path) -> _File:
     try:
         return _File.parse(read(path))
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "views"
-        raise UserError(f"{path}: {place}: {first['msg'].removeprefix('Value error, ')}") from error
+        key = ".".join(str(part) for part in error.errors()[0]["loc"]) or "views"
+        raise UserError(f"{path}: {key}: {_reason(error)}") from error
+
+
+def _reason(error: ValidationError) -> str:
+    return error.errors()[0]["msg"].removeprefix("Value error, ")
 
 
 def _unknown(what: str, name: str, known: Iterable[str]) -> str:

@@ -27,13 +27,13 @@ def shown(recipe: Recipe, reader: Reader, images: int, seed: int) -> Iterator[tu
     """Files that show a recipe on images spread over a split: (sheet.png, …), (parameters.csv, …)."""
     from sslpipe.recipes.sheet import sheet
 
-    places = np.unique(np.linspace(0, len(reader) - 1, min(images, len(reader))).astype(np.int64))
-    batch, engine = reader.gather(places), ViewEngine(recipe, seed=seed)
+    indices = np.unique(np.linspace(0, len(reader) - 1, min(images, len(reader))).astype(np.int64))
+    batch, engine = reader.gather(indices), ViewEngine(recipe, seed=seed)
     views = engine(batch, epoch=0)
     buffer = io.BytesIO()
     sheet(batch, views).save(buffer, "PNG", optimize=True)
     yield "sheet.png", buffer.getvalue()
-    yield "parameters.csv", parameters(engine, batch, views, [reader.keys[place] for place in places])
+    yield "parameters.csv", parameters(engine, batch, views, [reader.keys[index] for index in indices])
 
 
 def parameters(engine: ViewEngine, batch: Batch, views: Sequence[View], keys: Sequence[str]) -> str:
@@ -44,42 +44,29 @@ def parameters(engine: ViewEngine, batch: Batch, views: Sequence[View], keys: Se
     which they are applied (empty: none); grey, sigma of the blur in pixels (0: none), solarized; patches hidden,
     and for multi-block masks the size of each target.
 
-    Args:
-        engine: what made the views.
-        batch: the images.
-        views: what the engine made of them.
-        keys: names of the images.
+    `views` is what the engine made of the batch, `keys` the names of its images.
     """
     index, size = batch.index.cpu().numpy(), batch.size.cpu().numpy()
     columns: list[list[dict[str, Any]]] = []  # a list a view, a row an image
     for spec in engine.recipe.views:
         for number, table in enumerate(engine.tables(spec, index, size, epoch=0), start=1):
             view = views[len(columns)]
-            rows = zip(_drawn(table, spec.jitter), _hidden(view), strict=True)
-            columns.append([{"view": spec.name, "number": number} | row | mask for row, mask in rows])
+            drawn = zip(_drawn(table, spec.jitter), _hidden(view), strict=True)
+            columns.append([{"view": spec.name, "number": number} | row | mask for row, mask in drawn])
+    images = [{"image": key, "place": place} for key, place in zip(keys, index.tolist(), strict=True)]
+    rows = [image | column[n] for n, image in enumerate(images) for column in columns]
     text = io.StringIO()
-    writer: csv.DictWriter[str] | None = None
-    for row, (key, place) in enumerate(zip(keys, index.tolist(), strict=True)):
-        for column in columns:
-            values = {"image": key, "place": place} | column[row]
-            if writer is None:
-                writer = csv.DictWriter(text, list(values), lineterminator="\n")
-                writer.writeheader()
-            writer.writerow(values)
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return text.getvalue()
 
 
 def _drawn(table: Table, jitter: Jitter | None) -> Iterator[dict[str, Any]]:
     others = [name for name in table.drawn.dtype.names or () if name not in ("angle", "factors", "order")]
     for row in range(len(table)):
-        top, left, height, width = (int(value) for value in table.box[row])
-        drawn = {
-            "top": top,
-            "left": left,
-            "height": height,
-            "width": width,
-            "angle": f"{table.angle[row]:.2f}",
-        }
+        box = zip(("top", "left", "height", "width"), table.box[row].tolist(), strict=True)
+        drawn: dict[str, Any] = dict(box) | {"angle": f"{table.angle[row]:.2f}"}
         for name in others:
             value = table.drawn[name][row].item()
             drawn[name] = f"{value:.3f}" if isinstance(value, float) else int(value)

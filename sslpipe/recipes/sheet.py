@@ -31,49 +31,21 @@ class _Column:
     pictures: list[Image.Image]
 
 
-@dataclass(frozen=True)
 class _Layout:
-    """Where things are: images in blocks side by side, in each block one below another.
+    """Where things are, in pixels: images in blocks side by side, in each block one below another."""
 
-    Attributes:
-        cell: side of a picture of a view.
-        lines: how many lines the pictures of one image stand in.
-        across: pictures a line.
-        rows: images a block.
-        blocks: blocks.
-    """
-
-    cell: int
-    lines: int
-    across: int
-    rows: int = 1
-    blocks: int = 1
-
-    @property
-    def original(self) -> int:
-        """Side of an original."""
-        return self.lines * (self.cell + _GAP) - _GAP
-
-    @property
-    def row(self) -> int:
-        """Height of an image with its views, and the gap to the next one."""
-        return self.original + _GAP * (1 if self.lines == 1 else 3)
-
-    @property
-    def block(self) -> int:
-        """Width of a block."""
-        return self.original + self.across * (self.cell + _GAP)
-
-    @property
-    def head(self) -> int:
-        """Height of the titles."""
-        return self.lines * _TITLE + 2 * _GAP
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height of the sheet."""
-        width = self.blocks * (self.block + _MARGIN) + _MARGIN
-        return width, self.head + self.rows * self.row + _MARGIN - _GAP
+    def __init__(self, shown: int, columns: int, cell: int, blocks: int) -> None:
+        self.cell, self.blocks = cell, blocks  # side of a picture of a view, and how many blocks there are
+        self.rows = -(-shown // blocks)  # images a block
+        self.lines = 1 if columns <= _ABREAST else 2  # that the pictures of one image stand in
+        self.across = -(-columns // self.lines)  # pictures a line
+        self.original = self.lines * (cell + _GAP) - _GAP  # side of an original
+        gap = _GAP if self.lines == 1 else 3 * _GAP
+        self.row = self.original + gap  # height of an image, with the gap below
+        self.block = self.original + self.across * (cell + _GAP)  # width of a block
+        self.head = self.lines * _TITLE + 2 * _GAP  # height of the titles
+        width = blocks * (self.block + _MARGIN) + _MARGIN
+        self.size = width, self.head + self.rows * self.row + _MARGIN - _GAP  # of the sheet, width and height
 
     def left(self, block: int, column: int | None = None) -> int:
         """Where a block's originals begin, or the pictures of a column."""
@@ -90,16 +62,8 @@ def sheet(batch: Batch, views: Sequence[View], *, images: int | None = None, cel
 
     An outline has the colour of the bar above its view; views of the same crop share one. Hidden patches are grey.
     Where there are targets (I-JEPA), one picture shows the context and one the targets. Many views stand in two
-    lines.
-
-    Args:
-        batch: the canvases.
-        views: what an engine made of the batch.
-        images: how many of the batch to show; all if None.
-        cell: side of a picture in pixels.
-
-    Returns:
-        An RGB picture, its blocks arranged to be about half as wide again as high.
+    lines. Pictures are `cell` pixels a side, the sheet of `images` images (all if None) about half as wide again as
+    high.
     """
     shown = len(batch) if images is None else min(images, len(batch))
     corners = [_corners(view, shown) for view in views]
@@ -127,17 +91,8 @@ def sheet(batch: Batch, views: Sequence[View], *, images: int | None = None, cel
 
 def _layout(shown: int, columns: int, cell: int) -> _Layout:
     """The arrangement nearest to 3 : 2."""
-    lines = 1 if columns <= _ABREAST else 2
-    across = -(-columns // lines)
-
-    def arranged(blocks: int) -> _Layout:
-        return _Layout(cell, lines, across, rows=-(-shown // blocks), blocks=blocks)
-
-    def distance(layout: _Layout) -> float:
-        width, height = layout.size
-        return abs(float(np.log(width / height / 1.5)))
-
-    return min((arranged(blocks) for blocks in range(1, max(shown, 1) + 1)), key=distance)
+    layouts = [_Layout(shown, columns, cell, blocks) for blocks in range(1, max(shown, 1) + 1)]
+    return min(layouts, key=lambda layout: abs(np.log(layout.size[0] / layout.size[1] / 1.5)))
 
 
 def _corners(view: View, shown: int) -> NDArray[np.float64]:
@@ -165,10 +120,11 @@ def _columns(views: Sequence[View], colours: Sequence[str], shown: int, cell: in
         several = names.count(view.name) > 1
         title = f"{view.name} {names[: k + 1].count(view.name)}" if several else view.name
         pixels = _pixels(view, shown)
-        masks = None if view.masks is None else view.masks[:shown].cpu().numpy()
-        if masks is None:
+        if view.masks is None:
             columns.append(_Column(title, colour, [_fit(picture, cell)[0] for picture in pixels]))
-        elif masks.ndim == 2:
+            continue
+        masks = view.masks[:shown].cpu().numpy()
+        if masks.ndim == 2:
             columns.append(_Column(title, colour, _masked(pixels, masks, cell)))
         else:
             columns.append(_Column(f"{title} context", colour, _masked(pixels, masks[:, 0], cell)))
@@ -191,10 +147,8 @@ def _masked(pixels: NDArray[np.uint8], hidden: NDArray[np.bool_], cell: int) -> 
     side = round(hidden.shape[1] ** 0.5)
     patch = pixels.shape[1] // side
     grid = hidden.reshape(-1, side, side).repeat(patch, axis=1).repeat(patch, axis=2)
-    return [
-        _fit(picture, cell)[0]
-        for picture in np.where(grid[..., None], np.array(_HIDDEN, dtype=np.uint8), pixels)
-    ]
+    masked = np.where(grid[..., None], np.array(_HIDDEN, dtype=np.uint8), pixels)
+    return [_fit(picture, cell)[0] for picture in masked]
 
 
 def _outline_targets(picture: Image.Image, blocks: NDArray[np.bool_]) -> None:

@@ -10,7 +10,8 @@ from sslpipe.console.errors import UserError
 from sslpipe.core import distributed
 from sslpipe.losses import nt_xent, swapped_prediction
 from sslpipe.losses.clustering import sinkhorn
-from sslpipe.networks import backbone, mlp
+from sslpipe.networks import backbone
+from sslpipe.networks.heads import mlp
 
 pytestmark = pytest.mark.slow
 

@@ -16,7 +16,7 @@ from sslpipe.console.errors import UserError
 from sslpipe.methods import beit
 from sslpipe.methods.base.method import Clock, Preparation
 from sslpipe.methods.base.pictures import plain
-from sslpipe.networks import patchify
+from sslpipe.networks.patches import patchify
 from sslpipe.views import ViewEngine
 
 CONFIG = {"tokenizer": {"words": 16, "dim": 8, "width": 8, "epochs": 2, "batch_size": 16}}

@@ -3,8 +3,7 @@ import torch
 
 from sslpipe.console.errors import UserError
 from sslpipe.core.distributed import BatchNorm2d
-from sslpipe.networks import MAEDecoder
-from sslpipe.networks.decoders import MapDecoder
+from sslpipe.networks.decoders import MAEDecoder, MapDecoder
 
 
 @pytest.fixture

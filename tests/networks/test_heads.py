@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from sslpipe.networks import mlp
+from sslpipe.networks.heads import mlp
 
 
 def kinds(head: nn.Sequential) -> list[str]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from sslpipe.networks import Momentum, cosine_momentum
+from sslpipe.networks.momentum import Momentum, cosine_momentum
 
 
 def network() -> nn.Sequential:

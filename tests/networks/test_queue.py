@@ -5,8 +5,7 @@ import torch
 from torch import Tensor
 
 from sslpipe.console.errors import UserError
-from sslpipe.networks import Queue
-from sslpipe.networks.queue import check_length
+from sslpipe.networks.queue import Queue, check_length
 
 
 def rows(*numbers: int) -> Tensor:

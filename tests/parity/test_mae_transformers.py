@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from transformers_layers import copy_layers
 
 from sslpipe.losses import masked_mse
-from sslpipe.networks import MAEDecoder, backbone, patchify
+from sslpipe.networks import backbone
+from sslpipe.networks.decoders import MAEDecoder
+from sslpipe.networks.patches import patchify
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # transformers' own

@@ -9,7 +9,8 @@ from transformers_layers import copy_layers
 
 from sslpipe import methods
 from sslpipe.losses import masked_l1
-from sslpipe.networks import backbone, patchify, unpatchify
+from sslpipe.networks import backbone
+from sslpipe.networks.patches import patchify, unpatchify
 from sslpipe.networks.vit import SmallViT
 
 with warnings.catch_warnings():
