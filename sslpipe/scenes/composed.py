@@ -138,12 +138,7 @@ def _cut(canvas: np.ndarray, size: np.ndarray) -> np.ndarray:
 
 
 def _scene(
-    reader: Reader,
-    places: np.ndarray,
-    look: _Look,
-    side: int,
-    settings: Config,
-    random: np.random.Generator,
+    reader: Reader, places: np.ndarray, look: _Look, side: int, settings: Config, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, Tensor, Tensor]:
     """Pixels [S, S, 3], mask [S, S], boxes [n, 4] and labels [n] of one scene."""
     whole = side * settings.size

@@ -100,10 +100,7 @@ def plots(inputs: Inputs, config: Config, outcome: Outcome) -> dict[str, str]:
 
 @torch.no_grad()
 def _check_memory(
-    network: Backbone,
-    splits: tuple[Reader, Reader],
-    memory: float,
-    device: torch.device,
+    network: Backbone, splits: tuple[Reader, Reader], memory: float, device: torch.device
 ) -> None:
     """Refuse what does not fit before anything is embedded."""
     one = network.tokens(network.preprocess.view(splits[0].gather(torch.tensor([0])).to(device)))

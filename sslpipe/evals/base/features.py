@@ -11,11 +11,7 @@ from sslpipe.console.errors import UserError
 from sslpipe.core import scratch
 
 #: The prefix of a metric's name, and the features it is measured on.
-KINDS = (
-    ("", "features"),
-    ("random_init_", "random_init_features"),
-    ("raw_pixel_", "raw_pixel_features"),
-)
+KINDS = (("", "features"), ("random_init_", "random_init_features"), ("raw_pixel_", "raw_pixel_features"))
 
 
 @dataclass(frozen=True)

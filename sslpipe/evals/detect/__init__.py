@@ -31,9 +31,6 @@ EVALUATION = Evaluation(
     about="Boxes in scenes, by Faster R-CNN on the encoder's maps.",
     order=100,
     headline=("ap50", "random_init_ap50", "map", "random_init_map"),
-    scores=(
-        Score(key="ap50", title="Detection, AP50, %"),
-        Score(key="map", title="Detection, mAP, %"),
-    ),
+    scores=(Score(key="ap50", title="Detection, AP50, %"), Score(key="map", title="Detection, mAP, %")),
     elsewhere=layouts.elsewhere,
 )

@@ -167,12 +167,7 @@ def plots(inputs: Inputs, config: Config, outcome: Outcome) -> dict[str, bytes]:
 
 
 def fit(
-    model: nn.Module,
-    scenes: Scenes,
-    preprocess: Preprocess,
-    settings: Config,
-    seed: int,
-    bar: Progress,
+    model: nn.Module, scenes: Scenes, preprocess: Preprocess, settings: Config, seed: int, bar: Progress
 ) -> None:
     """Train a detector in place; scenes without an object are passed over, and so are crowds."""
     device = next(model.parameters()).device

@@ -34,13 +34,7 @@ _VISIBLE = 1e-4  # mean change of a value in [0, 1] below which an operation cha
 class Nets:
     """The encoder and its random twin, asked together."""
 
-    def __init__(
-        self,
-        encoder: Backbone,
-        last_blocks: int,
-        device: torch.device,
-        seed: int,
-    ) -> None:
+    def __init__(self, encoder: Backbone, last_blocks: int, device: torch.device, seed: int) -> None:
         encoder = encoder.to(device).eval()
         self.nets = {"": encoder, "random_init_": random_twin(encoder, seed)}
         self.preprocess, self.last_blocks, self.device = encoder.preprocess, last_blocks, device

@@ -153,12 +153,7 @@ def fit(
 
 
 def finetune(
-    network: Backbone,
-    head: Head,
-    scenes: Scenes,
-    settings: Config,
-    seed: int,
-    bar: Progress,
+    network: Backbone, head: Head, scenes: Scenes, settings: Config, seed: int, bar: Progress
 ) -> None:
     """Train encoder and head on together, in place; the head begins as it was trained on frozen features.
 
