@@ -30,7 +30,7 @@ def layout(root: str) -> str:
 
 
 def digest(root: str) -> dict[str, Any]:
-    """{"layout", "digest"} over the names, sizes and times of lists, annotations and folders; no file is opened.
+    """{"folder", "layout", "digest"} over the names, sizes and times of lists, annotations and folders; opens no file.
 
     Raises:
         UserError: the folder is laid out as neither.
@@ -39,10 +39,9 @@ def digest(root: str) -> dict[str, Any]:
     files = [*folder.glob(COCO), *folder.glob("ImageSets/*/*.txt")]
     seen = sorted([*files, *(folder / name for name in VOC if (folder / name).is_dir())])
     status = [[str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns] for path in seen]
-    return {"layout": kind, "digest": digest_of(status)}
+    return {"folder": root, "layout": kind, "digest": digest_of(status)}
 
 
 def elsewhere(config: Any) -> dict[str, Any] | None:
     """The digest of the folder that an evaluation with a setting `scenes` reads; None where it composes its scenes."""
-    root = config.scenes.root
-    return digest(root) if root else None
+    return digest(config.scenes.root) if config.scenes.root else None

@@ -102,7 +102,7 @@ LAYOUTS = pytest.mark.parametrize("make", [voc, coco])
 
 def opened(root: Path, need: Need, **settings: Any) -> tuple[Scenes, Scenes, list[str]]:
     config = Config(root=str(root), size=2, **settings)
-    return annotated.scenes(need, Path("nowhere"), "auto", SIDE, config, 0)
+    return annotated.scenes(need, str(root), SIDE, config, 0)
 
 
 def row(scenes: Scenes, width: int, height: int) -> int:
@@ -150,8 +150,8 @@ def test_masks_are_where_they_are_marked(make: Any, tmp_path: Path) -> None:
 
 @LAYOUTS
 def test_as_many_as_asked_for(make: Any, tmp_path: Path) -> None:
-    config = Config.model_construct(**{**Config(root=str(make(tmp_path)), size=2).model_dump(), "train": 1})
-    train, _, _ = annotated.scenes("boxes", Path("nowhere"), "auto", SIDE, config, 0)
+    config = Config.model_construct(**{**Config(size=2).model_dump(), "train": 1})
+    train, _, _ = annotated.scenes("boxes", str(make(tmp_path)), SIDE, config, 0)
     assert len(train) == 1
 
 

@@ -23,7 +23,7 @@ class Features:
         random_init_features: float32 [N, D], of the same network with random weights.
         raw_pixel_features: float32 [N, P], pixel values at most 32 a side.
         label: int64 [N], −1 where there is none.
-        index: int64 [N], places in the split.
+        index: int64 [N], in the split.
     """
 
     features: Tensor
@@ -45,7 +45,7 @@ class Features:
         return self if here.all() else self.at(here)
 
     def at(self, rows: Tensor) -> Features:
-        """Some rows: places int64 [n], or a mask bool [N]."""
+        """Some rows: their numbers int64 [n], or a mask bool [N]."""
         return Features(**{name: tensor[rows] for name, tensor in vars(self).items()})
 
     def save(self, path: Path) -> None:

@@ -49,16 +49,17 @@ def scores(train: Features, test: Features, settings: Config) -> Outcome:
         used[kind] = {"k": k, "temperature": temperature}
     metrics: dict[str, Any] = {f"{prefix}top1": score["top1"] for prefix, score in found.items()}
     metrics["top5"] = found[""]["top5"]
-    chosen = len(settings.grid()) > 1
+    protocol: dict[str, Any] = used["features"]
+    chosen_on = "nothing: k and temperature are fixed beforehand"
+    if len(settings.grid()) > 1:
+        protocol = {**used, "tried": [list(pair) for pair in settings.grid()]}
+        chosen_on = f"one in {HELD_BACK} training images, held back"
     protocol = {
-        **(used if chosen else used["features"]),
-        **({"tried": [list(pair) for pair in settings.grid()]} if chosen else {}),
+        **protocol,
         "similarity": "cosine",
         "train_images": len(train.label),
         "test_images": len(test.label),
-        "chosen_on": f"one in {HELD_BACK} training images, held back"
-        if chosen
-        else "nothing: k and temperature are fixed beforehand",
+        "chosen_on": chosen_on,
     }
     return Outcome(metrics=metrics, protocol=protocol, details=predicted)
 

@@ -29,14 +29,8 @@ class Config(Base):
 
     def probe(self) -> ProbeConfig:
         """The same as settings of a linear probe."""
-        return ProbeConfig(
-            epochs=self.epochs,
-            min_steps=1,
-            batch_size=self.batch_size,
-            lrs=self.lrs,
-            weight_decays=self.weight_decays,
-            folds=self.folds,
-        )
+        own = self.model_dump(include={"epochs", "batch_size", "lrs", "weight_decays", "folds"})
+        return ProbeConfig(**own, min_steps=1)
 
 
 EVALUATION = Evaluation(
