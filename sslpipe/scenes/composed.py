@@ -93,7 +93,9 @@ class _Look:
     @classmethod
     def of(cls, reader: Reader, indices: np.ndarray) -> _Look:
         some = reader.gather(indices[np.linspace(0, len(indices) - 1, min(64, len(indices))).astype(int)])
-        images = list(map(_cut, some.pixels.numpy(), some.size.numpy()))
+        images = [
+            canvas[:h, :w] for canvas, (h, w) in zip(some.pixels.numpy(), some.size.numpy(), strict=True)
+        ]
         edges = [
             np.concatenate([image[0].ravel(), image[-1].ravel(), image[:, 0].ravel(), image[:, -1].ravel()])
             for image in images
@@ -102,11 +104,6 @@ class _Look:
             drawn=bool(np.median([np.median(edge) for edge in edges]) < 16),
             grey=all((image == image[..., :1]).all() for image in images),
         )
-
-
-def _cut(canvas: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """An image without its canvas."""
-    return canvas[: size[0], : size[1]]
 
 
 def _scene(
@@ -119,9 +116,9 @@ def _scene(
     areas: list[int] = []
     chosen = random.choice(indices, random.integers(settings.objects[0], settings.objects[1] + 1))
     batch = reader.gather(chosen)
-    for number, (canvas, size) in enumerate(zip(batch.pixels.numpy(), batch.size.numpy(), strict=True)):
+    for number, (canvas, (h, w)) in enumerate(zip(batch.pixels.numpy(), batch.size.numpy(), strict=True)):
         longest = round(side * random.uniform(*settings.scale))
-        image, alpha = _object(_cut(canvas, size), look, longest, random)
+        image, alpha = _object(canvas[:h, :w], look, longest, random)
         corner = _place(owner, areas, alpha > OPAQUE, settings.overlap, random)
         areas.append(0)
         if corner is None:

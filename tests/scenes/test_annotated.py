@@ -172,11 +172,13 @@ def test_masks_of_classes_that_no_annotation_names_are_refused(tmp_path: Path) -
 
 def test_the_digest_follows_the_annotations(tmp_path: Path) -> None:
     root = voc(tmp_path)
-    before = layouts.digest(str(root))
-    assert before["layout"] == "voc"
-    assert layouts.digest(str(root)) == before
+    config = segment.Config(scenes=Config(root=str(root)))
+    before = layouts.elsewhere(config)
+    assert before
+    assert (before["folder"], before["layout"]) == (str(root), "voc")
+    assert layouts.elsewhere(config) == before
     (root / "ImageSets/Main/val.txt").write_text("third\ntall\n")
-    assert layouts.digest(str(root)) != before
+    assert layouts.elsewhere(config) != before
 
 
 def _spoil(root: Path, what: str) -> None:

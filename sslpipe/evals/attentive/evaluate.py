@@ -17,6 +17,7 @@ from sslpipe.console.errors import UserError
 from sslpipe.console.progress import Progress, progress
 from sslpipe.core.device import resolve
 from sslpipe.data.loader import Loader, Reader
+from sslpipe.data.subset import Subset
 from sslpipe.evals.attentive import Config
 from sslpipe.evals.base import tables
 from sslpipe.evals.base.embed import beside_random
@@ -59,8 +60,13 @@ def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
     classes = int(train.labels.max()) + 1
     if encoder.dim % config.heads:
         raise UserError(f"attentive.heads {config.heads} does not divide the {encoder.dim} features")
-    networks = beside_random(encoder, device, seed)
-    _check_memory(encoder, (train, test), config.memory, device)
+    networks, count = beside_random(encoder, device, seed), len(train) + len(test)
+    one = patches(encoder, Subset(train, torch.tensor([0])), device)
+    if one.nbytes * count / 1e9 > config.memory:
+        raise UserError(
+            f"attentive: the patches of {count} images take {one.nbytes * count / 1e9:.1f} GB; raise "
+            "attentive.memory, or evaluate on fewer images"
+        )
     metrics: dict[str, Any] = {}
     predicted: dict[str, Tensor] = {}
     lrs: dict[str, float] = {}
@@ -85,21 +91,6 @@ def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
 
 
 plots = tables.confusions
-
-
-@torch.no_grad()
-def _check_memory(
-    network: Backbone, splits: tuple[Reader, Reader], memory: float, device: torch.device
-) -> None:
-    """Refuse what does not fit before anything is embedded."""
-    one = network.tokens(network.preprocess.view(splits[0].gather(torch.tensor([0])).to(device)))
-    count = sum(map(len, splits))
-    needed = count * one.numel() * 4 / 1e9
-    if needed > memory:
-        raise UserError(
-            f"attentive: the patches of {count} images take {needed:.1f} GB; raise attentive.memory, "
-            "or evaluate on fewer images"
-        )
 
 
 @torch.no_grad()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from sslpipe.console.errors import UserError
@@ -50,8 +52,6 @@ class Features:
 
     def save(self, path: Path) -> None:
         """Write as safetensors, atomically."""
-        from safetensors.torch import save
-
         scratch.atomic_write(path, save({name: tensor.contiguous() for name, tensor in vars(self).items()}))
 
     @classmethod
@@ -61,9 +61,6 @@ class Features:
         Raises:
             UserError: the file is missing or damaged.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         try:
             return cls(**load_file(path))
         except (FileNotFoundError, SafetensorError, TypeError) as error:

@@ -26,9 +26,9 @@ from sslpipe.evals.base.outcome import Outcome
 from sslpipe.evals.base.views import mild_recipe
 from sslpipe.evals.finetune import Config
 from sslpipe.evals.finetune.mixing import Mixing
-from sslpipe.measures import probe as probes
 from sslpipe.measures.config import ProbeConfig
 from sslpipe.measures.probe import Probe
+from sslpipe.measures.probe import fit as fit_probe
 from sslpipe.measures.subsets import count_of, draw
 from sslpipe.methods.base.config import OptimizerConfig
 from sslpipe.networks.protocol import Backbone
@@ -97,17 +97,19 @@ def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
                 if prefix == "":
                     network.load_state_dict(start)
                 model = Classifier(network, classes).to(device)
-                if config.head == "linear":
-                    model.start_from(probed(network, subset, classes, seed + number))
+                if config.head == "linear":  # LP-FT, Kumar et al. 2022
+                    features = central(network.eval(), subset)
+                    model.start_from(
+                        fit_probe(features, subset.labels, classes, ProbeConfig(), seed + number)
+                    )
                 fit(model, subset, views, config, layer_decay, seed + number, bar)
                 scores[prefix].append(accuracy(model, test))
-    used = len(subset)
     metrics: dict[str, Any] = {}
     for prefix, values in scores.items():
         result = torch.tensor(values, dtype=torch.float64)
         metrics[f"{prefix}top1"] = result.mean().item()
         metrics[f"{prefix}top1_std"] = result.std(correction=0).item()
-    metrics["labels"] = used
+    metrics["labels"] = len(subset)
     metrics["draws"] = [
         {"draw": number, "encoder": own, "random_init": random}
         for number, (own, random) in enumerate(zip(*scores.values(), strict=True))
@@ -210,13 +212,6 @@ def dropping(network: Backbone, drop_path: float) -> Backbone:
     dropped = networks.backbone(network.name, image_size=network.image_size, **options)
     dropped.preprocess = network.preprocess
     return dropped
-
-
-@torch.inference_mode()
-def probed(network: Backbone, subset: Subset, classes: int, seed: int) -> Probe:
-    """A linear probe, by its default protocol, on frozen features of labelled images (LP-FT, Kumar et al. 2022)."""
-    features = central(network.eval(), subset)
-    return probes.fit(features, subset.labels, classes, ProbeConfig(), seed)
 
 
 @torch.inference_mode()

@@ -28,9 +28,11 @@ def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
 def plots(inputs: Inputs, config: Config, outcome: Outcome) -> dict[str, str]:
     """Confusions, and the nearest training images of some test images."""
     train, test = inputs.labelled_features()
+    count = min(config.queries, len(test.features))  # evenly over the split
+    queries = torch.linspace(0, len(test.features) - 1, count).long().unique()
     return {
         "confusion.csv": tables.confusion(test.label, outcome.details[""], inputs.manifest.classes),
-        "neighbours.json": json.dumps(neighbour_sheet(train, test, config.queries), indent=2),
+        "neighbours.json": json.dumps(neighbours.sheet(train, test, queries, shown=8), indent=2),
     }
 
 
@@ -62,9 +64,3 @@ def scores(train: Features, test: Features, settings: Config) -> Outcome:
         "chosen_on": chosen_on,
     }
     return Outcome(metrics=metrics, protocol=protocol, details=predicted)
-
-
-def neighbour_sheet(train: Features, test: Features, queries: int, shown: int = 8) -> list[dict[str, Any]]:
-    """The nearest training images of test images spread evenly over the split."""
-    picked = torch.linspace(0, len(test.features) - 1, min(queries, len(test.features))).long().unique()
-    return neighbours.sheet(train, test, picked, shown)

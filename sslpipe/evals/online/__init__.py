@@ -6,7 +6,6 @@ from pydantic import Field
 
 from sslpipe.core.config import Config as Base
 from sslpipe.evals.base.declaration import Evaluation
-from sslpipe.measures.config import ProbeConfig
 
 
 class Config(Base):
@@ -26,11 +25,6 @@ class Config(Base):
         (0.08, 1.0), description="share of the image that training crops keep"
     )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu or cuda")
-
-    def probe(self) -> ProbeConfig:
-        """The same as settings of a linear probe."""
-        own = self.model_dump(include={"epochs", "batch_size", "lrs", "weight_decays", "folds"})
-        return ProbeConfig(**own, min_steps=1)
 
 
 EVALUATION = Evaluation(

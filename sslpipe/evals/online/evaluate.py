@@ -22,6 +22,7 @@ from sslpipe.evals.base.outcome import Outcome
 from sslpipe.evals.base.views import mild_recipe
 from sslpipe.evals.online import Config
 from sslpipe.measures import probe as probes
+from sslpipe.measures.config import ProbeConfig
 from sslpipe.networks.protocol import Backbone
 from sslpipe.views.engine import ViewEngine
 
@@ -31,7 +32,9 @@ def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
     """Accuracy of a probe trained on views; the details are classes [M] by prefix, `` and `random_init_`."""
     encoder, last_blocks = inputs.encoder, inputs.config("embed").last_blocks
     device, (train, test) = resolve(config.device), inputs.labelled()
-    classes, probe = int(train.labels.max()) + 1, config.probe()
+    classes = int(train.labels.max()) + 1
+    own = config.model_dump(include={"epochs", "batch_size", "lrs", "weight_decays", "folds"})
+    probe = ProbeConfig(**own, min_steps=1)
     recipe = mild_recipe(encoder.preprocess, config.crop_scale, inputs.changes)
     metrics: dict[str, Any] = {}
     predicted: dict[str, Tensor] = {}

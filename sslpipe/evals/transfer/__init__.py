@@ -26,16 +26,13 @@ class Config(Base):
         if self.enabled and self.source is None:
             raise ValueError("enabled, but source is null: set source (and root) to the set to transfer to")
         if self.source is not None:
-            sources.Config.model_validate(self._of_data())
+            _ = self.data  # refuses what does not fit together
         return self
 
     @property
     def data(self) -> sources.Config:
         """The same as a section `data`."""
-        return sources.Config.model_validate(self._of_data())
-
-    def _of_data(self) -> dict[str, Any]:
-        return self.model_dump(exclude={"enabled"})
+        return sources.Config.model_validate(self.model_dump(exclude={"enabled"}))
 
 
 def _elsewhere(config: Config) -> dict[str, Any] | None:
