@@ -55,11 +55,7 @@ def reason_to_skip(
 ) -> str | None:
     """Why an evaluation has nothing to do, one sentence; None where it has.
 
-    Args:
-        name: of the evaluation.
-        config: its settings.
-        splits: of the shards' manifest.
-        elsewhere: what `Evaluation.elsewhere` gave.
+    `splits` are those of the shards' manifest, `elsewhere` is what `Evaluation.elsewhere` gave.
     """
     declared = declaration(name)
     if not config.enabled:

@@ -42,12 +42,7 @@ class _Annotated:
 def scenes(need: Need, root: str, side: int, settings: Config, seed: int) -> tuple[Scenes, Scenes, list[str]]:
     """Scenes to learn from and to be tested on, and the names of the classes.
 
-    Args:
-        need: what they are wanted for.
-        root: the folder.
-        side: of what the encoder sees, pixels.
-        settings: how large scenes are, and how many.
-        seed: of which are taken.
+    `side` is of what the encoder sees, in pixels; `seed` decides which images are taken.
 
     Raises:
         UserError: the folder is not laid out as VOC or COCO, or something in it cannot be read.
@@ -79,7 +74,6 @@ def _voc(root: Path, need: Need) -> tuple[dict[str, list[_Annotated]], list[str]
     objects = {name: _voc_objects(root, name) for names in listed.values() for name in names}
     classes = sorted({each[0] for found in objects.values() for each in found})
     numbers = {name: number for number, name in enumerate(classes)}
-
     masks = {name: root / "SegmentationClass" / f"{name}.png" for name in objects}
 
     def annotated(name: str) -> _Annotated:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sslpipe.console.errors import UserError
 from sslpipe.data.loader import Reader
+from sslpipe.data.subset import labelled
 from sslpipe.scenes.config import Config
 from sslpipe.views.preprocess import Preprocess
 
@@ -24,6 +25,8 @@ IGNORED = 255  # in masks, a pixel of no class
 OPAQUE = 0.3  # from this opacity on a pixel is the object's
 _TRIES = 20  # places tried for an object
 _STREAM = {"train": 11, "test": 12}
+#: A scene: pixels [S, S, 3], mask [S, S], boxes [n, 4] and labels [n].
+_Scene = tuple[np.ndarray, np.ndarray, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -50,31 +53,24 @@ class Scenes:
 
 
 def compose(reader: Reader, split: str, count: int, side: int, settings: Config, seed: int) -> Scenes:
-    """Scenes of a split's labelled images.
+    """So many scenes of the labelled images of a split, `train` or `test`: their scenes are drawn apart.
 
-    Args:
-        reader: the split.
-        split: `train` or `test`: their scenes are drawn apart.
-        count: scenes.
-        side: of what the encoder sees, pixels.
-        settings: how they are composed.
-        seed: of everything drawn.
+    `side` is of what the encoder sees, in pixels.
 
     Raises:
         UserError: the split has no labelled image.
     """
-    labelled = (reader.labels >= 0).nonzero()[:, 0].numpy()
-    if not len(labelled):
+    images = labelled(reader)
+    if not len(images):
         raise UserError(f"scenes are composed of labelled images, and the {split} split has none")
-    look, made = _Look.of(reader, labelled), []
+    look, made = _Look.of(images), []
     for number in range(count):
         key = np.array([seed, _STREAM[split]], np.uint64)
         random = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, number]))
-        made.append(_scene(reader, labelled, look, side, settings, random))
+        made.append(_scene(images, look, side, settings, random))
     pixels, masks, boxes, labels = zip(*made, strict=True)
-    return Scenes(
-        torch.from_numpy(np.stack(pixels)), torch.from_numpy(np.stack(masks)), list(boxes), list(labels)
-    )
+    pixels, masks = (torch.from_numpy(np.stack(each)) for each in (pixels, masks))
+    return Scenes(pixels, masks, list(boxes), list(labels))
 
 
 def normalised(pixels: Tensor, preprocess: Preprocess, device: torch.device) -> Tensor:
@@ -91,48 +87,43 @@ class _Look:
     grey: bool
 
     @classmethod
-    def of(cls, reader: Reader, indices: np.ndarray) -> _Look:
-        some = reader.gather(indices[np.linspace(0, len(indices) - 1, min(64, len(indices))).astype(int)])
-        images = [
-            canvas[:h, :w] for canvas, (h, w) in zip(some.pixels.numpy(), some.size.numpy(), strict=True)
-        ]
-        edges = [
-            np.concatenate([image[0].ravel(), image[-1].ravel(), image[:, 0].ravel(), image[:, -1].ravel()])
-            for image in images
-        ]
+    def of(cls, reader: Reader) -> _Look:
+        images = _images(reader, np.linspace(0, len(reader) - 1, min(64, len(reader))).astype(int))
+        edges = [np.concatenate([*image[[0, -1]], *image[:, [0, -1]].swapaxes(0, 1)]) for image in images]
         return cls(
             drawn=bool(np.median([np.median(edge) for edge in edges]) < 16),
             grey=all((image == image[..., :1]).all() for image in images),
         )
 
 
-def _scene(
-    reader: Reader, indices: np.ndarray, look: _Look, side: int, settings: Config, random: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, Tensor, Tensor]:
-    """Pixels [S, S, 3], mask [S, S], boxes [n, 4] and labels [n] of one scene."""
+def _images(reader: Reader, indices: np.ndarray) -> list[np.ndarray]:
+    """Images [h, w, 3] without their canvases."""
+    batch = reader.gather(indices)
+    return [canvas[:h, :w] for canvas, (h, w) in zip(batch.pixels.numpy(), batch.size.numpy(), strict=True)]
+
+
+def _scene(reader: Reader, look: _Look, side: int, settings: Config, random: np.random.Generator) -> _Scene:
     whole = side * settings.size
     scene = _texture(whole, look.grey, random)
     owner = np.full((whole, whole), -1)  # the number of the object that is seen
     areas: list[int] = []
-    chosen = random.choice(indices, random.integers(settings.objects[0], settings.objects[1] + 1))
-    batch = reader.gather(chosen)
-    for number, (canvas, (h, w)) in enumerate(zip(batch.pixels.numpy(), batch.size.numpy(), strict=True)):
+    chosen = random.choice(len(reader), random.integers(settings.objects[0], settings.objects[1] + 1))
+    for number, image in enumerate(_images(reader, chosen)):
         longest = round(side * random.uniform(*settings.scale))
-        image, alpha = _object(canvas[:h, :w], look, longest, random)
+        pixels, alpha = _object(image, look, longest, random)
         corner = _place(owner, areas, alpha > OPAQUE, settings.overlap, random)
         areas.append(0)
         if corner is None:
             continue
         here = tuple(slice(start, start + length) for start, length in zip(corner, alpha.shape, strict=True))
-        scene[here] = scene[here] * (1 - alpha[..., None]) + image * alpha[..., None]
+        scene[here] = scene[here] * (1 - alpha[..., None]) + pixels * alpha[..., None]
         owner[here][alpha > OPAQUE] = number
         areas[number] = int((alpha > OPAQUE).sum())
-    return _labelled(scene, owner, areas, batch.label)
+    return _marked(scene, owner, reader.labels[torch.from_numpy(chosen)])
 
 
-def _labelled(
-    scene: np.ndarray, owner: np.ndarray, areas: list[int], labels: Tensor
-) -> tuple[np.ndarray, np.ndarray, Tensor, Tensor]:
+def _marked(scene: np.ndarray, owner: np.ndarray, labels: Tensor) -> _Scene:
+    """A scene with the marks of the objects that are seen in it."""
     mask, boxes, classes = np.zeros(owner.shape, np.int64), [], []
     for number, label in enumerate(labels.tolist()):
         y, x = np.nonzero(owner == number)

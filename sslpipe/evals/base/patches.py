@@ -58,12 +58,7 @@ def components(maps: Tensor) -> Tensor:
 
     Patches alike in all images have like colours (Oquab et al. 2023, DINOv2, Fig. 1, here with the background). Each
     component is spread from its 2nd to its 98th percentile; its sign is fixed so that its largest loading is positive.
-
-    Args:
-        maps: [N, D, h, w].
-
-    Returns:
-        float [N, h, w, 3] in [0, 1]; .5 where there is no such component.
+    [N, D, h, w] → float [N, h, w, 3] in [0, 1]; .5 where there is no such component.
     """
     n, d, h, w = maps.shape
     x = maps.permute(0, 2, 3, 1).reshape(-1, d)

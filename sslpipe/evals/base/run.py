@@ -22,18 +22,10 @@ def run(
     seeds: int,
     elsewhere: Mapping[str, Any] | None = None,
 ) -> tuple[Outcome, dict[str, str | bytes]]:
-    """Evaluate the encoder in the working folder.
+    """Evaluate the encoder in the working folder: what was found, and the files of plots/NAME.
 
-    Args:
-        name: of the evaluation.
-        config: its settings.
-        section: gives a section of the settings by its name.
-        seed: of the run.
-        seeds: how often an evaluation that learns something is repeated.
-        elsewhere: what `Evaluation.elsewhere` gave.
-
-    Returns:
-        what was found, its protocol with digests of what the numbers rest on, and the files of plots/NAME.
+    `section` gives a section of the settings by its name. An evaluation that learns something is repeated with so many
+    `seeds`. `elsewhere` is what `Evaluation.elsewhere` gave. The protocol says by digests what the numbers rest on.
     """
     module = importlib.import_module(f"sslpipe.evals.{name}.evaluate")
     inputs = Inputs(section=section)

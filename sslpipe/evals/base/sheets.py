@@ -31,11 +31,9 @@ def masks(pixels: Tensor, truth: Tensor, predicted: Tensor) -> bytes:
 
 
 def boxes(pixels: Tensor, found: Sequence[Sequence[tuple[Tensor, Tensor]]]) -> bytes:
-    """A PNG with a column for each scene, a row for each kind of boxes (true ones, predicted ones).
+    """A PNG with a column for each scene, uint8 [n, S, S, 3], a row for each kind of boxes (true ones, predicted ones).
 
-    Args:
-        pixels: uint8 [n, S, S, 3].
-        found: for each row and scene boxes [m, 4], x1, y1, x2, y2 in pixels, and classes int64 [m], 0 … C − 1.
+    For each row and scene `found` are boxes [m, 4], x1, y1, x2, y2 in pixels, and classes int64 [m], 0 … C − 1.
     """
     rows: list[list[Image.Image]] = []
     for row in found:

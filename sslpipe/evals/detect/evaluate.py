@@ -34,13 +34,9 @@ _BATCH = 8
 
 
 class Maps(nn.Module):
-    """An encoder's feature pyramid, as torchvision's detectors take it.
+    """An encoder's feature pyramid for scenes of `side` pixels, as torchvision's detectors take it.
 
-    Args:
-        encoder: any backbone.
-        side: of scenes, pixels.
-        levels: resolutions of a CNN.
-        frozen: the encoder learns nothing, and stays in eval mode.
+    Of a CNN so many `levels` of resolution are used. A frozen encoder learns nothing, and stays in eval mode.
     """
 
     def __init__(self, encoder: Backbone, side: int, levels: int, frozen: bool) -> None:

@@ -144,16 +144,10 @@ def fit(
     seed: int,
     bar: Progress,
 ) -> None:
-    """Train all of a classifier in place, on some labelled images.
+    """Train all of a classifier in place, on views of one spec of labelled images, see `mild_recipe`.
 
-    Args:
-        model: the classifier.
-        subset: the images.
-        views: of one spec, from `mild_recipe`.
-        settings: the protocol.
-        layer_decay: factor on the learning rate from each layer to the one below; 1 for random weights.
-        seed: of order, views and dropped paths.
-        bar: moves on with each step.
+    `layer_decay` is the factor on the learning rate from each layer to the one below; `seed` is of order, views and
+    dropped paths; the bar moves on with each step.
     """
     from timm.optim import param_groups_layer_decay  # here, because importing timm takes seconds
 

@@ -32,12 +32,7 @@ def changed(
 ) -> Tensor:
     """The view that evaluation sees, under one operation of `STRENGTHS` (None: as it is): float32 [N, 3, S, S].
 
-    Args:
-        batch: canvases.
-        preprocess: of the encoder; normalises.
-        operation: its name.
-        u: [N, 2], uniform in [0, 1): what is drawn for each image.
-        fill: grey level outside the image, for rotations.
+    It is normalised. `u` [N, 2], uniform in [0, 1), is what is drawn for each image; `fill` the grey level outside it.
     """
     limit = batch.size.cpu().numpy()
     table = Table.plain(central_box(limit, preprocess.crop), limit)

@@ -29,10 +29,7 @@ from sslpipe.shards.manifest import Manifest
 def shards(settings: Config, form: ShardConfig, seed: int) -> Iterator[Path]:
     """The set as shards in scratch, locked: made once for all encoders, and gone on with after a kill.
 
-    Args:
-        settings: which set.
-        form: how it is stored.
-        seed: of a test split drawn.
+    `form` says how it is stored; a test split that it lacks is drawn by `seed`.
 
     Raises:
         UserError: the set cannot be read; it has no labels.
