@@ -7,14 +7,14 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from sslpipe.core.config import Config as Base
-from sslpipe.evals.base.declaration import Evaluation, Score
+from sslpipe.evals.base.declaration import Enabled, Evaluation, Score
 from sslpipe.sharding import sources
 
 
 class Config(Base):
     """Settings of the section `transfer`: as those of `data`, of another set."""
 
-    enabled: bool = Field(False, description="whether this evaluation runs")
+    enabled: Enabled = False
     source: str | None = Field(None, description="as data.source, such as torchvision:CIFAR10 or folder")
     root: str | None = Field(None, description="as data.root")
     test_root: str | None = Field(None, description="as data.test_root")
