@@ -35,18 +35,10 @@ def scores(
     ks: tuple[int, ...],
     device: torch.device | str = "cpu",
 ) -> dict[str, Tensor]:
-    """What each query finds.
+    """What each query finds: float64 [M] each, `recall_k` for each k, 0 or 1; `average_precision`; `r_precision`.
 
-    Args:
-        bank: [N, D]; normalised inside.
-        bank_labels: int64 [N].
-        queries: [M, D]; normalised inside.
-        labels: int64 [M], each with an image of that class in the bank.
-        ks: of `recall_k`; cut to N.
-        device: where the bank is ranked.
-
-    Returns:
-        float64 [M] each: `recall_k` for each k, 0 or 1; `average_precision`; `r_precision`.
+    Bank [N, D] and queries [M, D] are normalised inside, and the bank is ranked on `device`; labels are int64. Each
+    query has an image of its class in the bank; every k is cut to N.
     """
     x, known = normalize(bank.float(), dim=1).to(device), bank_labels.to(device)
     found: list[dict[str, Tensor]] = []
