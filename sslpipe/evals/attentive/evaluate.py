@@ -31,7 +31,7 @@ _BATCH = 256
 
 
 class Pooling(nn.Module):
-    """Attention pooling and a linear layer; the features of a patch, D = `dim`, are a multiple of `heads`."""
+    """Attention pooling and a linear layer; D = `dim`, the features a patch has, is a multiple of `heads`."""
 
     def __init__(self, dim: int, classes: int, heads: int) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ def fit(
 ) -> list[Pooling]:
     """One probe a learning rate, all on the same batches of patches [N, P, D] and labels int64 [N].
 
-    `seed` is of weights and order, `indices`, int64 [n], of the images to learn from; None for all.
+    `seed` is of weights and order; `indices`, int64 [n], are of the images to learn from, None for all.
     """
     device = resolve(settings.device)
     indices = torch.arange(len(x)) if indices is None else indices

@@ -99,9 +99,8 @@ def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
                 model = Classifier(network, classes).to(device)
                 if config.head == "linear":  # LP-FT, Kumar et al. 2022
                     features = central(network.eval(), subset)
-                    model.start_from(
-                        fit_probe(features, subset.labels, classes, ProbeConfig(), seed + number)
-                    )
+                    probe = fit_probe(features, subset.labels, classes, ProbeConfig(), seed + number)
+                    model.start_from(probe)
                 fit(model, subset, views, config, layer_decay, seed + number, bar)
                 scores[prefix].append(accuracy(model, test))
     metrics: dict[str, Any] = {}
