@@ -172,6 +172,7 @@ def _bytes(x: Tensor) -> Tensor:
     return (255 * x.clamp(0, 1)).round() / 255
 
 
+#: In the order of `NAMES`.
 _FUNCTIONS: tuple[Corruption, ...] = (
     gaussian_noise, shot_noise, impulse_noise, defocus_blur, motion_blur, brightness, contrast, pixelate, jpeg
 )  # fmt: skip
