@@ -68,9 +68,8 @@ def compose(reader: Reader, split: str, count: int, side: int, settings: Config,
         key = np.array([seed, _STREAM[split]], np.uint64)
         random = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, number]))
         made.append(_scene(images, look, side, settings, random))
-    pixels, masks, boxes, labels = zip(*made, strict=True)
-    pixels, masks = (torch.from_numpy(np.stack(each)) for each in (pixels, masks))
-    return Scenes(pixels, masks, list(boxes), list(labels))
+    pixels, masks, boxes, labels = map(list, zip(*made, strict=True))
+    return Scenes(torch.from_numpy(np.stack(pixels)), torch.from_numpy(np.stack(masks)), boxes, labels)
 
 
 def normalised(pixels: Tensor, preprocess: Preprocess, device: torch.device) -> Tensor:
