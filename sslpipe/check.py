@@ -134,22 +134,21 @@ def check_data(settings: Settings, source: Source) -> Iterator[str]:
 def check_evaluations(settings: Settings, source: Source) -> Iterator[str]:
     """What the evaluations that are on will do, or why they will do nothing; and the data that they read besides."""
     splits = {name: _summary(source, name) for name in ("train", "test")}
-    runs, skipped = [], []
-    for name in evals.declarations():
+    runs, skipped = dict[str, dict[str, Any] | None](), []
+    for name, declared in evals.declarations().items():
         config = getattr(settings, name)
         if config.enabled:
-            reason = evals.reason_to_skip(name, config, splits)
-            runs += [name] if reason is None else []
-            skipped += [] if reason is None else [f"{name}, as {reason}"]
+            elsewhere = declared.elsewhere(config)
+            if reason := evals.reason_to_skip(name, config, splits, elsewhere):
+                skipped.append(f"{name}, as {reason}")
+            else:
+                runs[name] = elsewhere
     left_out = f"; skipped: {'; '.join(skipped)}" if skipped else ""
     yield f"evaluations: {', '.join(runs) or 'none'}{left_out}"
-    for name in runs:
-        found = evals.declaration(name).elsewhere(getattr(settings, name))
+    for name, found in runs.items():
         if found is not None:
-            told = ", ".join(
-                f"{key} {value}" for key, value in found.items() if key not in ("digest", "bytes")
-            )
-            yield f"  {name} reads other data: {told}"
+            told = [f"{key} {value}" for key, value in found.items() if key not in ("digest", "bytes")]
+            yield f"  {name} reads other data: {', '.join(told)}"
 
 
 def _summary(source: Source, split: str) -> dict[str, Any]:

@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 from sslpipe import evals
+from sslpipe.core.pipeline import RESOLVED
 from sslpipe.core.scratch import atomic_write, write_json
+from sslpipe.evals.base.outcome import headline
 from sslpipe.settings import Settings
 from sslpipe.tracking.record import Record
 from stages.runner import stage
@@ -21,22 +23,23 @@ def main(name: str) -> None:
 def evaluate(name: str, settings: Settings, record: Record) -> None:
     """Run an evaluation, or say why it was skipped, without importing torch."""
     declared, config = evals.declaration(name), getattr(settings, name)
-    manifest = json.loads(Path("data/shards/manifest.json").read_text()) if config.enabled else {}
-    if reason := evals.reason_to_skip(name, config, manifest.get("splits", {})):
+    splits, elsewhere = {}, None
+    if config.enabled:
+        splits = json.loads(Path("data/shards/manifest.json").read_text())["splits"]
+        elsewhere = json.loads((RESOLVED / f"{name}.json").read_text()).get("elsewhere")
+    if reason := evals.reason_to_skip(name, config, splits, elsewhere):
         write_json(f"metrics/{name}.json", {})
-        atomic_write(
-            f"plots/{name}/skipped.txt", f"{reason}\n"
-        )  # DVC warns of an empty folder, again and again
+        # DVC warns of an empty folder, again and again
+        atomic_write(f"plots/{name}/skipped.txt", f"{reason}\n")
         record.result({}, {}, skipped=reason)
         print(f"{name}: skipped, {reason}", flush=True)
         return
     from sslpipe.evals.base.run import run
 
-    found = run(
-        name, config, lambda section: getattr(settings, section), settings.seed, settings.evaluate.seeds
-    )
-    write_json(f"metrics/{name}.json", {name: found.headline(declared.headline)})
-    for file, content in found.plots.items():
+    seed, seeds = settings.seed, settings.evaluate.seeds
+    found, plots = run(name, config, lambda section: getattr(settings, section), seed, seeds, elsewhere)
+    write_json(f"metrics/{name}.json", {name: headline(found.metrics, declared.headline)})
+    for file, content in plots.items():
         atomic_write(f"plots/{name}/{file}", content)
     record.result(found.metrics, found.protocol)
     record.artifact(f"plots/{name}")

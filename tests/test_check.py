@@ -61,7 +61,7 @@ def test_what_evaluations_read_besides(small_project: Path) -> None:
     )
     said = list(check())
     assert "  transfer reads other data: source folder, count 60" in said
-    assert "  detect reads other data: layout voc" in said
+    assert f"  detect reads other data: folder {small_project / 'voc'}, layout voc" in said
 
 
 def test_what_evaluations_will_do_is_said_in_one_line(small_project: Path) -> None:

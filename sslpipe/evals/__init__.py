@@ -50,18 +50,17 @@ def config_of(name: str) -> type[Config]:
     return found
 
 
-def reason_to_skip(name: str, config: Any, splits: Mapping[str, Any]) -> str | None:
+def reason_to_skip(
+    name: str, config: Any, splits: Mapping[str, Any], elsewhere: Mapping[str, Any] | None
+) -> str | None:
     """Why an evaluation has nothing to do, one sentence; None where it has.
 
-    Args:
-        name: of the evaluation.
-        config: its settings.
-        splits: of the shards' manifest.
+    `splits` are those of the shards' manifest, `elsewhere` is what `Evaluation.elsewhere` gave.
     """
     declared = declaration(name)
     if not config.enabled:
         return f"{name}.enabled is false in params.yaml"
-    if declared.elsewhere(config) is not None:
+    if elsewhere is not None:
         return None  # it has images of its own
     for split in declared.splits:
         if not splits.get(split, {}).get("count"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import warnings
 import xml.etree.ElementTree as ElementTree
@@ -14,12 +15,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from sslpipe.console.errors import UserError
 from sslpipe.console.progress import progress
 from sslpipe.scenes import layouts
-from sslpipe.scenes.composed import IGNORED, Config, Scenes, of_shards
+from sslpipe.scenes.composed import IGNORED, Config, Scenes
 from sslpipe.shards.images import BadImage, decode, limits
 
 Need = Literal["masks", "boxes"]
@@ -39,41 +39,31 @@ class _Annotated:
     mask: Callable[[tuple[int, int]], np.ndarray]  # of (height, width): uint8, as `Scenes.masks`
 
 
-def scenes(
-    need: Need, folder: Path, reader: str, side: int, settings: Config, seed: int
-) -> tuple[Scenes, Scenes, list[str]]:
+def scenes(need: Need, root: str, side: int, settings: Config, seed: int) -> tuple[Scenes, Scenes, list[str]]:
     """Scenes to learn from and to be tested on, and the names of the classes.
 
-    Args:
-        need: what they are wanted for.
-        folder: of shards, for composed scenes.
-        reader: as `loader.reader`.
-        side: of what the encoder sees, pixels.
-        settings: where they come from.
-        seed: of everything drawn.
+    `side` is of what the encoder sees, in pixels; `seed` decides which images are taken.
 
     Raises:
-        UserError: `settings.root` is not laid out as VOC or COCO, or something in it cannot be read.
+        UserError: the folder is not laid out as VOC or COCO, or something in it cannot be read.
     """
-    if settings.root is None:
-        return of_shards(folder, reader, side, settings, seed)
-    root = Path(settings.root).expanduser()
-    splits, names = {"coco": _coco, "voc": _voc}[layouts.layout(settings.root)](root, need)
+    folder = Path(root).expanduser()
+    splits, names = {"coco": _coco, "voc": _voc}[layouts.layout(root)](folder, need)
     if len(names) >= IGNORED:
         raise UserError(
-            f"scenes.root {root}: {len(names)} classes are more than the {IGNORED - 1} that masks can tell"
+            f"scenes.root {folder}: {len(names)} classes are more than the {IGNORED - 1} that masks can tell"
         )
     counts = {"train": settings.train, "test": settings.test}
     found = {}
     for split, each in splits.items():
         if not each:
-            raise UserError(f"scenes.root {root}: its {_SPLITS[split]} set lists no image with {need}")
-        order = np.random.default_rng(seed).permutation(len(each))[: counts[split]]
-        found[split] = _read([each[place] for place in sorted(order)], side * settings.size, need)
+            raise UserError(f"scenes.root {folder}: its {_SPLITS[split]} set lists no image with {need}")
+        taken = np.random.default_rng(seed).permutation(len(each))[: counts[split]]
+        found[split] = _read([each[index] for index in sorted(taken)], side * settings.size, need)
         known = found[split].masks[found[split].masks != IGNORED]
         if len(known) and int(known.max()) > len(names):
             raise UserError(
-                f"scenes.root {root}: masks hold the value {int(known.max())}, but the annotations of the listed "
+                f"scenes.root {folder}: masks hold the value {int(known.max())}, but the annotations of the listed "
                 f"images name {len(names)} classes: {', '.join(names)}"
             )
     return found["train"], found["test"], names
@@ -84,29 +74,21 @@ def _voc(root: Path, need: Need) -> tuple[dict[str, list[_Annotated]], list[str]
     objects = {name: _voc_objects(root, name) for names in listed.values() for name in names}
     classes = sorted({each[0] for found in objects.values() for each in found})
     numbers = {name: number for number, name in enumerate(classes)}
+    masks = {name: root / "SegmentationClass" / f"{name}.png" for name in objects}
 
     def annotated(name: str) -> _Annotated:
         found = objects[name]
-
-        def mask(size: tuple[int, int]) -> np.ndarray:
-            path = root / "SegmentationClass" / f"{name}.png"
-            return _voc_mask(path, size)
-
         return _Annotated(
             image=root / "JPEGImages" / f"{name}.jpg",
             boxes=[box for _, box, _ in found],
             labels=[numbers[each] for each, _, _ in found],
             crowd=[int(difficult) for _, _, difficult in found],
-            mask=mask,
+            mask=functools.partial(_voc_mask, masks[name]),
         )
 
     splits = {split: [annotated(name) for name in names] for split, names in listed.items()}
     if need == "masks" and not classes:  # masks number their classes themselves
-        top = max(
-            _voc_top(root / "SegmentationClass" / f"{name}.png")
-            for names in listed.values()
-            for name in names
-        )
+        top = max(map(_voc_top, masks.values()))
         classes = [str(number) for number in range(1, top + 1)]
     return splits, classes
 
@@ -131,11 +113,11 @@ def _voc_objects(root: Path, name: str) -> list[tuple[str, list[float], bool]]:
     try:
         found = []
         for each in ElementTree.parse(path).getroot().iter("object"):
-            corners = [float(each.findtext(f"bndbox/{key}", "")) for key in ("xmin", "ymin", "xmax", "ymax")]
-            box = [corners[0] - 1, corners[1] - 1, corners[2], corners[3]]
-            found.append(
-                (each.findtext("name", "").strip(), box, each.findtext("difficult", "0").strip() == "1")
+            left, top, *end = (
+                float(each.findtext(f"bndbox/{key}", "")) for key in ("xmin", "ymin", "xmax", "ymax")
             )
+            difficult = each.findtext("difficult", "0").strip() == "1"
+            found.append((each.findtext("name", "").strip(), [left - 1, top - 1, *end], difficult))
     except (ElementTree.ParseError, ValueError) as error:
         raise UserError(f"{path} cannot be read as an annotation of VOC: {error}") from None
     return found
@@ -198,12 +180,8 @@ def _coco_one(coco: Any, images: Path, number: int, kinds: Sequence[int]) -> _An
     file = str(coco.loadImgs([number])[0]["file_name"])
     if Path(file).is_absolute() or ".." in Path(file).parts:
         raise UserError(f"{images}: {file!r} leads out of the folder of images")
-    marks = [
-        each
-        for each in coco.loadAnns(coco.getAnnIds([number]))
-        if each["bbox"][2] > 0 and each["bbox"][3] > 0
-    ]
-    places = {kind: place for place, kind in enumerate(kinds)}
+    marks = [each for each in coco.loadAnns(coco.getAnnIds([number])) if min(each["bbox"][2:]) > 0]
+    labels = {kind: label for label, kind in enumerate(kinds)}
 
     def mask(size: tuple[int, int]) -> np.ndarray:
         found = np.zeros(size, np.uint8)
@@ -213,13 +191,13 @@ def _coco_one(coco: Any, images: Path, number: int, kinds: Sequence[int]) -> _An
                 inside = coco.annToMask(each).astype(bool)
             if inside.shape != size:
                 raise UserError(f"{images / file} is not of the size that its annotations name")
-            found[inside] = IGNORED if each.get("iscrowd") else places[each["category_id"]] + 1
+            found[inside] = IGNORED if each.get("iscrowd") else labels[each["category_id"]] + 1
         return found
 
     return _Annotated(
         image=images / file,
         boxes=[[x, y, x + w, y + h] for x, y, w, h in (each["bbox"] for each in marks)],
-        labels=[places[each["category_id"]] for each in marks],
+        labels=[labels[each["category_id"]] for each in marks],
         crowd=[int(bool(each.get("iscrowd"))) for each in marks],
         mask=mask,
     )
@@ -236,12 +214,12 @@ def _read(listed: Sequence[_Annotated], side: int, need: Need) -> Scenes:
             image = _image(each.image)
             scale = side / max(image.size)
             width, height = (max(1, round(scale * length)) for length in image.size)
-            pixels[number, :height, :width] = _tensor(image.resize((width, height), Image.Resampling.BICUBIC))
+            small = image.resize((width, height), Image.Resampling.BICUBIC)
+            pixels[number, :height, :width] = torch.from_numpy(np.array(small))
             if need == "masks":
                 mask = Image.fromarray(each.mask(image.size[::-1]))
-                masks[number, :height, :width] = _tensor(
-                    mask.resize((width, height), Image.Resampling.NEAREST)
-                )
+                small = mask.resize((width, height), Image.Resampling.NEAREST)
+                masks[number, :height, :width] = torch.from_numpy(np.array(small))
             found = torch.tensor(each.boxes, dtype=torch.float32).view(-1, 4) * scale
             found = found.clamp_min(0).minimum(torch.tensor([width, height, width, height]))
             kept = ((found[:, 2:] - found[:, :2]) > 0.5).all(1)  # nothing is left of what is smaller
@@ -259,7 +237,3 @@ def _image(path: Path) -> Image.Image:
         raise UserError(f"{path} is missing, which the annotations name") from None
     except BadImage as error:
         raise UserError(f"{path} cannot be used: {error}") from None
-
-
-def _tensor(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(image))

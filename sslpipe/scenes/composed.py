@@ -9,7 +9,6 @@ number alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,15 +16,17 @@ from PIL import Image
 from torch import Tensor
 
 from sslpipe.console.errors import UserError
-from sslpipe.data.loader import Reader, open_split
+from sslpipe.data.loader import Reader
+from sslpipe.data.subset import labelled
 from sslpipe.scenes.config import Config
-from sslpipe.shards import manifest as manifests
 from sslpipe.views.preprocess import Preprocess
 
 IGNORED = 255  # in masks, a pixel of no class
 OPAQUE = 0.3  # from this opacity on a pixel is the object's
 _TRIES = 20  # places tried for an object
 _STREAM = {"train": 11, "test": 12}
+#: A scene: pixels [S, S, 3], mask [S, S], boxes [n, 4] and labels [n].
+_Scene = tuple[np.ndarray, np.ndarray, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -52,63 +53,29 @@ class Scenes:
 
 
 def compose(reader: Reader, split: str, count: int, side: int, settings: Config, seed: int) -> Scenes:
-    """Scenes of a split's labelled images.
+    """So many scenes of the labelled images of a split, `train` or `test`: their scenes are drawn apart.
 
-    Args:
-        reader: the split.
-        split: `train` or `test`: their scenes are drawn apart.
-        count: scenes.
-        side: of what the encoder sees, pixels.
-        settings: how they are composed.
-        seed: of everything drawn.
+    `side` is of what the encoder sees, in pixels.
 
     Raises:
         UserError: the split has no labelled image.
     """
-    places = (reader.labels >= 0).nonzero()[:, 0].numpy()
-    if not len(places):
+    images = labelled(reader)
+    if not len(images):
         raise UserError(f"scenes are composed of labelled images, and the {split} split has none")
-    look = _Look.of(reader, places)
-    made = [
-        _scene(reader, places, look, side, settings, np.random.Generator(_bits(seed, _STREAM[split], number)))
-        for number in range(count)
-    ]
-    pixels, masks, boxes, labels = zip(*made, strict=True)
-    return Scenes(
-        torch.from_numpy(np.stack(pixels)), torch.from_numpy(np.stack(masks)), list(boxes), list(labels)
-    )
-
-
-def of_shards(
-    folder: Path, reader: str, side: int, settings: Config, seed: int
-) -> tuple[Scenes, Scenes, list[str]]:
-    """Scenes to learn from and to be tested on, composed of a split each, and the names of the classes.
-
-    Args:
-        folder: of shards.
-        reader: as `loader.reader`.
-        side: of what the encoder sees, pixels.
-        settings: how they are composed.
-        seed: of everything drawn.
-    """
-    train, test = (open_split(folder, split, reader) for split in ("train", "test"))
-    count = int(max(train.labels.max(), test.labels.max())) + 1
-    names = manifests.read(folder).classes
-    return (
-        compose(train, "train", settings.train, side, settings, seed),
-        compose(test, "test", settings.test, side, settings, seed),
-        list(names) if names else [str(number) for number in range(count)],
-    )
+    look, made = _Look.of(images), []
+    for number in range(count):
+        key = np.array([seed, _STREAM[split]], np.uint64)
+        random = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, number]))
+        made.append(_scene(images, look, side, settings, random))
+    pixels, masks, boxes, labels = map(list, zip(*made, strict=True))
+    return Scenes(torch.from_numpy(np.stack(pixels)), torch.from_numpy(np.stack(masks)), boxes, labels)
 
 
 def normalised(pixels: Tensor, preprocess: Preprocess, device: torch.device) -> Tensor:
     """Scenes as the encoder takes them: uint8 [N, S, S, 3] → float32 [N, 3, S, S]."""
     mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (preprocess.mean, preprocess.std))
     return (pixels.to(device).permute(0, 3, 1, 2).float() / 255 - mean) / std
-
-
-def _bits(seed: int, stream: int, number: int) -> np.random.Philox:
-    return np.random.Philox(key=np.array([seed, stream], np.uint64), counter=[0, 0, 0, number])
 
 
 @dataclass(frozen=True)
@@ -119,59 +86,43 @@ class _Look:
     grey: bool
 
     @classmethod
-    def of(cls, reader: Reader, places: np.ndarray) -> _Look:
-        some = reader.gather(places[np.linspace(0, len(places) - 1, min(64, len(places))).astype(int)])
-        images = list(map(_cut, some.pixels.numpy(), some.size.numpy()))
-        edges = [
-            np.concatenate([image[0].ravel(), image[-1].ravel(), image[:, 0].ravel(), image[:, -1].ravel()])
-            for image in images
-        ]
+    def of(cls, reader: Reader) -> _Look:
+        images = _images(reader, np.linspace(0, len(reader) - 1, min(64, len(reader))).astype(int))
+        edges = [np.concatenate([*image[[0, -1]], *image[:, [0, -1]].swapaxes(0, 1)]) for image in images]
         return cls(
             drawn=bool(np.median([np.median(edge) for edge in edges]) < 16),
             grey=all((image == image[..., :1]).all() for image in images),
         )
 
 
-def _cut(canvas: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """An image without its canvas."""
-    return canvas[: size[0], : size[1]]
+def _images(reader: Reader, indices: np.ndarray) -> list[np.ndarray]:
+    """Images [h, w, 3] without their canvases."""
+    batch = reader.gather(indices)
+    return [canvas[:h, :w] for canvas, (h, w) in zip(batch.pixels.numpy(), batch.size.numpy(), strict=True)]
 
 
-def _scene(
-    reader: Reader,
-    places: np.ndarray,
-    look: _Look,
-    side: int,
-    settings: Config,
-    random: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray, Tensor, Tensor]:
-    """Pixels [S, S, 3], mask [S, S], boxes [n, 4] and labels [n] of one scene."""
+def _scene(reader: Reader, look: _Look, side: int, settings: Config, random: np.random.Generator) -> _Scene:
     whole = side * settings.size
     scene = _texture(whole, look.grey, random)
     owner = np.full((whole, whole), -1)  # the number of the object that is seen
     areas: list[int] = []
-    chosen = random.choice(places, random.integers(settings.objects[0], settings.objects[1] + 1))
-    batch = reader.gather(chosen)
-    for number, (canvas, size) in enumerate(zip(batch.pixels.numpy(), batch.size.numpy(), strict=True)):
-        image, alpha = _object(
-            _cut(canvas, size), look, round(side * random.uniform(*settings.scale)), random
-        )
+    chosen = random.choice(len(reader), random.integers(settings.objects[0], settings.objects[1] + 1))
+    for number, image in enumerate(_images(reader, chosen)):
+        longest = round(side * random.uniform(*settings.scale))
+        pixels, alpha = _object(image, look, longest, random)
         corner = _place(owner, areas, alpha > OPAQUE, settings.overlap, random)
         areas.append(0)
         if corner is None:
             continue
-        y, x = corner
-        height, width = alpha.shape
-        here = (slice(y, y + height), slice(x, x + width))
-        scene[here] = scene[here] * (1 - alpha[..., None]) + image * alpha[..., None]
+        here = tuple(slice(start, start + length) for start, length in zip(corner, alpha.shape, strict=True))
+        scene[here] = scene[here] * (1 - alpha[..., None]) + pixels * alpha[..., None]
         owner[here][alpha > OPAQUE] = number
         areas[number] = int((alpha > OPAQUE).sum())
-    return _labelled(scene, owner, areas, batch.label)
+    return _marked(scene, owner, reader.labels[torch.from_numpy(chosen)])
 
 
-def _labelled(
-    scene: np.ndarray, owner: np.ndarray, areas: list[int], labels: Tensor
-) -> tuple[np.ndarray, np.ndarray, Tensor, Tensor]:
+def _marked(scene: np.ndarray, owner: np.ndarray, labels: Tensor) -> _Scene:
+    """A scene with the marks of the objects that are seen in it."""
     mask, boxes, classes = np.zeros(owner.shape, np.int64), [], []
     for number, label in enumerate(labels.tolist()):
         y, x = np.nonzero(owner == number)
@@ -214,12 +165,11 @@ def _place(
         y, x = (int(random.integers(0, most + 1)) for most in room)
         under = owner[y : y + mask.shape[0], x : x + mask.shape[1]][mask]
         hidden = np.bincount(under[under >= 0], minlength=len(areas))
-        left = [(owner == number).sum() for number in np.flatnonzero(hidden)]
         lost = [
-            1 - (seen - hidden[number]) / areas[number]
-            for seen, number in zip(left, np.flatnonzero(hidden), strict=True)
+            1 - ((owner == number).sum() - hidden[number]) / areas[number]
+            for number in np.flatnonzero(hidden)
         ]
-        if all(share <= overlap for share in lost):
+        if all(fraction <= overlap for fraction in lost):
             return y, x
     return None
 
@@ -230,7 +180,6 @@ def _texture(side: int, grey: bool, random: np.random.Generator) -> np.ndarray:
     for cells, weight in ((2, 0.6), (5, 0.3), (max(side // 3, 1), 0.25)):
         coarse = random.integers(0, 160, (cells, cells, 1 if grey else 3), dtype=np.uint8)
         coarse = np.repeat(coarse, 3, axis=2) if grey else coarse
-        field += weight * np.asarray(
-            Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC), np.float64
-        )
+        patches = Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
+        field += weight * np.asarray(patches, np.float64)
     return field

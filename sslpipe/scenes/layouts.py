@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sslpipe.console.errors import UserError
-from sslpipe.core.scratch import digest as digest_of
+from sslpipe.core.scratch import digest
 
 COCO = "annotations/instances_*.json"
 VOC = ("JPEGImages", "Annotations", "SegmentationClass")
@@ -29,20 +29,19 @@ def layout(root: str) -> str:
     )
 
 
-def digest(root: str) -> dict[str, Any]:
-    """{"layout", "digest"} over the names, sizes and times of lists, annotations and folders; no file is opened.
+def elsewhere(config: Any) -> dict[str, Any] | None:
+    """{"folder", "layout", "digest"} of the folder that an evaluation with a setting `scenes` reads; None for none.
+
+    The digest is over the names, sizes and times of lists, annotations and folders; no file is opened.
 
     Raises:
         UserError: the folder is laid out as neither.
     """
+    root = config.scenes.root
+    if not root:
+        return None  # scenes are composed
     folder, kind = Path(root).expanduser(), layout(root)
     files = [*folder.glob(COCO), *folder.glob("ImageSets/*/*.txt")]
     seen = sorted([*files, *(folder / name for name in VOC if (folder / name).is_dir())])
     status = [[str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns] for path in seen]
-    return {"layout": kind, "digest": digest_of(status)}
-
-
-def elsewhere(config: Any) -> dict[str, Any] | None:
-    """The digest of the folder that an evaluation with a setting `scenes` reads; None where it composes its scenes."""
-    root = config.scenes.root
-    return digest(root) if root else None
+    return {"folder": root, "layout": kind, "digest": digest(status)}

@@ -18,6 +18,7 @@ from sslpipe.evals.base.config import EmbedConfig
 from sslpipe.evals.base.embed import embed
 from sslpipe.evals.base.inputs import Inputs
 from sslpipe.evals.base.outcome import Outcome, headline
+from sslpipe.evals.base.outcome import numbers as numbers_of
 from sslpipe.evals.base.repeats import repeated
 from sslpipe.scenes.composed import compose
 from sslpipe.scenes.config import Config as ScenesConfig
@@ -134,7 +135,7 @@ def test_declarations_import_no_torch() -> None:
 def test_its_numbers_are_finite_and_can_be_written(name: str) -> None:
     found = outcome(name)
     assert isinstance(found, Outcome)
-    assert found.numbers()
+    assert numbers_of(found.metrics)
     json.dumps(found.metrics, allow_nan=False)
     json.dumps(found.protocol, allow_nan=False)
     assert isinstance(found.protocol["chosen_on"], str)
@@ -145,12 +146,12 @@ def test_its_numbers_are_finite_and_can_be_written(name: str) -> None:
 def test_each_headline_number_is_there_and_beside_it_the_same_of_random_weights(name: str) -> None:
     declared, found = evals.declaration(name), outcome(name)
     for pattern in declared.headline:
-        shown = Outcome(metrics=headline(found.metrics, (pattern,)), protocol={}).numbers()
+        shown = numbers_of(headline(found.metrics, (pattern,)))
         assert shown, pattern
         for key in shown:
             path, dot, last = key.rpartition(".")
             plain = last.removeprefix("random_init_").removeprefix("raw_pixel_")
-            assert f"{path}{dot}random_init_{plain}" in found.numbers()
+            assert f"{path}{dot}random_init_{plain}" in numbers_of(found.metrics)
 
 
 @every
@@ -163,7 +164,7 @@ def test_the_same_seed_gives_the_same_numbers(name: str) -> None:
 @every
 def test_what_it_draws_is_bytes_or_text_of_several_seeds_too(name: str) -> None:
     merged = repeated(lambda seed: outcome(name), 2, 0)
-    numbers, once = merged.numbers(), outcome(name).numbers()
+    numbers, once = numbers_of(merged.metrics), numbers_of(outcome(name).metrics)
     assert {key: numbers[key] for key in once} == pytest.approx(once)
     json.dumps({**merged.metrics, **merged.protocol}, allow_nan=False)
     plots = getattr(module(name), "plots", None)
@@ -181,11 +182,11 @@ def test_the_reason_to_skip_it(name: str) -> None:
     def reason(**changes: dict[str, Any]) -> str | None:
         # Made without a check: some cannot be enabled without more settings.
         config = evals.config_of(name).model_construct(**{**dict(evals.config_of(name)()), "enabled": True})
-        return evals.reason_to_skip(name, config, {**SPLITS, **changes})
+        return evals.reason_to_skip(name, config, {**SPLITS, **changes}, None)
 
     off = evals.config_of(name)(enabled=False)
-    assert evals.reason_to_skip(name, off, SPLITS) == f"{name}.enabled is false in params.yaml"
-    assert evals.reason_to_skip(name, off, {}) == f"{name}.enabled is false in params.yaml"
+    assert evals.reason_to_skip(name, off, SPLITS, None) == f"{name}.enabled is false in params.yaml"
+    assert evals.reason_to_skip(name, off, {}, None) == f"{name}.enabled is false in params.yaml"
     assert reason() is None
     for split in ("train", "test"):
         none = reason(**{split: {"count": 0, "labelled": False}})
@@ -196,9 +197,6 @@ def test_the_reason_to_skip_it(name: str) -> None:
 
 
 @every
-def test_images_of_its_own_are_reason_enough_to_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = evals.declaration(name)
-    elsewhere = type(own)(**{**vars(own), "elsewhere": lambda config: {"digest": "d"}})
-    monkeypatch.setattr(evals, "declaration", lambda name: elsewhere)
+def test_images_of_its_own_are_reason_enough_to_run(name: str) -> None:
     config = evals.config_of(name).model_construct(**{**dict(evals.config_of(name)()), "enabled": True})
-    assert evals.reason_to_skip(name, config, {}) is None
+    assert evals.reason_to_skip(name, config, {}, {"digest": "d"}) is None

@@ -102,7 +102,7 @@ LAYOUTS = pytest.mark.parametrize("make", [voc, coco])
 
 def opened(root: Path, need: Need, **settings: Any) -> tuple[Scenes, Scenes, list[str]]:
     config = Config(root=str(root), size=2, **settings)
-    return annotated.scenes(need, Path("nowhere"), "auto", SIDE, config, 0)
+    return annotated.scenes(need, str(root), SIDE, config, 0)
 
 
 def row(scenes: Scenes, width: int, height: int) -> int:
@@ -150,8 +150,8 @@ def test_masks_are_where_they_are_marked(make: Any, tmp_path: Path) -> None:
 
 @LAYOUTS
 def test_as_many_as_asked_for(make: Any, tmp_path: Path) -> None:
-    config = Config.model_construct(**{**Config(root=str(make(tmp_path)), size=2).model_dump(), "train": 1})
-    train, _, _ = annotated.scenes("boxes", Path("nowhere"), "auto", SIDE, config, 0)
+    config = Config.model_construct(**{**Config(size=2).model_dump(), "train": 1})
+    train, _, _ = annotated.scenes("boxes", str(make(tmp_path)), SIDE, config, 0)
     assert len(train) == 1
 
 
@@ -172,11 +172,13 @@ def test_masks_of_classes_that_no_annotation_names_are_refused(tmp_path: Path) -
 
 def test_the_digest_follows_the_annotations(tmp_path: Path) -> None:
     root = voc(tmp_path)
-    before = layouts.digest(str(root))
-    assert before["layout"] == "voc"
-    assert layouts.digest(str(root)) == before
+    config = segment.Config(scenes=Config(root=str(root)))
+    before = layouts.elsewhere(config)
+    assert before
+    assert (before["folder"], before["layout"]) == (str(root), "voc")
+    assert layouts.elsewhere(config) == before
     (root / "ImageSets/Main/val.txt").write_text("third\ntall\n")
-    assert layouts.digest(str(root)) != before
+    assert layouts.elsewhere(config) != before
 
 
 def _spoil(root: Path, what: str) -> None:

@@ -3,9 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from support import ToyReader
+from support import ToyReader, encoder, inputs, manifest
 
 from sslpipe.console.errors import UserError
+from sslpipe.evals.base.scenes import labelled_scenes
 from sslpipe.scenes.composed import Config, compose
 
 
@@ -92,3 +93,20 @@ def test_without_labels_there_are_no_scenes() -> None:
     reader.labels = torch.full_like(reader.labels, -1)
     with pytest.raises(UserError, match="labelled images, and the test split has none"):
         compose(reader, "test", 1, reader.resolution, SETTINGS, seed=0)
+
+
+@pytest.mark.parametrize(("classes", "told"), [(None, ["0", "1", "2", "3"]), (tuple("abcd"), list("abcd"))])
+def test_a_runs_scenes_are_of_both_its_splits_and_name_its_classes(
+    classes: tuple[str, ...] | None, told: list[str]
+) -> None:
+    train, test = ToyReader(20), ToyReader(12)
+    given = inputs(
+        encoder=encoder(), train=train, test=test, manifest=manifest(classes=classes), sections={"seed": 3}
+    )
+    config = Config(train=8, test=4)
+    found = labelled_scenes(given, "masks", config)
+    expected = compose(train, "train", 8, 16, config, 3), compose(test, "test", 4, 16, config, 3)
+    for one, other in zip(found[:2], expected, strict=True):
+        assert torch.equal(one.pixels, other.pixels)
+        assert torch.equal(one.masks, other.masks)
+    assert found[2] == told

@@ -17,9 +17,10 @@ from sslpipe.console.errors import UserError
 from sslpipe.console.progress import Progress, progress
 from sslpipe.core.device import resolve
 from sslpipe.data.loader import Loader, Reader
+from sslpipe.data.subset import Subset
 from sslpipe.evals.attentive import Config
 from sslpipe.evals.base import tables
-from sslpipe.evals.base.embed import random_twin
+from sslpipe.evals.base.embed import beside_random
 from sslpipe.evals.base.inputs import Inputs
 from sslpipe.evals.base.outcome import Outcome
 from sslpipe.measures.subsets import folds
@@ -30,13 +31,7 @@ _BATCH = 256
 
 
 class Pooling(nn.Module):
-    """Attention pooling and a linear layer.
-
-    Args:
-        dim: features a patch, D.
-        classes: C.
-        heads: D is a multiple of them.
-    """
+    """Attention pooling and a linear layer; D = `dim`, the features a patch has, is a multiple of `heads`."""
 
     def __init__(self, dim: int, classes: int, heads: int) -> None:
         super().__init__()
@@ -61,27 +56,30 @@ def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
     Raises:
         UserError: the patches do not fit in memory, or heads do not divide the features.
     """
-    settings, encoder = config, inputs.encoder
-    device, (train, test) = resolve(settings.device), inputs.labelled()
+    encoder, device, (train, test) = inputs.encoder, resolve(config.device), inputs.labelled()
     classes = int(train.labels.max()) + 1
-    if encoder.dim % settings.heads:
-        raise UserError(f"attentive.heads {settings.heads} does not divide the {encoder.dim} features")
-    encoder = encoder.to(device).eval()
-    _check_memory(encoder, (train, test), settings.memory, device)
+    if encoder.dim % config.heads:
+        raise UserError(f"attentive.heads {config.heads} does not divide the {encoder.dim} features")
+    networks, count = beside_random(encoder, device, seed), len(train) + len(test)
+    one = patches(encoder, Subset(train, torch.tensor([0])), device)
+    if one.nbytes * count / 1e9 > config.memory:
+        raise UserError(
+            f"attentive: the patches of {count} images take {one.nbytes * count / 1e9:.1f} GB; raise "
+            "attentive.memory, or evaluate on fewer images"
+        )
     metrics: dict[str, Any] = {}
     predicted: dict[str, Tensor] = {}
     lrs: dict[str, float] = {}
-    with progress("attentive", 2 * 2 * settings.epochs, "epochs") as bar:
-        for prefix, network in (("", encoder), ("random_init_", random_twin(encoder, seed))):
-            network = network.to(device).eval()
+    with progress("attentive", 2 * 2 * config.epochs, "epochs") as bar:
+        for prefix, network in networks.items():
             x, queries = (patches(network, split, device) for split in (train, test))
-            lr = choose(x, train.labels, classes, settings, seed, bar)
-            (model,) = fit(x, train.labels, classes, (lr,), settings, seed, bar)
+            lr = choose(x, train.labels, classes, config, seed, bar)
+            (model,) = fit(x, train.labels, classes, (lr,), config, seed, bar)
             predicted[prefix] = predict(model, queries)
             metrics[f"{prefix}top1"] = (predicted[prefix] == test.labels).double().mean().item()
             lrs[prefix or "encoder"] = lr
     protocol = {
-        **settings.model_dump(mode="json", exclude={"enabled", "device", "memory"}),
+        **config.model_dump(mode="json", exclude={"enabled", "device", "memory"}),
         "patches": x.shape[1],
         "lr_used": lrs,
         "optimiser": "AdamW, cosine, affine-free batch norm",
@@ -92,41 +90,19 @@ def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
     return Outcome(metrics=metrics, protocol=protocol, details=predicted)
 
 
-def plots(inputs: Inputs, config: Config, outcome: Outcome) -> dict[str, str]:
-    """Confusions."""
-    _, test = inputs.labelled()
-    return {"confusion.csv": tables.confusion(test.labels, outcome.details[""], inputs.manifest.classes)}
-
-
-@torch.no_grad()
-def _check_memory(
-    network: Backbone,
-    splits: tuple[Reader, Reader],
-    memory: float,
-    device: torch.device,
-) -> None:
-    """Refuse what does not fit before anything is embedded."""
-    one = network.tokens(network.preprocess.view(splits[0].gather(torch.tensor([0])).to(device)))
-    needed = sum(map(len, splits)) * one.numel() * 4 / 1e9
-    if needed > memory:
-        raise UserError(
-            f"attentive: the patches of {sum(map(len, splits))} images take {needed:.1f} GB; raise attentive.memory, "
-            "or evaluate on fewer images"
-        )
+plots = tables.confusions
 
 
 @torch.no_grad()
 def patches(network: Backbone, reader: Reader, device: torch.device) -> Tensor:
     """Features of all patches of a split, float32 [N, P, D], on the CPU."""
-    found: Tensor | None = None
-    start = 0
+    found, start = torch.empty(0), 0
     for batch in Loader(reader, batch_size=_BATCH, seed=0, shuffle=False, drop_last=False).epoch(0):
         tokens = network.tokens(network.preprocess.view(batch.to(device))).float().cpu()
-        if found is None:
+        if start == 0:  # into one tensor: joining parts would take twice the memory
             found = torch.empty(len(reader), *tokens.shape[1:])
         found[start : start + len(tokens)] = tokens
         start += len(tokens)
-    assert found is not None
     return found
 
 
@@ -147,22 +123,14 @@ def fit(
     settings: Config,
     seed: int,
     bar: Progress,
-    places: Tensor | None = None,
+    indices: Tensor | None = None,
 ) -> list[Pooling]:
-    """One probe a rate, all on the same batches.
+    """One probe a learning rate, all on the same batches of patches [N, P, D] and labels int64 [N].
 
-    Args:
-        x: patches [N, P, D].
-        labels: int64 [N].
-        classes: C.
-        lrs: learning rates.
-        settings: the protocol.
-        seed: of weights and order.
-        bar: moves on with each epoch.
-        places: int64 [n], of the images to learn from; None for all.
+    `seed` is of weights and order; `indices`, int64 [n], are of the images to learn from, None for all.
     """
     device = resolve(settings.device)
-    places = torch.arange(len(x)) if places is None else places
+    indices = torch.arange(len(x)) if indices is None else indices
     models = []
     for _ in lrs:
         torch.manual_seed(seed)  # all start from the same weights
@@ -171,18 +139,18 @@ def fit(
         torch.optim.AdamW(model.parameters(), lr, weight_decay=settings.weight_decay)
         for model, lr in zip(models, lrs, strict=True)
     ]
-    size = min(settings.batch_size, len(places))
+    size = min(settings.batch_size, len(indices))
     # Batch norm cannot train on one patch: a last batch of one image is left out.
-    batches = -(-len(places) // size) - (len(places) % size == 1)
+    batches = -(-len(indices) // size) - (len(indices) % size == 1)
     steps = settings.epochs * batches
     schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) for optimizer in optimizers]
     generator = torch.Generator().manual_seed(seed)
     for _ in range(settings.epochs):
-        for rows in places[torch.randperm(len(places), generator=generator)].split(size)[:batches]:
+        for rows in indices[torch.randperm(len(indices), generator=generator)].split(size)[:batches]:
             batch, target = x[rows].to(device), labels[rows].to(device)
             for model, optimizer, schedule in zip(models, optimizers, schedules, strict=True):
                 loss = cross_entropy(model(batch), target)
-                optimizer.zero_grad(set_to_none=True)
+                optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 schedule.step()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from sslpipe.core.config import Config as Base
+from sslpipe.evals.base.declaration import Device
 
 
 class EmbedConfig(Base):
@@ -17,7 +18,7 @@ class EmbedConfig(Base):
         description="blocks of a ViT, counted from the last, whose features stand side by side (DINO: 4)",
     )
     shown: int = Field(8, ge=0, le=12, description="images whose patches the report shows")
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu or cuda")
+    device: Device = "auto"
 
 
 class EvaluateConfig(Base):

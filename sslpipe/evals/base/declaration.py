@@ -7,7 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
+
+#: Settings that several evaluations have.
+Enabled = Annotated[bool, Field(description="whether this evaluation runs")]
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu or cuda")]
+Epochs = Annotated[int, Field(ge=1, description="passes over the images to learn from")]
+Rates = Annotated[tuple[float, ...], Field(min_length=1, description="learning rates to choose from")]
+CropScale = Annotated[tuple[float, float], Field(description="share of the image that training crops keep")]
+Temperature = Annotated[float, Field(gt=0, description="T of a vote's weight exp(similarity / T)")]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,12 @@ def random_twin(encoder: Backbone, seed: int) -> Backbone:
     return twin.to(next(encoder.parameters()).device).eval()
 
 
+def beside_random(encoder: Backbone, device: torch.device, seed: int) -> dict[str, Backbone]:
+    """The encoder and its random twin, on a device and in eval mode, by the prefix of their numbers."""
+    encoder = encoder.to(device).eval()
+    return {"": encoder, "random_init_": random_twin(encoder, seed)}
+
+
 @torch.inference_mode()
 def central(network: Backbone, reader: Reader, last_blocks: int = 1) -> Tensor:
     """Features of the central view of each image of a split, by a network in eval mode: float32 [N, D], on the CPU."""
@@ -41,17 +47,9 @@ def central(network: Backbone, reader: Reader, last_blocks: int = 1) -> Tensor:
 
 @torch.inference_mode()
 def embed(encoder: Backbone, reader: Reader, settings: Config, seed: int) -> Features:
-    """Features of a whole split, each image once and in order.
-
-    Args:
-        encoder: in eval mode.
-        reader: the split.
-        settings: batch size and device.
-        seed: of the random weights it is compared with.
-    """
+    """Features of a whole split, each image once and in order; `seed` is of the random weights."""
     device = resolve(settings.device)
-    encoder = encoder.to(device).eval()
-    nets, blocks = [encoder, random_twin(encoder, seed)], settings.last_blocks
+    nets, blocks = beside_random(encoder, device, seed).values(), settings.last_blocks
     loader = Loader(reader, batch_size=settings.batch_size, seed=0, shuffle=False, drop_last=False)
     rows: list[tuple[Tensor, ...]] = []
     with progress("embed", len(reader), "images") as bar:

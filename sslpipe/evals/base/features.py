@@ -5,17 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from sslpipe.console.errors import UserError
 from sslpipe.core import scratch
 
 #: The prefix of a metric's name, and the features it is measured on.
-KINDS = (
-    ("", "features"),
-    ("random_init_", "random_init_features"),
-    ("raw_pixel_", "raw_pixel_features"),
-)
+KINDS = (("", "features"), ("random_init_", "random_init_features"), ("raw_pixel_", "raw_pixel_features"))
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class Features:
         random_init_features: float32 [N, D], of the same network with random weights.
         raw_pixel_features: float32 [N, P], pixel values at most 32 a side.
         label: int64 [N], −1 where there is none.
-        index: int64 [N], places in the split.
+        index: int64 [N], in the split.
     """
 
     features: Tensor
@@ -49,13 +47,11 @@ class Features:
         return self if here.all() else self.at(here)
 
     def at(self, rows: Tensor) -> Features:
-        """Some rows: places int64 [n], or a mask bool [N]."""
+        """Some rows: their numbers int64 [n], or a mask bool [N]."""
         return Features(**{name: tensor[rows] for name, tensor in vars(self).items()})
 
     def save(self, path: Path) -> None:
         """Write as safetensors, atomically."""
-        from safetensors.torch import save
-
         scratch.atomic_write(path, save({name: tensor.contiguous() for name, tensor in vars(self).items()}))
 
     @classmethod
@@ -65,9 +61,6 @@ class Features:
         Raises:
             UserError: the file is missing or damaged.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         try:
             return cls(**load_file(path))
         except (FileNotFoundError, SafetensorError, TypeError) as error:

@@ -27,11 +27,8 @@ T = TypeVar("T")
 class Inputs:
     """What a run left for its evaluations, and the settings of other sections.
 
-    A test sets what it has: `Inputs(root).__dict__.update(encoder=…)` stands for the file.
-
-    Args:
-        root: the run's folder.
-        section: gives a section of the settings by its name.
+    A test sets what it has: `Inputs(root).__dict__.update(encoder=…)` stands for the file. `root` is the run's folder,
+    and `section` gives a section of the settings by its name.
     """
 
     def __init__(self, root: Path = Path("."), section: Callable[[str], Any] | None = None) -> None:
@@ -51,14 +48,9 @@ class Inputs:
         return self._section(section)
 
     @cached_property
-    def shards(self) -> Path:
-        """The folder of the shards."""
-        return self.root / "data" / "shards"
-
-    @cached_property
     def manifest(self) -> Manifest:
         """What the shards hold."""
-        return manifests.read(self.shards)
+        return manifests.read(self.root / "data" / "shards")
 
     @cached_property
     def encoder(self) -> Backbone:
@@ -76,16 +68,17 @@ class Inputs:
     @cached_property
     def train(self) -> Reader:
         """The training images."""
-        from sslpipe.data.loader import open_split
-
-        return open_split(self.shards, "train", self.config("loader").reader)
+        return self._split("train")
 
     @cached_property
     def test(self) -> Reader:
         """The test images."""
+        return self._split("test")
+
+    def _split(self, name: str) -> Reader:
         from sslpipe.data.loader import open_split
 
-        return open_split(self.shards, "test", self.config("loader").reader)
+        return open_split(self.root / "data" / "shards", name, self.config("loader").reader)
 
     def labelled(self) -> tuple[Reader, Reader]:
         """The training and the test images that have a label."""
@@ -96,11 +89,8 @@ class Inputs:
     @cached_property
     def features(self) -> tuple[Features, Features]:
         """Features of the training and of the test images."""
-        train, test = (
-            Features.load(self.root / "data" / "features" / f"{split}.safetensors")
-            for split in ("train", "test")
-        )
-        return train, test
+        folder = self.root / "data" / "features"
+        return Features.load(folder / "train.safetensors"), Features.load(folder / "test.safetensors")
 
     def labelled_features(self) -> tuple[Features, Features]:
         """The same of images that have a label."""

@@ -25,10 +25,6 @@ class Outcome:
     protocol: Mapping[str, Any]
     details: Any = None
 
-    def numbers(self) -> dict[str, float]:
-        """All finite numbers by dotted name."""
-        return numbers(self.metrics)
-
 
 def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     """The finite numbers among nested metrics by dotted name; words, lists and truth values are left out."""
@@ -40,12 +36,7 @@ def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def headline(metrics: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    """The part of nested metrics that `Evaluation.headline` names, nested as before.
-
-    Args:
-        metrics: all numbers.
-        names: as `Evaluation.headline`.
-    """
+    """The part of nested metrics that `names`, an `Evaluation.headline`, stand for, nested as before."""
     picked: dict[str, Any] = {}
     for name, value in numbers(metrics).items():
         if any(fits(name, pattern) for pattern in names):

@@ -21,36 +21,29 @@ HEADS = 6  # of attention that are shown, at most
 def show(folder: Path, encoder: Backbone, reader: Reader, count: int, seed: int) -> None:
     """Write strips of pictures, a column an image, and `strips.json`, which says what each strip shows.
 
-    Args:
-        folder: of the files.
-        encoder: in eval mode.
-        reader: a split; images are taken evenly from it.
-        count: images, at most.
-        seed: of the random weights beside it.
+    At most `count` images are taken evenly from a split. The encoder is in eval mode; `seed` is of the random weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
     strips: list[tuple[str, Tensor]] = []
     if min(count, len(reader)):
-        places = torch.linspace(0, len(reader) - 1, min(count, len(reader))).long().unique()
+        indices = torch.linspace(0, len(reader) - 1, min(count, len(reader))).long().unique()
         device = next(encoder.parameters()).device
-        pixels = encoder.preprocess.view(reader.gather(places).to(device))  # [N, 3, S, S]
+        pixels = encoder.preprocess.view(reader.gather(indices).to(device))  # [N, 3, S, S]
         strips = _strips(encoder, random_twin(encoder, seed), pixels)
     for number, (_, images) in enumerate(strips):
         atomic_write(folder / f"{number}.png", sheets.strip(images))
-    write_json(
-        folder / "strips.json",
-        [{"file": f"{number}.png", "title": title} for number, (title, _) in enumerate(strips)],
-    )
+    told = [{"file": f"{number}.png", "title": title} for number, (title, _) in enumerate(strips)]
+    write_json(folder / "strips.json", told)
 
 
 def _strips(encoder: Backbone, twin: Backbone, pixels: Tensor) -> list[tuple[str, Tensor]]:
     shown = encoder.preprocess.plain(pixels.cpu()).clamp(0, 1).permute(0, 2, 3, 1)  # [N, S, S, 3]
-    strips = [("The images", _bytes(shown))]
-    for title, network in (
-        ("Principal components of the patches", encoder),
-        ("The same of random weights", twin),
-    ):
-        strips.append((title, _bytes(components(network.maps(pixels).float().cpu()))))
+    own, random = (_bytes(components(network.maps(pixels).float().cpu())) for network in (encoder, twin))
+    strips = [
+        ("The images", _bytes(shown)),
+        ("Principal components of the patches", own),
+        ("The same of random weights", random),
+    ]
     attention = last_attention(encoder, pixels)
     if attention is not None:
         attention = attention.cpu()  # [N, H, h, w]
@@ -65,12 +58,7 @@ def components(maps: Tensor) -> Tensor:
 
     Patches alike in all images have like colours (Oquab et al. 2023, DINOv2, Fig. 1, here with the background). Each
     component is spread from its 2nd to its 98th percentile; its sign is fixed so that its largest loading is positive.
-
-    Args:
-        maps: [N, D, h, w].
-
-    Returns:
-        float [N, h, w, 3] in [0, 1]; .5 where there is no such component.
+    [N, D, h, w] → float [N, h, w, 3] in [0, 1]; .5 where there is no such component.
     """
     n, d, h, w = maps.shape
     x = maps.permute(0, 2, 3, 1).reshape(-1, d)

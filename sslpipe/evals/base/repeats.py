@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -18,11 +19,6 @@ def repeated(evaluate: Callable[[int], Outcome], seeds: int, seed: int) -> Outco
     The encoder stays the same: what spreads is what the evaluation itself draws, such as labels, order, new layers,
     the part of train that settings are chosen on, and random weights to compare with. Another seed of pretraining
     would differ more.
-
-    Args:
-        evaluate: of a seed.
-        seeds: how many.
-        seed: the first.
     """
     first = evaluate(seed)
     if seeds == 1:
@@ -52,12 +48,11 @@ def merge(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         if isinstance(first, Mapping):
             merged[name] = merge(values)
         elif isinstance(first, list) and name == "draws":
-            merged[name] = [
-                {**each, "draw": number}
-                for number, each in enumerate(each for part in values for each in part)
-            ]
+            drawn = itertools.chain.from_iterable(values)
+            merged[name] = [{**each, "draw": number} for number, each in enumerate(drawn)]
         elif isinstance(first, list) and all(isinstance(value, float | None) for value in first):
-            merged[name] = [_mean(column) for column in zip(*values, strict=True)]
+            known = [[value for value in column if value is not None] for column in zip(*values, strict=True)]
+            merged[name] = [statistics.fmean(column) if column else None for column in known]
         elif isinstance(first, float):
             merged[name] = statistics.fmean(values)
             merged[f"{name}_std"] = _spread(values, [run.get(f"{name}_std", 0.0) for run in runs])
@@ -83,8 +78,3 @@ def _listed(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _spread(values: Sequence[float], within: Sequence[float]) -> float:
     """Standard deviation of a sample made of equal parts with these means and deviations."""
     return math.sqrt(statistics.fmean(s**2 for s in within) + statistics.pvariance(values))
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistics.fmean(known) if known else None

@@ -3,56 +3,35 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from sslpipe import evals
 from sslpipe.core.config import Config
-from sslpipe.evals.base import outcome, repeats, trust
+from sslpipe.evals.base import repeats, trust
 from sslpipe.evals.base.inputs import Inputs
+from sslpipe.evals.base.outcome import Outcome
 
 
-@dataclass(frozen=True)
-class Result:
-    """What there is to write.
+def run(
+    name: str,
+    config: Config,
+    section: Callable[[str], Any],
+    seed: int,
+    seeds: int,
+    elsewhere: Mapping[str, Any] | None = None,
+) -> tuple[Outcome, dict[str, str | bytes]]:
+    """Evaluate the encoder in the working folder: what was found, and the files of plots/NAME.
 
-    Attributes:
-        metrics: all numbers, nested.
-        protocol: how they were measured, with digests of what they rest on.
-        plots: files of plots/NAME.
-    """
-
-    metrics: dict[str, Any]
-    protocol: dict[str, Any]
-    plots: dict[str, str | bytes]
-
-    def headline(self, names: tuple[str, ...]) -> dict[str, Any]:
-        """The numbers that `Evaluation.headline` names."""
-        return outcome.headline(self.metrics, names)
-
-
-def run(name: str, config: Config, section: Callable[[str], Any], seed: int, seeds: int) -> Result:
-    """Evaluate the encoder in the working folder.
-
-    Args:
-        name: of the evaluation.
-        config: its settings.
-        section: gives a section of the settings by its name.
-        seed: of the run.
-        seeds: how often an evaluation that learns something is repeated.
+    `section` gives a section of the settings by its name. An evaluation that learns something is repeated with so many
+    `seeds`. `elsewhere` is what `Evaluation.elsewhere` gave. The protocol says by digests what the numbers rest on.
     """
     module = importlib.import_module(f"sslpipe.evals.{name}.evaluate")
-    inputs, declared = Inputs(section=section), evals.declaration(name)
-    seeds = seeds if declared.repeats else 1
+    inputs = Inputs(section=section)
+    seeds = seeds if evals.declaration(name).repeats else 1
     found = repeats.repeated(lambda one: module.evaluate(inputs, config, one), seeds, seed)
-    digests = trust.digests(_data(inputs, config, declared), inputs.encoder_digest, config, seeds)
-    protocol = {**found.protocol, "digests": digests}
+    data = inputs.manifest.digest if elsewhere is None else str(elsewhere["digest"])
+    digests = trust.digests(data, inputs.encoder_digest, config, seeds)
     plots = module.plots(inputs, config, found) if hasattr(module, "plots") else {}
-    return Result(dict(found.metrics), protocol, plots)
-
-
-def _data(inputs: Inputs, config: Config, declared: evals.Evaluation) -> str:
-    """The digest of the data that was evaluated on."""
-    elsewhere = declared.elsewhere(config)
-    return inputs.manifest.digest if elsewhere is None else str(elsewhere["digest"])
+    return replace(found, protocol={**found.protocol, "digests": digests}), plots

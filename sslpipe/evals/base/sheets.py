@@ -22,28 +22,22 @@ def colour(number: int) -> tuple[int, int, int]:
 
 
 def masks(pixels: Tensor, truth: Tensor, predicted: Tensor) -> bytes:
-    """A PNG with a column for each scene: the scene, its true mask, the predicted one.
-
-    Args:
-        pixels: uint8 [n, S, S, 3].
-        truth: int64 [n, S, S].
-        predicted: int64 [n, S, S].
+    """A PNG with a column for each scene, uint8 [n, S, S, 3]: the scene, its true mask, int64 [n, S, S], the
+    predicted one.
     """
     palette = np.array([colour(n) for n in range(256)], np.uint8)
     rows = [pixels.numpy(), *(palette[each.numpy().clip(0, 255)] for each in (truth, predicted))]
-    return _png(_grid([[Image.fromarray(image) for image in row] for row in rows]))
+    return _png([[Image.fromarray(image) for image in row] for row in rows])
 
 
 def boxes(pixels: Tensor, found: Sequence[Sequence[tuple[Tensor, Tensor]]]) -> bytes:
-    """A PNG with a column for each scene, a row for each kind of boxes (true ones, predicted ones).
+    """A PNG with a column for each scene, uint8 [n, S, S, 3], a row for each kind of boxes (true ones, predicted ones).
 
-    Args:
-        pixels: uint8 [n, S, S, 3].
-        found: for each row and scene boxes [m, 4], x1, y1, x2, y2 in pixels, and classes int64 [m], 0 … C − 1.
+    For each row and scene `found` are boxes [m, 4], x1, y1, x2, y2 in pixels, and classes int64 [m], 0 … C − 1.
     """
-    rows = []
+    rows: list[list[Image.Image]] = []
     for row in found:
-        shown = []
+        rows.append([])
         for image, (corners, labels) in zip(pixels.numpy(), row, strict=True):
             scale = _SIDE / image.shape[0]
             picture = Image.fromarray(image).resize((_SIDE, _SIDE), Image.Resampling.NEAREST)
@@ -51,30 +45,21 @@ def boxes(pixels: Tensor, found: Sequence[Sequence[tuple[Tensor, Tensor]]]) -> b
             for corner, label in zip((corners * scale).tolist(), labels.tolist(), strict=True):
                 draw.rectangle(corner, outline=colour(label + 1), width=2)
                 draw.text((corner[0] + 3, corner[1] + 1), str(label), fill=colour(label + 1))
-            shown.append(picture)
-        rows.append(shown)
-    return _png(_grid(rows))
+            rows[-1].append(picture)
+    return _png(rows)
 
 
 def strip(images: Tensor) -> bytes:
-    """A PNG of images side by side.
-
-    Args:
-        images: uint8 [n, h, w, 3].
-    """
-    return _png(_grid([[Image.fromarray(image) for image in images.numpy()]]))
+    """A PNG of images uint8 [n, h, w, 3] side by side."""
+    return _png([[Image.fromarray(image) for image in images.numpy()]])
 
 
-def _grid(rows: list[list[Image.Image]]) -> Image.Image:
+def _png(rows: list[list[Image.Image]]) -> bytes:
     step = _SIDE + _GAP
     sheet = Image.new("RGB", (step * len(rows[0]) - _GAP, step * len(rows) - _GAP), "white")
     for y, row in enumerate(rows):
         for x, image in enumerate(row):
             sheet.paste(image.resize((_SIDE, _SIDE), Image.Resampling.NEAREST), (x * step, y * step))
-    return sheet
-
-
-def _png(sheet: Image.Image) -> bytes:
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()

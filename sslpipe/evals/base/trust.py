@@ -15,37 +15,20 @@ from sslpipe.shards.manifest import Manifest
 
 
 def digests(data: str, encoder: str, settings: Config, seeds: int) -> dict[str, str]:
-    """What tells two numbers apart: digests of the data, of the encoder's weights and of the protocol's settings.
-
-    Args:
-        data: of the shards, or of what else was read.
-        encoder: of the weights.
-        settings: of the evaluation.
-        seeds: how often the evaluation was repeated.
-    """
+    """What tells two numbers apart: digests of data, of the encoder's weights and of the protocol's settings."""
     own = settings.model_dump(mode="json", exclude={"enabled", "device"})
     return {"data": data, "encoder": encoder, "settings": scratch.digest({**own, "seeds": seeds})}
 
 
-def duplicated(manifest: Manifest) -> Tensor:
-    """Places of test images that repeat a training image, as far as the manifest lists them: int64 [n]."""
-    listed = manifest.duplicates.listed if manifest.duplicates else ()
-    return torch.tensor([pair.place for pair in listed if pair.split == "test"], dtype=torch.int64)
-
-
 def without_duplicates(manifest: Manifest, test: Features, predicted: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Top-1 on the test images that repeat no training image, to stand beside that on all.
+    """Top-1 on the test images that, as far as the manifest tells, repeat no training image, beside that on all.
 
-    Args:
-        manifest: of the shards.
-        test: those tested.
-        predicted: by prefix (see `features.KINDS`), int64 [M].
-
-    Returns:
-        `without_duplicates`: `top1` by prefix, and `test_images`; nothing where no test image repeats one of train, or
-        all do.
+    Nothing where no test image repeats one of train, or all do. `predicted` are classes int64 [M] by prefix (see
+    `features.KINDS`).
     """
-    others = ~torch.isin(test.index, duplicated(manifest))  # [M]
+    listed = manifest.duplicates.listed if manifest.duplicates else ()
+    repeats = [pair.place for pair in listed if pair.split == "test"]
+    others = ~torch.isin(test.index, torch.tensor(repeats, dtype=torch.int64))  # [M]
     if bool(others.all()) or not bool(others.any()):
         return {}
     found: dict[str, Any] = {

@@ -22,9 +22,5 @@ def mild_recipe(
     )
     geometry = {key: value for key, value in changes.items() if key in GEOMETRY}
     return resolve_recipe(
-        Recipe(views=(spec,)),
-        dataset=geometry,
-        user={},
-        mean=preprocess.mean,
-        std=preprocess.std,
+        Recipe(views=(spec,)), dataset=geometry, user={}, mean=preprocess.mean, std=preprocess.std
     )

@@ -7,6 +7,7 @@ scenes are. AP by COCO's own evaluation, through torchmetrics.
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from typing import Any
 
@@ -17,10 +18,10 @@ from sslpipe.console.errors import UserError
 from sslpipe.console.progress import Progress, progress
 from sslpipe.core.device import resolve
 from sslpipe.evals.base import sheets
-from sslpipe.evals.base.embed import random_twin
+from sslpipe.evals.base.embed import beside_random
 from sslpipe.evals.base.inputs import Inputs
 from sslpipe.evals.base.outcome import Outcome
-from sslpipe.evals.base.scenes import labelled_scenes
+from sslpipe.evals.base.scenes import descend, labelled_scenes
 from sslpipe.evals.detect import Config
 from sslpipe.networks.protocol import Backbone
 from sslpipe.networks.pyramid import pyramid
@@ -31,17 +32,11 @@ CHANNELS = 64  # of the pyramid's maps
 _SIZES = (0.5, 0.75, 1.1)  # of anchors, in sides of what the encoder sees, level by level
 _BATCH = 8
 
-Boxes = tuple[Tensor, Tensor]  # [n, 4] and int64 [n], 0 … C − 1
-
 
 class Maps(nn.Module):
-    """An encoder's feature pyramid, as torchvision's detectors take it.
+    """An encoder's feature pyramid for scenes of `side` pixels, as torchvision's detectors take it.
 
-    Args:
-        encoder: any backbone.
-        side: of scenes, pixels.
-        levels: resolutions of a CNN.
-        frozen: the encoder learns nothing, and stays in eval mode.
+    Of a CNN so many `levels` of resolution are used. A frozen encoder learns nothing, and stays in eval mode.
     """
 
     def __init__(self, encoder: Backbone, side: int, levels: int, frozen: bool) -> None:
@@ -51,12 +46,9 @@ class Maps(nn.Module):
         self.encoder, self.levels, self.frozen = encoder, levels, frozen
         encoder.requires_grad_(not frozen)
         self.out_channels = CHANNELS
-        device = next(encoder.parameters()).device
+        black = torch.zeros(1, 3, side, side, device=next(encoder.parameters()).device)
         with torch.no_grad():
-            channels = [
-                m.shape[1]
-                for m in pyramid(encoder.eval(), torch.zeros(1, 3, side, side, device=device), levels)
-            ]
+            channels = [m.shape[1] for m in pyramid(encoder.eval(), black, levels)]
         self.grow = None
         if encoder.patch_size is not None:
             self.grow = nn.ConvTranspose2d(channels[0], CHANNELS, 2, stride=2)
@@ -81,14 +73,7 @@ class Maps(nn.Module):
 
 
 def detector(maps: Maps, classes: int, side: int, scene: int) -> nn.Module:
-    """Faster R-CNN.
-
-    Args:
-        maps: the encoder's.
-        classes: C.
-        side: of what the encoder sees, pixels.
-        scene: side of a scene, pixels.
-    """
+    """Faster R-CNN for encoders that see `side` pixels, and scenes of `scene` pixels a side."""
     from torchvision.models.detection import FasterRCNN
     from torchvision.models.detection.anchor_utils import AnchorGenerator
     from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
@@ -123,28 +108,27 @@ def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
     Raises:
         UserError: torchmetrics or pycocotools is not installed.
     """
-    settings, encoder = config, inputs.encoder
+    preprocess, image_size = inputs.encoder.preprocess, inputs.encoder.image_size
     precision()  # that it is there is known before anything is trained
     train, test, names = labelled_scenes(inputs, "boxes", config.scenes)
-    classes = len(names)
-    device, side = resolve(settings.device), train.pixels.shape[1]
+    classes, side, device = len(names), train.pixels.shape[1], resolve(config.device)
     metrics: dict[str, Any] = {}
-    shown: list[Boxes] = []
-    with progress("detect", 2 * settings.epochs * -(-len(train) // _BATCH), "steps") as bar:
-        for prefix in ("", "random_init_"):
-            network = random_twin(encoder, seed)
-            if not prefix:
-                network.load_state_dict(encoder.state_dict())
+    shown: list[tuple[Tensor, Tensor]] = []
+    with progress("detect", 2 * config.epochs * -(-len(train) // _BATCH), "steps") as bar:
+        for prefix, network in beside_random(inputs.encoder, device, seed).items():
             torch.manual_seed(seed)
-            maps = Maps(network, side, settings.levels, settings.freeze)
-            model = detector(maps, classes, encoder.image_size, side).to(device)
-            fit(model, train, encoder.preprocess, settings, seed, bar)
-            found = predict(model, test, encoder.preprocess)
+            maps = Maps(copy.deepcopy(network), side, config.levels, config.freeze)
+            model = detector(maps, classes, image_size, side).to(device)
+            fit(model, train, preprocess, config, seed, bar)
+            found = predict(model, test, preprocess)
             metrics |= {f"{prefix}{name}": value for name, value in average_precision(found, test).items()}
             if not prefix:
-                shown = [_confident(each) for each in found[: settings.shown]]
+                shown = [
+                    (boxes[scores > 0.5], labels[scores > 0.5])
+                    for boxes, labels, scores in found[: config.shown]
+                ]
     protocol = {
-        **settings.model_dump(mode="json", exclude={"enabled", "device", "shown"}),
+        **config.model_dump(mode="json", exclude={"enabled", "device", "shown"}),
         "detector": "Faster R-CNN with a feature pyramid",
         "optimiser": "AdamW, cosine",
         "chosen_on": "nothing: settings are fixed beforehand; last epoch reported",
@@ -152,7 +136,7 @@ def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
         "train_scenes": len(train),
         "test_scenes": len(test),
         "class_names": names,
-        "root": settings.scenes.root,
+        "root": config.scenes.root,
     }
     return Outcome(metrics=metrics, protocol=protocol, details=(test, shown))
 
@@ -167,41 +151,26 @@ def plots(inputs: Inputs, config: Config, outcome: Outcome) -> dict[str, bytes]:
 
 
 def fit(
-    model: nn.Module,
-    scenes: Scenes,
-    preprocess: Preprocess,
-    settings: Config,
-    seed: int,
-    bar: Progress,
+    model: nn.Module, scenes: Scenes, preprocess: Preprocess, settings: Config, seed: int, bar: Progress
 ) -> None:
     """Train a detector in place; scenes without an object are passed over, and so are crowds."""
     device = next(model.parameters()).device
-    clear = [torch.arange(len(boxes)) for boxes in scenes.boxes]
-    if scenes.crowd is not None:
-        clear = [(crowd == 0).nonzero()[:, 0] for crowd in scenes.crowd]
-    some = torch.tensor([n for n, places in enumerate(clear) if len(places)])
+    crowds = scenes.crowd or [torch.zeros_like(labels) for labels in scenes.labels]
+    targets = [
+        {"boxes": boxes[crowd == 0], "labels": labels[crowd == 0] + 1}
+        for boxes, labels, crowd in zip(scenes.boxes, scenes.labels, crowds, strict=True)
+    ]
+    some = torch.tensor([n for n, target in enumerate(targets) if len(target["labels"])])
     learning = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learning, settings.lr, weight_decay=settings.weight_decay)
-    steps = settings.epochs * -(-len(some) // _BATCH)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    generator = torch.Generator().manual_seed(seed)
+
+    def loss(rows: Tensor) -> Tensor:
+        expected = [{key: value.to(device) for key, value in targets[n].items()} for n in rows.tolist()]
+        losses = model(list(normalised(scenes.pixels[rows], preprocess, device)), expected)
+        return torch.stack(list(losses.values())).sum()
+
     model.train()
-    for _ in range(settings.epochs):
-        for rows in some[torch.randperm(len(some), generator=generator)].split(_BATCH):
-            targets = [
-                {
-                    "boxes": scenes.boxes[n][clear[n]].to(device),
-                    "labels": scenes.labels[n][clear[n]].to(device) + 1,
-                }
-                for n in rows.tolist()
-            ]
-            losses = model(list(normalised(scenes.pixels[rows], preprocess, device)), targets)
-            loss = torch.stack(list(losses.values())).sum()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            bar.update(1, f"loss {loss.item():.3f}")
+    descend(loss, optimizer, some, _BATCH, settings.epochs, seed, bar, by_step=True)
 
 
 @torch.inference_mode()
@@ -217,12 +186,7 @@ def predict(model: nn.Module, scenes: Scenes, preprocess: Preprocess) -> list[tu
 
 
 def average_precision(found: list[tuple[Tensor, Tensor, Tensor]], scenes: Scenes) -> dict[str, float]:
-    """`ap50`, at an overlap of .5, and `map`, the mean over overlaps of .5 to .95 (COCO).
-
-    Args:
-        found: boxes, classes and scores of each scene.
-        scenes: with the true boxes.
-    """
+    """`ap50`, at an overlap of .5, and `map`, the mean over overlaps of .5 to .95 (COCO), of what `predict` found."""
     metric = precision()
     crowds = scenes.crowd or [torch.zeros_like(labels) for labels in scenes.labels]
     metric.update(
@@ -250,8 +214,3 @@ def precision() -> Any:
             f"detect needs {error.name}: run `pip install 'sslpipe[detect]'`, or set detect.enabled to false"
         ) from error
     return MeanAveragePrecision(iou_type="bbox", backend="pycocotools")
-
-
-def _confident(found: tuple[Tensor, Tensor, Tensor]) -> Boxes:
-    boxes, labels, scores = found
-    return boxes[scores > 0.5], labels[scores > 0.5]

@@ -5,17 +5,17 @@ from __future__ import annotations
 from pydantic import Field
 
 from sslpipe.core.config import Config as Base
-from sslpipe.evals.base.declaration import Evaluation, Score
+from sslpipe.evals.base.declaration import Device, Enabled, Evaluation, Score
 
 
 class Config(Base):
     """Settings of the section `diagnostics`."""
 
-    enabled: bool = Field(True, description="whether this evaluation runs")
+    enabled: Enabled = True
     images: int = Field(512, ge=2, description="training images that LiDAR and alignment draw views of")
     views: int = Field(8, ge=2, le=256, description="views of each of them, by the method's first view spec")
     k: int = Field(20, ge=1, description="neighbours that purity looks at")
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu or cuda")
+    device: Device = "auto"
 
 
 EVALUATION = Evaluation(

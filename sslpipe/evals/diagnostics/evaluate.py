@@ -18,7 +18,7 @@ from sslpipe.core.device import resolve
 from sslpipe.data.loader import Reader
 from sslpipe.evals.base import tables
 from sslpipe.evals.base.config import EmbedConfig
-from sslpipe.evals.base.embed import random_twin
+from sslpipe.evals.base.embed import beside_random
 from sslpipe.evals.base.features import KINDS
 from sslpipe.evals.base.inputs import Inputs
 from sslpipe.evals.base.outcome import Outcome
@@ -41,13 +41,12 @@ def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
     Raises:
         UserError: there are fewer than two images, or features are not finite.
     """
-    settings, encoder, embedding = config, inputs.encoder, inputs.config("embed")
     train, test = inputs.features
     if len(train.index) < 2:
         raise UserError(
             "diagnostics compare images, and there are fewer than two: set diagnostics.enabled to false"
         )
-    device = resolve(settings.device)
+    device = resolve(config.device)
     metrics: dict[str, Any] = {}
     spectra: dict[str, Tensor] = {}
     for prefix, kind in KINDS:
@@ -56,14 +55,12 @@ def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
     few, known = test.labelled(), train.labelled()
     few = few.at(sample(len(few.index), QUERIES, seed))
     if len(few.index) and len(known.index):
+        k = min(config.k, len(known.index))
         for prefix, kind in KINDS:
-            metrics[f"{prefix}nn_purity"] = measures.purity(
-                getattr(known, kind), known.label, getattr(few, kind), few.label,
-                min(settings.k, len(known.index)),
-            )  # fmt: skip
-    encoder = encoder.to(device).eval()
-    nets = {"": encoder, "random_init_": random_twin(encoder, seed)}
-    views = embedded_views(nets, inputs.train, inputs.recipe, settings, embedding, seed)
+            bank, queries = getattr(known, kind), getattr(few, kind)
+            metrics[f"{prefix}nn_purity"] = measures.purity(bank, known.label, queries, few.label, k)
+    nets = beside_random(inputs.encoder, device, seed)
+    views = embedded_views(nets, inputs.train, inputs.recipe, config, inputs.config("embed"), seed)
     varied = any(_vary(x) for x in views.values())
     if varied:
         for prefix, x in views.items():
@@ -71,8 +68,8 @@ def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
             metrics[f"{prefix}lidar_unbiased"] = measures.lidar(x, unbiased=True)
             metrics[f"{prefix}alignment"] = measures.alignment(x[:, 0], x[:, 1])
     protocol = {
-        **settings.model_dump(mode="json", exclude={"enabled", "device"}),
-        "images": min(settings.images, len(inputs.train)),
+        **config.model_dump(mode="json", exclude={"enabled", "device"}),
+        "images": min(config.images, len(inputs.train)),
         "view": inputs.recipe.views[0].name if varied else "left out: nothing about it is drawn",
         "spectrum_images": min(SPECTRUM_IMAGES, len(train.index)),
         "pairs_images": min(PAIRS_IMAGES, len(train.index)),
@@ -86,8 +83,13 @@ def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
 
 
 def plots(inputs: Inputs, config: Config, outcome: Outcome) -> dict[str, str]:
-    """The eigenspectra."""
-    return {"eigenspectrum.csv": tables.spectrum(outcome.details)}
+    """The eigenvalues of the features' covariance by rank, as fractions of the variance: the first thousand each."""
+    rows = [
+        (rank, series, f"{value:.4e}")
+        for series, values in outcome.details.items()
+        for rank, value in enumerate(values[:1000].tolist(), start=1)
+    ]
+    return {"eigenspectrum.csv": tables.table(("rank", "series", "share"), rows)}
 
 
 def of_images(x: Tensor, device: torch.device, seed: int) -> tuple[dict[str, float], Tensor]:
@@ -125,19 +127,18 @@ def embedded_views(
 
     The views are those of the recipe's first spec at the encoder's own size and normalisation.
     """
-    preprocess = next(iter(nets.values())).preprocess
+    encoder = nets[""]
     spec = recipe.views[0].model_copy(
         update={
-            "size": preprocess.size, "count": settings.views, "mask": None, "share": None,
-            "mean": preprocess.mean, "std": preprocess.std,
+            "size": encoder.preprocess.size, "count": settings.views, "mask": None, "share": None,
+            "mean": encoder.preprocess.mean, "std": encoder.preprocess.std,
         }
     )  # fmt: skip
-    device = next(next(iter(nets.values())).parameters()).device
-    engine = ViewEngine(Recipe(views=(spec,)), seed=seed, device=device)
+    engine = ViewEngine(Recipe(views=(spec,)), seed=seed, device=next(encoder.parameters()).device)
     found: dict[str, list[Tensor]] = {name: [] for name in nets}
-    places = sample(len(reader), settings.images, seed)
-    with progress("diagnostics", len(places), "images") as bar:
-        for part in places.split(max(1, embedding.batch_size // settings.views)):
+    indices = sample(len(reader), settings.images, seed)
+    with progress("diagnostics", len(indices), "images") as bar:
+        for part in indices.split(max(1, embedding.batch_size // settings.views)):
             views = engine(reader.gather(part), epoch=0)
             pixels = torch.cat([view.pixels for view in views])  # [q·n, 3, S, S], the first views first
             for name, net in nets.items():

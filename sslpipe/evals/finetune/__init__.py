@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from sslpipe.core.config import Config as Base
-from sslpipe.evals.base.declaration import Evaluation
+from sslpipe.evals.base.declaration import CropScale, Device, Enabled, Epochs, Evaluation
 from sslpipe.measures.config import Labels
 
 
@@ -30,12 +30,12 @@ class MixingConfig(Base):
 class Config(Base):
     """Settings of the section `finetune`."""
 
-    enabled: bool = Field(True, description="whether this evaluation runs")
+    enabled: Enabled = True
     labels: Labels | Literal["all"] = Field(
         100, description='how many labels to use: a number, "10%", "5 per class", or all'
     )
     draws: int = Field(3, ge=1, description="random draws of the labels; their mean and spread are reported")
-    epochs: int = Field(50, ge=1, description="passes over the images to learn from")
+    epochs: Epochs = 50
     batch_size: int = Field(25, ge=2, description="images an optimiser step")
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
     weight_decay: float = Field(0.05, ge=0, description="of AdamW")
@@ -44,9 +44,7 @@ class Config(Base):
     )
     warmup_epochs: float = Field(5.0, ge=0, description="epochs in which the learning rate rises to its peak")
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="share of a label given to all classes")
-    crop_scale: tuple[float, float] = Field(
-        (0.5, 1.0), description="share of the image that training crops keep"
-    )
+    crop_scale: CropScale = (0.5, 1.0)
     head: Literal["zero", "linear"] = Field(
         "zero", description="what the new layer starts from: nothing, or a linear probe on the same labels"
     )
@@ -55,7 +53,7 @@ class Config(Base):
         0.0, ge=0, lt=1, description="chance that a block is skipped; timm's backbones only"
     )
     mixing: MixingConfig = MixingConfig()
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu or cuda")
+    device: Device = "auto"
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on GPUs that have it")
 
 

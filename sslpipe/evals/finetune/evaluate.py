@@ -26,9 +26,9 @@ from sslpipe.evals.base.outcome import Outcome
 from sslpipe.evals.base.views import mild_recipe
 from sslpipe.evals.finetune import Config
 from sslpipe.evals.finetune.mixing import Mixing
-from sslpipe.measures import probe as probes
 from sslpipe.measures.config import ProbeConfig
 from sslpipe.measures.probe import Probe
+from sslpipe.measures.probe import fit as fit_probe
 from sslpipe.measures.subsets import count_of, draw
 from sslpipe.methods.base.config import OptimizerConfig
 from sslpipe.networks.protocol import Backbone
@@ -79,42 +79,42 @@ def prefix_matcher(matcher: Mapping[str, Any]) -> dict[str, Any]:
 
 def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
     """Top-1 on test from the encoder's weights and from random ones; the encoder is left as it is."""
-    settings, encoder = config, inputs.encoder
-    device, (train, test) = resolve(settings.device), inputs.labelled()
-    count = None if settings.labels == "all" else count_of(settings.labels, train.labels)
-    draws = 1 if count is None or count >= len(train) else settings.draws
+    encoder, device, (train, test) = inputs.encoder, resolve(config.device), inputs.labelled()
+    count = None if config.labels == "all" else count_of(config.labels, train.labels)
+    draws = 1 if count is None or count >= len(train) else config.draws
     classes = int(train.labels.max()) + 1
-    views = mild_recipe(encoder.preprocess, settings.crop_scale, inputs.changes)
+    views = mild_recipe(encoder.preprocess, config.crop_scale, inputs.changes)
     start = {name: value.cpu().clone() for name, value in encoder.state_dict().items()}
     scores: dict[str, list[float]] = {"": [], "random_init_": []}
-    steps = draws * -(-min(count or len(train), len(train)) // settings.batch_size)
+    steps = draws * -(-min(count or len(train), len(train)) // config.batch_size)
     from timm.optim import param_groups_layer_decay  # noqa: F401 (takes seconds: not within the progress)
 
-    with progress("finetune", 2 * steps * settings.epochs, "steps") as bar:
+    with progress("finetune", 2 * steps * config.epochs, "steps") as bar:
         for number in range(draws):
             subset = Subset(train, draw(train.labels, count, seed=seed + number))
-            for prefix, layer_decay in (("", settings.layer_decay), ("random_init_", 1.0)):
-                network = dropping(random_twin(encoder, seed + number), settings.drop_path)
+            for prefix, layer_decay in (("", config.layer_decay), ("random_init_", 1.0)):
+                network = dropping(random_twin(encoder, seed + number), config.drop_path)
                 if prefix == "":
                     network.load_state_dict(start)
                 model = Classifier(network, classes).to(device)
-                if settings.head == "linear":
-                    model.start_from(probed(network, subset, classes, seed + number))
-                fit(model, subset, views, settings, layer_decay, seed + number, bar)
+                if config.head == "linear":  # LP-FT, Kumar et al. 2022
+                    features = central(network.eval(), subset)
+                    probe = fit_probe(features, subset.labels, classes, ProbeConfig(), seed + number)
+                    model.start_from(probe)
+                fit(model, subset, views, config, layer_decay, seed + number, bar)
                 scores[prefix].append(accuracy(model, test))
-    used = len(subset)
     metrics: dict[str, Any] = {}
     for prefix, values in scores.items():
         result = torch.tensor(values, dtype=torch.float64)
         metrics[f"{prefix}top1"] = result.mean().item()
         metrics[f"{prefix}top1_std"] = result.std(correction=0).item()
-    metrics["labels"] = used
+    metrics["labels"] = len(subset)
     metrics["draws"] = [
         {"draw": number, "encoder": own, "random_init": random}
         for number, (own, random) in enumerate(zip(*scores.values(), strict=True))
     ]
     protocol = {
-        **settings.model_dump(mode="json", exclude={"enabled", "device"}),
+        **config.model_dump(mode="json", exclude={"enabled", "device"}),
         "draws": draws,
         "random_init_layer_decay": 1.0,
         "optimiser": "AdamW, warm-up, cosine",
@@ -126,7 +126,12 @@ def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
 
 def plots(inputs: Inputs, config: Config, outcome: Outcome) -> dict[str, str]:
     """The accuracy of each draw of labels."""
-    return {"draws.csv": tables.draws_of(outcome.metrics["draws"])}
+    rows = [
+        (each["draw"], series, f"{each[series]:.4f}")
+        for series, _ in tables.SERIES
+        for each in outcome.metrics["draws"]
+    ]
+    return {"draws.csv": tables.table(("draw", "series", "top1"), rows)}
 
 
 def fit(
@@ -138,16 +143,10 @@ def fit(
     seed: int,
     bar: Progress,
 ) -> None:
-    """Train all of a classifier, where it is, on some labelled images.
+    """Train all of a classifier in place, on views of one spec of labelled images, see `mild_recipe`.
 
-    Args:
-        model: is trained in place.
-        subset: the images.
-        views: of one spec, from `mild_recipe`.
-        settings: the protocol.
-        layer_decay: factor on the learning rate from each layer to the one below; 1 for random weights.
-        seed: of order, views and dropped paths.
-        bar: moves on with each step.
+    `layer_decay` is the factor on the learning rate from each layer to the one below; `seed` is of order, views and
+    dropped paths; the bar moves on with each step.
     """
     from timm.optim import param_groups_layer_decay  # here, because importing timm takes seconds
 
@@ -181,7 +180,7 @@ def fit(
                 logits = model(pixels)
             smoothing = settings.label_smoothing if mix is None else 0.0  # mixed labels are smooth already
             loss = cross_entropy(logits.float(), target, label_smoothing=smoothing)
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             bar.update(1, f"loss {loss.item():.3f}")
@@ -209,15 +208,8 @@ def dropping(network: Backbone, drop_path: float) -> Backbone:
 
 
 @torch.inference_mode()
-def probed(network: Backbone, subset: Subset, classes: int, seed: int) -> Probe:
-    """A linear probe, by its default protocol, on frozen features of labelled images (LP-FT, Kumar et al. 2022)."""
-    features = central(network.eval(), subset)
-    return probes.fit(features, subset.labels, classes, ProbeConfig(), seed)
-
-
-@torch.inference_mode()
 def accuracy(model: Classifier, test: Reader) -> float:
-    """Share of a split's images that the classifier, in eval mode from here on, gets right."""
+    """Fraction of a split's images that the classifier, in eval mode from here on, gets right."""
     model.eval()
     device, hits = next(model.parameters()).device, 0
     for batch in Loader(test, batch_size=256, seed=0, shuffle=False, drop_last=False).epoch(0):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,16 +14,11 @@ from torch.nn.functional import one_hot
 
 from sslpipe.evals.finetune import MixingConfig as Config
 
+_States = tuple[Any, Any, Tensor]  # of NumPy's, Python's and torch's random numbers
+
 
 class Mixing:
-    """Batches mixed and erased.
-
-    Args:
-        settings: how.
-        classes: C.
-        smoothing: of labels, as in training without mixing.
-        seed: of everything drawn.
-    """
+    """Batches mixed and erased; labels are smoothed as in training without mixing, `seed` is of all that is drawn."""
 
     def __init__(self, settings: Config, classes: int, smoothing: float, seed: int) -> None:
         from timm.data.mixup import Mixup  # here, because importing timm takes seconds
@@ -32,18 +28,17 @@ class Mixing:
         self.mix = self.erase = None
         if settings.mixup or settings.cutmix:
             self.mix = Mixup(
-                settings.mixup,
-                settings.cutmix,
-                prob=settings.probability,
-                label_smoothing=smoothing,
+                settings.mixup, settings.cutmix, prob=settings.probability, label_smoothing=smoothing,
                 num_classes=classes,
-            )
+            )  # fmt: skip
         if settings.erasing:
             self.erase = RandomErasing(settings.erasing, mode="pixel", max_count=1, device="cpu")
         # timm draws from the process's own states; other threads draw from generators of theirs.
-        self._numpy = np.random.RandomState(seed % 2**32).get_state()
-        self._python = random.Random(seed).getstate()
-        self._torch = torch.Generator().manual_seed(seed).get_state()
+        self._states: _States = (
+            np.random.RandomState(seed % 2**32).get_state(),
+            random.Random(seed).getstate(),
+            torch.Generator().manual_seed(seed).get_state(),
+        )
 
     def __call__(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Images [N, 3, S, S] and targets float [N, C] of images and classes int64 [N]; images may change in place.
@@ -62,15 +57,17 @@ class Mixing:
 
     @contextlib.contextmanager
     def _own_states(self) -> Iterator[None]:
-        before = np.random.get_state(), random.getstate(), torch.get_rng_state()
-        np.random.set_state(self._numpy)
-        random.setstate(self._python)
-        torch.set_rng_state(self._torch)
+        before = _swap(self._states)
         try:
             yield
         finally:
-            self._numpy, self._python = np.random.get_state(), random.getstate()
-            self._torch = torch.get_rng_state()
-            np.random.set_state(before[0])
-            random.setstate(before[1])
-            torch.set_rng_state(before[2])
+            self._states = _swap(before)
+
+
+def _swap(states: _States) -> _States:
+    """Set the process's states of random numbers, and give those that it had."""
+    before = np.random.get_state(), random.getstate(), torch.get_rng_state()
+    np.random.set_state(states[0])
+    random.setstate(states[1])
+    torch.set_rng_state(states[2])
+    return before

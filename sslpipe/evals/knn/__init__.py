@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from sslpipe.core.config import Config as Base
-from sslpipe.evals.base.declaration import Evaluation
+from sslpipe.evals.base.declaration import Device, Enabled, Evaluation
 
 _Count = Annotated[int, Field(ge=1)]
 _Positive = Annotated[float, Field(gt=0)]
@@ -19,7 +19,7 @@ _Positive = Annotated[float, Field(gt=0)]
 class Config(Base):
     """Settings of the section `knn`."""
 
-    enabled: bool = Field(True, description="whether this evaluation runs")
+    enabled: Enabled = True
     k: _Count | tuple[_Count, ...] = Field(
         20, description="neighbours that vote; of several, the best on a part of train"
     )
@@ -27,7 +27,7 @@ class Config(Base):
         0.07, description="T of a vote's weight exp(similarity / T); of several, likewise"
     )
     queries: int = Field(8, ge=0, description="test images whose nearest neighbours the report shows")
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu or cuda")
+    device: Device = "auto"
 
     def grid(self) -> list[tuple[int, float]]:
         """All pairs of a k and a T, the smaller k first."""

@@ -28,9 +28,11 @@ def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
 def plots(inputs: Inputs, config: Config, outcome: Outcome) -> dict[str, str]:
     """Confusions, and the nearest training images of some test images."""
     train, test = inputs.labelled_features()
+    count = min(config.queries, len(test.features))  # evenly over the split
+    queries = torch.linspace(0, len(test.features) - 1, count).long().unique()
     return {
         "confusion.csv": tables.confusion(test.label, outcome.details[""], inputs.manifest.classes),
-        "neighbours.json": json.dumps(neighbour_sheet(train, test, config.queries), indent=2),
+        "neighbours.json": json.dumps(neighbours.sheet(train, test, queries, shown=8), indent=2),
     }
 
 
@@ -49,21 +51,16 @@ def scores(train: Features, test: Features, settings: Config) -> Outcome:
         used[kind] = {"k": k, "temperature": temperature}
     metrics: dict[str, Any] = {f"{prefix}top1": score["top1"] for prefix, score in found.items()}
     metrics["top5"] = found[""]["top5"]
-    chosen = len(settings.grid()) > 1
+    protocol: dict[str, Any] = used["features"]
+    chosen_on = "nothing: k and temperature are fixed beforehand"
+    if len(settings.grid()) > 1:
+        protocol = {**used, "tried": [list(pair) for pair in settings.grid()]}
+        chosen_on = f"one in {HELD_BACK} training images, held back"
     protocol = {
-        **(used if chosen else used["features"]),
-        **({"tried": [list(pair) for pair in settings.grid()]} if chosen else {}),
+        **protocol,
         "similarity": "cosine",
         "train_images": len(train.label),
         "test_images": len(test.label),
-        "chosen_on": f"one in {HELD_BACK} training images, held back"
-        if chosen
-        else "nothing: k and temperature are fixed beforehand",
+        "chosen_on": chosen_on,
     }
     return Outcome(metrics=metrics, protocol=protocol, details=predicted)
-
-
-def neighbour_sheet(train: Features, test: Features, queries: int, shown: int = 8) -> list[dict[str, Any]]:
-    """The nearest training images of test images spread evenly over the split."""
-    picked = torch.linspace(0, len(test.features) - 1, min(queries, len(test.features))).long().unique()
-    return neighbours.sheet(train, test, picked, shown)

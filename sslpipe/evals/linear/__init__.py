@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from sslpipe.evals.base.declaration import Evaluation
+from sslpipe.evals.base.declaration import Device, Enabled, Evaluation
 from sslpipe.measures.config import Labels, ProbeConfig
 
 
 class Config(ProbeConfig):
     """Settings of the section `linear`."""
 
-    enabled: bool = Field(True, description="whether this evaluation runs")
+    enabled: Enabled = True
     few_labels: tuple[Labels, ...] = Field(
         (400, 100),
         description='numbers of labels to repeat the probe with, such as 400, "10%" or "5 per class"',
     )
     draws: int = Field(5, ge=1, description="random draws of few labels; their mean and spread are reported")
     logistic: bool = Field(False, description="also logistic regression, by scikit-learn, on all labels")
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu or cuda")
+    device: Device = "auto"
 
 
 EVALUATION = Evaluation(

@@ -37,8 +37,15 @@ def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
 def plots(inputs: Inputs, config: Config, outcome: Outcome) -> dict[str, str]:
     """Accuracy by the number of labels, and confusions with all of them."""
     _, test = inputs.labelled_features()
+    few = {int(count): scores for count, scores in outcome.metrics["few_labels"].items()}
+    counts = {**few, outcome.protocol["train_images"]: outcome.metrics}
+    rows = [
+        (count, series, f"{scores[f'{prefix}top1']:.4f}", f"{scores.get(f'{prefix}top1_std', 0.0):.4f}")
+        for series, prefix in (*tables.SERIES, ("raw_pixel", "raw_pixel_"))
+        for count, scores in sorted(counts.items())
+    ]
     return {
-        "label_efficiency.csv": tables.label_efficiency(outcome.metrics, outcome.protocol["train_images"]),
+        "label_efficiency.csv": tables.table(("labels", "series", "top1", "std"), rows),
         "confusion.csv": tables.confusion(test.label, outcome.details[""], inputs.manifest.classes),
     }
 
@@ -52,7 +59,7 @@ def scores(train: Features, test: Features, settings: Config, seed: int) -> Outc
     for prefix, kind in KINDS:
         probe = fit(getattr(train, kind), train.label, classes, settings, seed, device)
         predicted[prefix] = probe(getattr(test, kind)).argmax(1)
-        metrics[f"{prefix}top1"] = _share(predicted[prefix] == test.label)
+        metrics[f"{prefix}top1"] = (predicted[prefix] == test.label).double().mean().item()
         used["lr_used"][kind], used["weight_decay_used"][kind] = probe.lr, probe.weight_decay
     if len(settings.weight_decays) == 1:
         del used["weight_decay_used"]
@@ -87,18 +94,15 @@ def _few_labels(
         for number in range(settings.draws):
             rows = draw(train.label, count, seed=seed + 1000 * count + number)
             probe = fit(getattr(train, kind)[rows], train.label[rows], classes, settings, seed, device)
-            scores.append(_share(probe(getattr(test, kind)).argmax(1) == test.label))
-        result = torch.tensor(scores, dtype=torch.float64)
-        summary[f"{prefix}top1"] = result.mean().item()
-        summary[f"{prefix}top1_std"] = result.std(correction=0).item()
+            scores.append((probe(getattr(test, kind)).argmax(1) == test.label).double().mean())
+        summary[f"{prefix}top1"] = torch.stack(scores).mean().item()
+        summary[f"{prefix}top1_std"] = torch.stack(scores).std(correction=0).item()
     return summary
 
 
 def logistic(train: Features, test: Features, settings: Config, seed: int) -> dict[str, float | bool]:
     """Multinomial logistic regression with an L2 penalty, by scikit-learn: top-1 on test, the C chosen, and whether it
-    came to its optimum in `_ITERATIONS`.
-
-    The strength of the penalty is chosen among `STRENGTHS` by the same folds as the probe's rate.
+    came to its optimum in `_ITERATIONS`. C is chosen among `STRENGTHS` by the same folds as the probe's rate.
 
     Raises:
         UserError: scikit-learn is not installed.
@@ -134,7 +138,3 @@ def _logistic(x: np.ndarray, labels: np.ndarray, strength: float) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # said in the metrics
         return LogisticRegression(C=strength, max_iter=_ITERATIONS).fit(x, labels)
-
-
-def _share(hits: Tensor) -> float:
-    return hits.double().mean().item()

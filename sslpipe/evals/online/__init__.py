@@ -5,38 +5,22 @@ from __future__ import annotations
 from pydantic import Field
 
 from sslpipe.core.config import Config as Base
-from sslpipe.evals.base.declaration import Evaluation
-from sslpipe.measures.config import ProbeConfig
+from sslpipe.evals.base.declaration import CropScale, Device, Enabled, Epochs, Evaluation, Rates
 
 
 class Config(Base):
     """Settings of the section `online`."""
 
-    enabled: bool = Field(False, description="whether this evaluation runs")
-    epochs: int = Field(30, ge=1, description="passes over the images to learn from")
+    enabled: Enabled = False
+    epochs: Epochs = 30
     batch_size: int = Field(256, ge=1, description="images an optimiser step")
-    lrs: tuple[float, ...] = Field(
-        (0.001, 0.003, 0.01, 0.03, 0.1, 0.3), min_length=1, description="learning rates to choose from"
-    )
+    lrs: Rates = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
     weight_decays: tuple[float, ...] = Field(
         (0.0,), min_length=1, description="each is tried with each learning rate"
     )
     folds: int = Field(5, ge=2, description="of the cross-validation that chooses the learning rate")
-    crop_scale: tuple[float, float] = Field(
-        (0.08, 1.0), description="share of the image that training crops keep"
-    )
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu or cuda")
-
-    def probe(self) -> ProbeConfig:
-        """The same as settings of a linear probe."""
-        return ProbeConfig(
-            epochs=self.epochs,
-            min_steps=1,
-            batch_size=self.batch_size,
-            lrs=self.lrs,
-            weight_decays=self.weight_decays,
-            folds=self.folds,
-        )
+    crop_scale: CropScale = (0.08, 1.0)
+    device: Device = "auto"
 
 
 EVALUATION = Evaluation(

@@ -16,12 +16,13 @@ from sslpipe.console.progress import Progress, progress
 from sslpipe.core.device import resolve
 from sslpipe.data.loader import Reader
 from sslpipe.evals.base import tables
-from sslpipe.evals.base.embed import central, random_twin
+from sslpipe.evals.base.embed import beside_random, central
 from sslpipe.evals.base.inputs import Inputs
 from sslpipe.evals.base.outcome import Outcome
 from sslpipe.evals.base.views import mild_recipe
 from sslpipe.evals.online import Config
 from sslpipe.measures import probe as probes
+from sslpipe.measures.config import ProbeConfig
 from sslpipe.networks.protocol import Backbone
 from sslpipe.views.engine import ViewEngine
 
@@ -30,17 +31,17 @@ from sslpipe.views.engine import ViewEngine
 def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
     """Accuracy of a probe trained on views; the details are classes [M] by prefix, `` and `random_init_`."""
     encoder, last_blocks = inputs.encoder, inputs.config("embed").last_blocks
-    train, test = inputs.labelled()
-    device = resolve(config.device)
-    classes, probe = int(train.labels.max()) + 1, config.probe()
+    device, (train, test) = resolve(config.device), inputs.labelled()
+    classes = int(train.labels.max()) + 1
+    own = config.model_dump(include={"epochs", "batch_size", "lrs", "weight_decays", "folds"})
+    probe = ProbeConfig(**own, min_steps=1)
     recipe = mild_recipe(encoder.preprocess, config.crop_scale, inputs.changes)
     metrics: dict[str, Any] = {}
     predicted: dict[str, Tensor] = {}
     used: dict[str, dict[str, float]] = {"lr_used": {}, "weight_decay_used": {}}
     steps = config.epochs * -(-len(train) // min(config.batch_size, len(train)))
     with progress("online", 2 * steps, "steps") as bar:
-        for prefix, network in (("", encoder), ("random_init_", random_twin(encoder, seed))):
-            network = network.to(device).eval()
+        for prefix, network in beside_random(encoder, device, seed).items():
             engine = ViewEngine(recipe, seed=seed, device=device)
             views = _views(network, engine, train, last_blocks, bar)
             x, queries = (central(network, split, last_blocks) for split in (train, test))
@@ -63,19 +64,16 @@ def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
     return Outcome(metrics=metrics, protocol=protocol, details=predicted)
 
 
-def plots(inputs: Inputs, config: Config, outcome: Outcome) -> dict[str, str]:
-    """Confusions."""
-    _, test = inputs.labelled()
-    return {"confusion.csv": tables.confusion(test.labels, outcome.details[""], inputs.manifest.classes)}
+plots = tables.confusions
 
 
 def _views(
     network: Backbone, engine: ViewEngine, reader: Reader, last_blocks: int, bar: Progress
 ) -> probes.Views:
-    """Gives features of an epoch's views of the images at some places, float32 [n, D]; the bar moves on each time."""
+    """Gives features of an epoch's views of some images, float32 [n, D]; the bar moves on each time."""
 
-    def features(places: Tensor, epoch: int) -> Tensor:
-        (view,) = engine(reader.gather(places), epoch)
+    def features(indices: Tensor, epoch: int) -> Tensor:
+        (view,) = engine(reader.gather(indices), epoch)
         bar.update(1)
         return network.last_blocks(view.pixels, last_blocks).float()
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 from pydantic import Field
 
 from sslpipe.core.config import Config as Base
-from sslpipe.evals.base.declaration import Evaluation, Score
+from sslpipe.evals.base.declaration import Device, Enabled, Evaluation, Score
 
 
 class Config(Base):
     """Settings of the section `retrieval`."""
 
-    enabled: bool = Field(True, description="whether this evaluation runs")
+    enabled: Enabled = True
     ks: tuple[int, ...] = Field((1, 5, 10), min_length=1, description="for recall among the k nearest")
     queries: int = Field(
         5000, ge=1, description="test images that ask, at most, evenly spread: each ranks all of train"
     )
     shown: int = Field(6, ge=0, description="queries with the worst rankings that the report shows")
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu or cuda")
+    device: Device = "auto"
 
 
 EVALUATION = Evaluation(

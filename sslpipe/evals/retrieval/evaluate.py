@@ -1,9 +1,9 @@
 """Retrieval by features: does a test image find training images of its class, and how far up the list?
 
-Cosine similarity, exact. Recall@k as in metric learning (Jégou et al. 2011): the share of queries with an image of
+Cosine similarity, exact. Recall@k as in metric learning (Jégou et al. 2011): the fraction of queries with an image of
 their class among the k nearest. Mean average precision over the whole ranking, as in image retrieval (Philbin et al.
-2007): AP = 1/R Σ_r P(rank of the r-th relevant image), where P(n) is the share of relevant images among the first n.
-R-precision: the share of relevant images among the first R, where R is how many there are.
+2007): AP = 1/R Σ_r P(rank of the r-th relevant image), where P(n) is the fraction of relevant images among the first n.
+R-precision: the fraction of relevant images among the first R, where R is how many there are.
 """
 
 from __future__ import annotations
@@ -35,18 +35,10 @@ def scores(
     ks: tuple[int, ...],
     device: torch.device | str = "cpu",
 ) -> dict[str, Tensor]:
-    """What each query finds.
+    """What each query finds: float64 [M] each, `recall_k` for each k, 0 or 1; `average_precision`; `r_precision`.
 
-    Args:
-        bank: [N, D]; normalised inside.
-        bank_labels: int64 [N].
-        queries: [M, D]; normalised inside.
-        labels: int64 [M], each with an image of that class in the bank.
-        ks: of `recall_k`; cut to N.
-        device: where the bank is ranked.
-
-    Returns:
-        float64 [M] each: `recall_k` for each k, 0 or 1; `average_precision`; `r_precision`.
+    Bank [N, D] and queries [M, D] are normalised inside, and the bank is ranked on `device`; labels are int64. Each
+    query has an image of its class in the bank; every k is cut to N.
     """
     x, known = normalize(bank.float(), dim=1).to(device), bank_labels.to(device)
     found: list[dict[str, Tensor]] = []
@@ -82,10 +74,8 @@ def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
     metrics: dict[str, Any] = {}
     own: dict[str, Tensor] = {}
     for prefix, kind in KINDS:
-        queries = getattr(test, kind)[asking]
-        found = scores(
-            getattr(train, kind), train.label, queries, test.label[asking], (1, *config.ks), device
-        )
+        bank, queries = getattr(train, kind), getattr(test, kind)[asking]
+        found = scores(bank, train.label, queries, test.label[asking], (1, *config.ks), device)
         metrics[f"{prefix}top1"] = found["recall_1"].mean().item()
         metrics |= {f"{prefix}recall_{k}": found[f"recall_{k}"].mean().item() for k in config.ks}
         metrics[f"{prefix}map"] = found["average_precision"].mean().item()

@@ -5,20 +5,20 @@ from __future__ import annotations
 from pydantic import Field, field_validator
 
 from sslpipe.core.config import Config as Base
-from sslpipe.evals.base.declaration import Evaluation, Score
+from sslpipe.evals.base.declaration import Device, Enabled, Evaluation, Score, Temperature
 
 
 class Config(Base):
     """Settings of the section `robustness`."""
 
-    enabled: bool = Field(False, description="whether this evaluation runs")
+    enabled: Enabled = False
     images: int = Field(1000, ge=2, description="test images that are changed and corrupted")
     severities: tuple[int, ...] = Field(
         (1, 3, 5), min_length=1, description="of the corruptions, from 1 to 5"
     )
     k: int = Field(20, ge=1, description="neighbours, among clean training images")
-    temperature: float = Field(0.07, gt=0, description="T of a vote's weight exp(similarity / T)")
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu or cuda")
+    temperature: Temperature = 0.07
+    device: Device = "auto"
 
     @field_validator("severities")
     @classmethod

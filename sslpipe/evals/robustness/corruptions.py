@@ -51,19 +51,13 @@ NAMES = tuple(CIFAR_C)
 
 
 def corrupt(x: Tensor, name: str, severity: int, generator: torch.Generator) -> Tensor:
-    """Images under a corruption, cut to multiples of 1/255.
+    """Images float32 [N, 3, S, S] in [0, 1], on the CPU, under one of `NAMES` at severity 1 to 5.
 
-    Args:
-        x: float32 [N, 3, S, S] in [0, 1], on the CPU.
-        name: one of `NAMES`.
-        severity: 1 to 5.
-        generator: of the CPU; what is random is drawn from it.
-
-    Returns:
-        the same shape, in [0, 1].
+    They are cut to multiples of 1/255; what is random is drawn from `generator`.
     """
     constants = CIFAR_C if x.shape[-1] < LARGE_FROM else IMAGENET_C
-    y = _CORRUPTIONS[name](x, constants[name][severity - 1], generator).clamp(0, 1)
+    corruption = _FUNCTIONS[NAMES.index(name)]
+    y = corruption(x, constants[name][severity - 1], generator).clamp(0, 1)
     return (255 * y + 1e-3).floor() / 255  # a hair more, so that a whole level stays what it is
 
 
@@ -77,10 +71,10 @@ def shot_noise(x: Tensor, photons: float, generator: torch.Generator) -> Tensor:
     return torch.poisson(x.clamp(min=0) * photons, generator=generator) / photons
 
 
-def impulse_noise(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Salt and pepper: a share of the values is set to 0 or 1, each as likely."""
+def impulse_noise(x: Tensor, fraction: float, generator: torch.Generator) -> Tensor:
+    """Salt and pepper: a fraction of the values is set to 0 or 1, each as likely."""
     u = torch.rand(x.shape, generator=generator)
-    return torch.where(u < share, (u < share / 2).to(x.dtype), x)
+    return torch.where(u < fraction, (u < fraction / 2).to(x.dtype), x)
 
 
 def defocus_blur(x: Tensor, disk: tuple[float, float], generator: torch.Generator) -> Tensor:
@@ -141,10 +135,10 @@ def contrast(x: Tensor, factor: float, generator: torch.Generator) -> Tensor:
     return (x - mean) * factor + mean
 
 
-def pixelate(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Scaled down to this share of the side and up again, both by Pillow's box filter."""
+def pixelate(x: Tensor, fraction: float, generator: torch.Generator) -> Tensor:
+    """Scaled down to this fraction of the side and up again, both by Pillow's box filter."""
     size = x.shape[-1]
-    small = max(1, int(size * share))
+    small = max(1, int(size * fraction))
     down, up = _box(size, small), _box(small, size)
     y = _bytes(torch.einsum("ij,ncjk,lk->ncil", down, x, down))
     return torch.einsum("ij,ncjk,lk->ncil", up, y, up)
@@ -178,14 +172,7 @@ def _bytes(x: Tensor) -> Tensor:
     return (255 * x.clamp(0, 1)).round() / 255
 
 
-_CORRUPTIONS: dict[str, Corruption] = {
-    "gaussian_noise": gaussian_noise,
-    "shot_noise": shot_noise,
-    "impulse_noise": impulse_noise,
-    "defocus_blur": defocus_blur,
-    "motion_blur": motion_blur,
-    "brightness": brightness,
-    "contrast": contrast,
-    "pixelate": pixelate,
-    "jpeg": jpeg,
-}
+#: In the order of `NAMES`.
+_FUNCTIONS: tuple[Corruption, ...] = (
+    gaussian_noise, shot_noise, impulse_noise, defocus_blur, motion_blur, brightness, contrast, pixelate, jpeg
+)  # fmt: skip

@@ -23,23 +23,15 @@ from sslpipe.views.table import Table
 _STRENGTHS = {strength.name: (row, strength) for row in OPERATIONS for strength in row.strengths}
 #: Every change of the view language, and how strong it is here. Signs and places are drawn for each image.
 STRENGTHS: dict[str, str] = {name: strength.words for name, (_, strength) in _STRENGTHS.items()}
-_AREA = 0.5  # share of the area that a crop keeps
+_AREA = 0.5  # fraction of the area that a crop keeps
 
 
 def changed(
     batch: Batch, preprocess: Preprocess, operation: str | None, u: NDArray[np.float64], fill: float
 ) -> Tensor:
-    """The view that evaluation sees, under one operation; None: as it is.
+    """The view that evaluation sees, under one operation of `STRENGTHS` (None: as it is): float32 [N, 3, S, S].
 
-    Args:
-        batch: canvases.
-        preprocess: of the encoder.
-        operation: a name of `STRENGTHS`.
-        u: [N, 2], uniform in [0, 1): what is drawn for each image.
-        fill: grey level outside the image, for rotations.
-
-    Returns:
-        float32 [N, 3, S, S], normalised, on the batch's device.
+    It is normalised. `u` [N, 2], uniform in [0, 1), is what is drawn for each image; `fill` the grey level outside it.
     """
     limit = batch.size.cpu().numpy()
     table = Table.plain(central_box(limit, preprocess.crop), limit)
@@ -47,21 +39,17 @@ def changed(
         size=preprocess.size, interpolation=preprocess.interpolation, fill=fill,
         mean=preprocess.mean, std=preprocess.std,
     )  # fmt: skip
-    if operation == "crop":
-        table = table.change(box=_cropped(table.box, u))
+    if operation == "crop":  # anywhere within the box
+        corner, room = table.box[:, :2], table.box[:, 2:]
+        side = np.maximum(np.rint(math.sqrt(_AREA) * room), 1)
+        box = np.concatenate((corner + np.floor(u * (room - side + 1)), side), axis=1)
+        table = table.change(box=box.astype(np.int32))
     elif operation is not None:
         row, strength = _STRENGTHS[operation]
         spec = spec.model_copy(update=dict(strength.settings(spec.size)))
         drawn = {row.columns[0].name: True} if strength.drawn is None else strength.drawn(u, spec.size)
         table = table.change(**drawn)
     return reference.render(batch.pixels, table, spec)
-
-
-def _cropped(box: NDArray[np.int32], u: NDArray[np.float64]) -> NDArray[np.int32]:
-    """[N, 4] crops of boxes, anywhere within them."""
-    corner, room = box[:, :2], box[:, 2:]
-    side = np.maximum(np.rint(math.sqrt(_AREA) * room), 1)
-    return np.concatenate((corner + np.floor(u * (room - side + 1)), side), axis=1).astype(np.int32)
 
 
 def similarity(a: Tensor, b: Tensor) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from sslpipe.core.config import Config as Base
-from sslpipe.evals.base.declaration import Evaluation, Score
+from sslpipe.evals.base.declaration import Device, Enabled, Epochs, Evaluation, Rates, Score, Temperature
 from sslpipe.scenes import layouts
 from sslpipe.scenes.config import Config as ScenesConfig
 
@@ -13,7 +13,7 @@ from sslpipe.scenes.config import Config as ScenesConfig
 class Config(Base):
     """Settings of the section `segment`."""
 
-    enabled: bool = Field(False, description="whether this evaluation runs")
+    enabled: Enabled = False
     scenes: ScenesConfig = ScenesConfig()
     levels: int = Field(
         3, ge=1, description="resolutions of a CNN whose features are used, counted from the last"
@@ -22,15 +22,13 @@ class Config(Base):
         True, description="frozen features only; false: also with the whole encoder learning"
     )
     finetune_lr: float = Field(3e-4, gt=0, description="of encoder and layer where the encoder learns, too")
-    epochs: int = Field(20, ge=1, description="passes over the images to learn from")
-    lrs: tuple[float, ...] = Field(
-        (0.001, 0.003, 0.01), min_length=1, description="learning rates to choose from"
-    )
+    epochs: Epochs = 20
+    lrs: Rates = (0.001, 0.003, 0.01)
     k: int = Field(20, ge=1, description="neighbours that vote for a patch")
-    temperature: float = Field(0.07, gt=0, description="T of a vote's weight exp(similarity / T)")
+    temperature: Temperature = 0.07
     bank: int = Field(20_000, ge=1, description="patches that neighbours are sought among, at most")
     shown: int = Field(6, ge=0, description="scenes that the report shows")
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu or cuda")
+    device: Device = "auto"
 
 
 EVALUATION = Evaluation(

@@ -9,7 +9,6 @@ resolutions, side by side.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,10 +18,10 @@ from torch.nn.functional import cross_entropy, interpolate, one_hot
 from sslpipe.console.progress import Progress, progress
 from sslpipe.core.device import resolve
 from sslpipe.evals.base import sheets
-from sslpipe.evals.base.embed import random_twin
+from sslpipe.evals.base.embed import beside_random
 from sslpipe.evals.base.inputs import Inputs
 from sslpipe.evals.base.outcome import Outcome
-from sslpipe.evals.base.scenes import labelled_scenes
+from sslpipe.evals.base.scenes import descend, labelled_scenes
 from sslpipe.evals.segment import Config
 from sslpipe.measures.knn import nearest, vote
 from sslpipe.networks.protocol import Backbone
@@ -34,49 +33,46 @@ _BATCH = 32
 
 def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
     """Intersection over union by a linear layer and by neighbours; the details are the test scenes and masks found."""
-    settings, encoder = config, inputs.encoder
     train, test, names = labelled_scenes(inputs, "masks", config.scenes)
-    classes = len(names)
-    device = resolve(settings.device)
-    metrics: dict[str, Any] = {}
+    classes, side, device = len(names), test.masks.shape[-1], resolve(config.device)
+    scores: dict[str, Tensor] = {}  # of each class, by the prefix of the numbers
     lrs: dict[str, float] = {}
-    rounds = len(settings.lrs) + (1 if settings.freeze else 2)
-    with progress("segment", 2 * rounds * settings.epochs, "epochs") as bar:
-        for prefix, network in (("", encoder), ("random_init_", random_twin(encoder, seed))):
-            network = network.to(device).eval()
-            features = [dense(network, scene.pixels, settings.levels, device) for scene in (train, test)]
-            head, lrs[prefix or "encoder"] = _choose(features[0], train.masks, classes, settings, seed, bar)
-            found = predict(head, features[1], test.masks.shape[-1])
-            by_votes = neighbours(features[0], train.masks, features[1], classes, settings, seed)
-            votes = enlarged(by_votes, test.masks.shape[-1]).argmax(1)
-            ways = [("", found), ("knn_", votes)]
-            if not settings.freeze:
+    rounds = len(config.lrs) + (1 if config.freeze else 2)
+    with progress("segment", 2 * rounds * config.epochs, "epochs") as bar:
+        for prefix, network in beside_random(inputs.encoder, device, seed).items():
+            bank, queries = (dense(network, scene.pixels, config.levels, device) for scene in (train, test))
+            head, lrs[prefix or "encoder"] = _choose(bank, train.masks, classes, config, seed, bar)
+            found = {prefix: predict(head, queries, side)}
+            votes = neighbours(bank, train.masks, queries, classes, config, seed)
+            found[f"{prefix}knn_"] = enlarged(votes, side).argmax(1)
+            if not config.freeze:
                 tuned = copy.deepcopy(network)
-                finetune(tuned, head, train, settings, seed, bar)
-                adapted = dense(tuned, test.pixels, settings.levels, device)
-                ways.append(("finetuned_", predict(head, adapted, test.masks.shape[-1])))
-            for name, masks in ways:
-                scores = intersection_over_union(masks, test.masks, classes + 1)
-                metrics[f"{prefix}{name}miou"] = _mean(scores)
-                if prefix == "" == name:
-                    metrics["iou"] = [None if score.isnan() else score.item() for score in scores]
-                    metrics["pixel_accuracy"] = (
-                        (masks == test.masks)[test.masks != IGNORED].double().mean().item()
-                    )
-                    shown = masks
+                finetune(tuned, head, train, config, seed, bar)
+                adapted = dense(tuned, test.pixels, config.levels, device)
+                found[f"{prefix}finetuned_"] = predict(head, adapted, side)
+            for name, masks in found.items():
+                scores[name] = intersection_over_union(masks, test.masks, classes + 1)
+            if not prefix:
+                own = found[prefix]
+    right = (own == test.masks)[test.masks != IGNORED]
+    metrics: dict[str, Any] = {
+        **{f"{name}miou": each.nanmean().item() for name, each in scores.items()},
+        "iou": [None if score.isnan() else score.item() for score in scores[""]],
+        "pixel_accuracy": right.double().mean().item(),
+    }
     protocol = {
-        **settings.model_dump(mode="json", exclude={"enabled", "device", "shown"}),
+        **config.model_dump(mode="json", exclude={"enabled", "device", "shown"}),
         "lr_used": lrs,
         "optimiser": "AdamW, cosine, standardised features",
-        "patches": list(features[0].shape[2:]),
+        "patches": list(bank.shape[2:]),
         "classes": classes + 1,
         "chosen_on": "the learning rate on a quarter of the training scenes, held back; last epoch reported",
         "train_scenes": len(train),
         "test_scenes": len(test),
         "class_names": names,
-        "root": settings.scenes.root,
+        "root": config.scenes.root,
     }
-    return Outcome(metrics=metrics, protocol=protocol, details=(test, shown))
+    return Outcome(metrics=metrics, protocol=protocol, details=(test, own))
 
 
 def plots(inputs: Inputs, config: Config, outcome: Outcome) -> dict[str, bytes]:
@@ -123,85 +119,48 @@ def _choose(
     best, lr = -1.0, settings.lrs[0]
     for candidate in settings.lrs:
         head = fit(features[~held], masks[~held], classes + 1, candidate, settings, seed, bar)
-        scores = intersection_over_union(
-            predict(head, features[held], masks.shape[-1]), masks[held], classes + 1
-        )
-        if _mean(scores) > best:
-            best, lr = _mean(scores), candidate
+        found = predict(head, features[held], masks.shape[-1])
+        score = intersection_over_union(found, masks[held], classes + 1).nanmean().item()
+        if score > best:
+            best, lr = score, candidate
     return fit(features, masks, classes + 1, lr, settings, seed, bar), lr
 
 
 def fit(
     features: Tensor, masks: Tensor, classes: int, lr: float, settings: Config, seed: int, bar: Progress
 ) -> Head:
-    """A head trained on scenes.
-
-    Args:
-        features: [N, D, h, w].
-        masks: int64 [N, S, S].
-        classes: with the background.
-        lr: the learning rate.
-        settings: epochs and device.
-        seed: of the order.
-        bar: moves on with each epoch.
-    """
+    """A head trained on scenes' features [N, D, h, w] and masks int64 [N, S, S]; the background is a class, too."""
     device = resolve(settings.device)
     head = Head(features, classes).to(device)
     optimizer = torch.optim.AdamW(head.parameters(), lr, weight_decay=1e-4)
-    _descend(lambda rows: head(features[rows].to(device)), optimizer, masks, settings.epochs, seed, bar)
+
+    def loss(rows: Tensor) -> Tensor:
+        return _loss(head(features[rows].to(device)), masks[rows])
+
+    descend(loss, optimizer, torch.arange(len(masks)), _BATCH, settings.epochs, seed, bar, by_step=False)
     return head.eval()
 
 
 def finetune(
-    network: Backbone,
-    head: Head,
-    scenes: Scenes,
-    settings: Config,
-    seed: int,
-    bar: Progress,
+    network: Backbone, head: Head, scenes: Scenes, settings: Config, seed: int, bar: Progress
 ) -> None:
-    """Train encoder and head on together, in place; the head begins as it was trained on frozen features.
-
-    Args:
-        network: the encoder.
-        head: its head.
-        scenes: to learn from.
-        settings: epochs, rate and device.
-        seed: of the order.
-        bar: moves on with each epoch.
-    """
+    """Train encoder and head on together, in place; the head begins as it was trained on frozen features."""
     device = resolve(settings.device)
     parts = nn.ModuleList([network, head]).eval()  # batch norm keeps its statistics
     learning = [parameter for parameter in parts.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learning, settings.finetune_lr, weight_decay=0.05)
 
-    def logits(rows: Tensor) -> Tensor:
+    def loss(rows: Tensor) -> Tensor:
         x = normalised(scenes.pixels[rows], network.preprocess, device)
-        return head(hypercolumns(pyramid(network, x, settings.levels)))
+        return _loss(head(hypercolumns(pyramid(network, x, settings.levels))), scenes.masks[rows])
 
-    _descend(logits, optimizer, scenes.masks, settings.epochs, seed, bar)
+    descend(loss, optimizer, torch.arange(len(scenes)), _BATCH, settings.epochs, seed, bar, by_step=False)
 
 
-def _descend(
-    logits: Callable[[Tensor], Tensor],
-    optimizer: torch.optim.Optimizer,
-    masks: Tensor,
-    epochs: int,
-    seed: int,
-    bar: Progress,
-) -> None:
-    """Cross-entropy of masks by logits [n, C, h, w] of rows, in shuffled batches, the learning rate along a cosine."""
-    generator = torch.Generator().manual_seed(seed)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * -(-len(masks) // _BATCH))
-    for _ in range(epochs):
-        for rows in torch.randperm(len(masks), generator=generator).split(_BATCH):
-            found = enlarged(logits(rows), masks.shape[-1])
-            loss = cross_entropy(found, masks[rows].to(found.device), ignore_index=IGNORED)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-        bar.update(1, f"loss {loss.item():.3f}")
+def _loss(logits: Tensor, masks: Tensor) -> Tensor:
+    """Cross-entropy of masks [n, S, S] by logits [n, C, h, w]."""
+    found = enlarged(logits, masks.shape[-1])
+    return cross_entropy(found, masks.to(found.device), ignore_index=IGNORED)
 
 
 def enlarged(logits: Tensor, side: int) -> Tensor:
@@ -213,9 +172,8 @@ def enlarged(logits: Tensor, side: int) -> Tensor:
 def predict(head: Head, features: Tensor, side: int) -> Tensor:
     """Masks int64 [N, side, side], on the CPU."""
     device = head.linear.weight.device
-    return torch.cat(
-        [enlarged(head(chunk.to(device)), side).argmax(1).cpu() for chunk in features.split(_BATCH)]
-    )
+    chunks = features.split(_BATCH)
+    return torch.cat([enlarged(head(chunk.to(device)), side).argmax(1).cpu() for chunk in chunks])
 
 
 def neighbours(
@@ -228,10 +186,8 @@ def neighbours(
     known = (label != IGNORED).nonzero()[:, 0]
     order = torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))[: settings.bank]
     picked = known[order]
-    asked = queries.permute(0, 2, 3, 1).flatten(0, 2)
-    similarity, index = nearest(
-        rows[picked], asked, min(settings.k, len(picked)), device=resolve(settings.device)
-    )
+    asked, k = queries.permute(0, 2, 3, 1).flatten(0, 2), min(settings.k, len(picked))
+    similarity, index = nearest(rows[picked], asked, k, device=resolve(settings.device))
     votes = vote(similarity, label[picked][index], classes + 1, settings.temperature)
     votes = votes / votes.sum(1, keepdim=True)
     return votes.view(len(queries), h, w, -1).permute(0, 3, 1, 2)
@@ -240,24 +196,17 @@ def neighbours(
 def majority(masks: Tensor, grid: tuple[int, int], classes: int) -> Tensor:
     """The most frequent class of each patch's pixels, `IGNORED` where none has one: [N, S, S] → [N, h, w]."""
     counts = one_hot(masks.clamp_max(classes), classes + 1)[..., :classes].permute(0, 3, 1, 2).float()
-    shares = nn.functional.adaptive_avg_pool2d(counts, grid)  # [N, C, h, w]
-    return torch.where(shares.sum(1) > 0, shares.argmax(1), IGNORED)
+    fractions = nn.functional.adaptive_avg_pool2d(counts, grid)  # [N, C, h, w]
+    return torch.where(fractions.sum(1) > 0, fractions.argmax(1), IGNORED)
 
 
 def intersection_over_union(predicted: Tensor, truth: Tensor, classes: int) -> Tensor:
     """Intersection over union of each class over all pixels, float64 [C]; NaN for a class that neither has.
 
-    Args:
-        predicted: int64 [N, S, S].
-        truth: int64 [N, S, S], `IGNORED` where it does not count.
-        classes: with the background.
+    Masks are int64 [N, S, S]; what is `IGNORED` in the true ones does not count.
     """
     counts = truth != IGNORED
     pairs = classes * truth[counts] + predicted[counts]
     matrix = torch.bincount(pairs, minlength=classes**2).view(classes, classes).double()
     both = matrix.diag()
     return both / (matrix.sum(0) + matrix.sum(1) - both)
-
-
-def _mean(scores: Tensor) -> float:
-    return scores.nanmean().item()

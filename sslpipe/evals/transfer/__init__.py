@@ -7,14 +7,14 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from sslpipe.core.config import Config as Base
-from sslpipe.evals.base.declaration import Evaluation, Score
+from sslpipe.evals.base.declaration import Enabled, Evaluation, Score
 from sslpipe.sharding import sources
 
 
 class Config(Base):
     """Settings of the section `transfer`: as those of `data`, of another set."""
 
-    enabled: bool = Field(False, description="whether this evaluation runs")
+    enabled: Enabled = False
     source: str | None = Field(None, description="as data.source, such as torchvision:CIFAR10 or folder")
     root: str | None = Field(None, description="as data.root")
     test_root: str | None = Field(None, description="as data.test_root")
@@ -26,16 +26,13 @@ class Config(Base):
         if self.enabled and self.source is None:
             raise ValueError("enabled, but source is null: set source (and root) to the set to transfer to")
         if self.source is not None:
-            sources.Config.model_validate(self._of_data())
+            _ = self.data  # refuses what does not fit together
         return self
 
     @property
     def data(self) -> sources.Config:
         """The same as a section `data`."""
-        return sources.Config.model_validate(self._of_data())
-
-    def _of_data(self) -> dict[str, Any]:
-        return self.model_dump(exclude={"enabled"})
+        return sources.Config.model_validate(self.model_dump(exclude={"enabled"}))
 
 
 def _elsewhere(config: Config) -> dict[str, Any] | None:

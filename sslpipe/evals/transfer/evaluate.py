@@ -29,20 +29,15 @@ from sslpipe.shards.manifest import Manifest
 def shards(settings: Config, form: ShardConfig, seed: int) -> Iterator[Path]:
     """The set as shards in scratch, locked: made once for all encoders, and gone on with after a kill.
 
-    Args:
-        settings: which set.
-        form: how it is stored.
-        seed: of a test split drawn.
+    `form` says how it is stored; a test split that it lacks is drawn by `seed`.
 
     Raises:
         UserError: the set cannot be read; it has no labels.
     """
-
     source = sources.source_digest(settings.data)
     key = scratch.digest([source, settings.data.model_dump(mode="json"), form.content(), seed])[:16]
-    with scratch.locked(
-        scratch.folder("locks") / f"transfer-{key}", "another run that evaluates on this set"
-    ):
+    lock = scratch.folder("locks") / f"transfer-{key}"
+    with scratch.locked(lock, "another run that evaluates on this set"):
         place = scratch.folder("transfer", key)
         if not (place / "shards" / manifests.NAME).is_file():
             shard(form, sources.open_source(settings.data, seed), place / "shards", seed, place / "making")
@@ -87,9 +82,9 @@ def _embedded(inputs: Inputs, config: Config) -> tuple[Features, Features, Manif
     """Features of the other set's training and test images, and its manifest."""
     seed, how = inputs.config("seed"), inputs.config("loader").reader
     with shards(config, inputs.config("shard"), seed) as folder:
-        readers = [open_split(folder, split, how) for split in ("train", "test")]
         train, test = (
-            embed(inputs.encoder, reader, inputs.config("embed"), seed).labelled() for reader in readers
+            embed(inputs.encoder, open_split(folder, split, how), inputs.config("embed"), seed).labelled()
+            for split in ("train", "test")
         )
         return train, test, manifests.read(folder)
 

@@ -10,7 +10,6 @@ from support import encoder as small
 
 from sslpipe import methods
 from sslpipe.console.errors import UserError
-from sslpipe.evals.base import tables
 from sslpipe.evals.base.config import EmbedConfig
 from sslpipe.evals.base.embed import embed, random_twin
 from sslpipe.evals.base.features import Features
@@ -157,9 +156,9 @@ def test_one_image_is_too_few() -> None:
 
 
 def test_the_spectrum_as_a_table() -> None:
-    lines = tables.spectrum(
-        {"encoder": torch.tensor([0.75, 0.25]), "random_init": torch.ones(1001)}
-    ).splitlines()
+    spectra = {"encoder": torch.tensor([0.75, 0.25]), "random_init": torch.ones(1001)}
+    files = diagnostics.plots(inputs(), FEW, Outcome(metrics={}, protocol={}, details=spectra))
+    lines = files["eigenspectrum.csv"].splitlines()
     assert lines[:3] == ["rank,series,share", "1,encoder,7.5000e-01", "2,encoder,2.5000e-01"]
     assert len(lines) == 1 + 2 + 1000
 

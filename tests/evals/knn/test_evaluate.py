@@ -12,10 +12,11 @@ import torch
 from planted import planted_features
 from support import inputs, manifest
 
+from sslpipe.evals.base import neighbours
 from sslpipe.evals.base.features import KINDS, Features
 from sslpipe.evals.base.outcome import Outcome
 from sslpipe.evals.knn import Config
-from sslpipe.evals.knn.evaluate import evaluate, neighbour_sheet, plots
+from sslpipe.evals.knn.evaluate import evaluate, plots
 from sslpipe.measures.knn import choose, knn
 
 USES = {"import sslpipe": "sslpipe.evals.knn", "from sslpipe.evals import knn": "knn"}
@@ -128,7 +129,9 @@ def test_the_neighbour_sheet_names_places_in_the_splits() -> None:
         replace(train, index=train.index + 7),
         replace(test, index=test.index + 3),
     )  # the first have no label
-    sheet = neighbour_sheet(train, test, queries=4, shown=3)
+    given = inputs(features=(train, test), manifest=manifest())
+    files = plots(given, Config(queries=4), Outcome(metrics={}, protocol={}, details={"": test.label}))
+    sheet = json.loads(files["neighbours.json"])
     assert [row["query"] for row in sheet] == [3, 9, 15, 22]
     for row in sheet:
         near = train.features[torch.tensor(row["neighbours"]) - 7]
@@ -144,4 +147,5 @@ def test_plots_name_classes_and_neighbours() -> None:
     files = plots(given, config, evaluate(given, config, seed=0))
     rows = list(csv.reader(io.StringIO(files["confusion.csv"])))
     assert rows == [["actual", "predicted"], *([name, name] for name in 4 * "abcd")]
-    assert json.loads(files["neighbours.json"]) == neighbour_sheet(train, test, 4)
+    queries = torch.tensor([0, 5, 10, 15])
+    assert json.loads(files["neighbours.json"]) == neighbours.sheet(train, test, queries, 8)
