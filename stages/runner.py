@@ -13,8 +13,8 @@ from typing import NoReturn, cast
 
 from sslpipe.console.errors import UserError, explain_os_error
 from sslpipe.core.pipeline import resolved, stages
-from sslpipe.resolve import key_of
 from sslpipe.settings import Settings, load
+from sslpipe.tracking.experiments import experiment_key
 from sslpipe.tracking.record import Record
 
 Body = Callable[[Settings, Record], None]
@@ -69,7 +69,7 @@ def record_of(name: str, settings: Settings, own: tuple[str, ...], fingerprint: 
         name,
         params=settings.flat(),
         own=tuple(chosen if key == "method" else key for key in own),
-        key=key_of(resolved()),
+        key=experiment_key(resolved()),
         tracking=settings.tracking,
         fingerprint=fingerprint,
     )

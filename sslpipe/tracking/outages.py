@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from contextlib import suppress
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sslpipe.core import scratch
+from sslpipe.tracking.journal import read_json
 from sslpipe.tracking.store import shown, store_uri
 
 PATIENCE = 600.0  # seconds after an outage in which the store is not tried again by itself
@@ -17,10 +17,9 @@ PATIENCE = 600.0  # seconds after an outage in which the store is not tried agai
 
 def note_outage(uri: str, reason: str) -> None:
     """Remember that a store did not answer; whom it was said to already is kept."""
-    said = (_outage(uri) or {}).get("said", "")
-    scratch.write_json(
-        _outage_path(uri), {"uri": shown(uri), "reason": reason, "time": time.time(), "said": said}
-    )
+    path = _outage_path(uri)
+    said = (read_json(path) or {}).get("said", "")
+    scratch.write_json(path, {"uri": shown(uri), "reason": reason, "time": time.time(), "said": said})
 
 
 def clear_outage(uri: str) -> None:
@@ -31,16 +30,13 @@ def clear_outage(uri: str) -> None:
 
 def recent_outage(uri: str) -> bool:
     """Whether the store did not answer a short while ago."""
-    outage = _outage(uri)
-    return outage is not None and 0 <= time.time() - outage["time"] < PATIENCE
+    return _recent_outage(uri) is not None
 
 
 def outage_to_warn_of(uri: str | None, key: str) -> str | None:
     """The one sentence for the user about an outage; none without one or when this pipeline run said it."""
     address = store_uri(uri)
-    if not recent_outage(address):
-        return None
-    outage = _outage(address)
+    outage = _recent_outage(address)
     here = f"{key}:{os.getpgrp()}"  # a pipeline run: one experiment in one process group
     if outage is None or outage["said"] == here:
         return None
@@ -55,9 +51,6 @@ def _outage_path(uri: str) -> Path:
     return scratch.folder("tracking") / f"outage-{scratch.digest(uri)[:8]}.json"
 
 
-def _outage(uri: str) -> dict[str, Any] | None:
-    try:
-        content: dict[str, Any] = json.loads(_outage_path(uri).read_text())
-    except (OSError, ValueError):
-        return None
-    return content
+def _recent_outage(uri: str) -> dict[str, Any] | None:
+    outage = read_json(_outage_path(uri))
+    return outage if outage and 0 <= time.time() - outage["time"] < PATIENCE else None
