@@ -155,8 +155,7 @@ def _nearest(cls: type[Method], here: Scale, kind: str) -> Scale:
     """The paper's run of the nearest batch, and of these the one of the nearest length, both by ratio."""
     runs = [scale for scale in cls.scales if kind in scale.kinds]
     return min(
-        runs,
-        key=lambda run: (abs(math.log(run.batch / here.batch)), abs(math.log(run.seen / here.seen))),
+        runs, key=lambda run: (abs(math.log(run.batch / here.batch)), abs(math.log(run.seen / here.seen)))
     )
 
 

@@ -13,17 +13,17 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.nodes import MappingNode
 
-from sslpipe import evals
 from sslpipe.console.errors import UserError, explain_os_error
 from sslpipe.core.config import flatten, merge
 from sslpipe.core.yaml import read
-from sslpipe.settings import OWNERS, SECTIONS, SettingsError, load, unknown_value
+from sslpipe.settings import SECTIONS, SettingsError, defaults, kind_of, load, unknown_value
 
 FOLDER = Path("presets")
 LAYOUT = "mnist5k"
@@ -67,8 +67,7 @@ def listing(folder: Path = FOLDER) -> str:
 
 def values(name: str, folder: Path = FOLDER) -> dict[str, Any]:
     """What a preset sets, that of the presets it starts from included."""
-    chain = [read(folder / f"{each}.yaml") for each in _chain(name, folder)]
-    found = reduce(merge, chain)
+    found = reduce(merge, [read(folder / f"{each}.yaml") for each in _chain(name, folder)])
     found.pop("base", None)
     return found
 
@@ -90,11 +89,6 @@ def whole(name: str, folder: Path = FOLDER) -> str:
 
 def write(name: str, out: Path = Path("params.yaml"), *, force: bool = False) -> Iterator[str]:
     """Write a preset out; yields what was done and which settings differ from before, a line each.
-
-    Args:
-        name: of the preset.
-        out: the file.
-        force: write over changes that would be lost.
 
     Raises:
         UserError: there is no such preset, or the file has changes that would be lost.
@@ -137,9 +131,7 @@ def _text(name: str, folder: Path) -> str:
 
 def _header(text: str) -> list[str]:
     """The comment that a file begins with."""
-    lines = text.splitlines()
-    end = next(number for number, line in enumerate(lines) if not line.startswith("#"))
-    return lines[:end]
+    return list(takewhile(lambda line: line.startswith("#"), text.splitlines()))
 
 
 def _entries(text: str) -> Entries:
@@ -154,10 +146,10 @@ def _mapping(node: MappingNode, text: str, lines: list[str]) -> Entries:
         block = isinstance(value, MappingNode) and not value.flow_style
         end = key.end_mark if block else value.end_mark
         comment = lines[end.line][end.column :].partition("# ")[2] if not node.flow_style else ""
-        if isinstance(value, MappingNode):
-            found[key.value] = Entry(_mapping(value, text, lines), comment, flow=not block)
-        else:
-            found[key.value] = Entry(text[value.start_mark.index : value.end_mark.index], comment)
+        mapping = isinstance(value, MappingNode)
+        written = text[value.start_mark.index : value.end_mark.index]
+        below = _mapping(value, text, lines) if mapping else written
+        found[key.value] = Entry(below, comment, flow=mapping and not block)
     return found
 
 
@@ -222,20 +214,20 @@ def _keys(section: str, lines: list[str], given: Entries) -> Iterator[str]:
 
 
 def _default(section: str, key: str) -> str:
-    config = OWNERS.get(section) or evals.config_of(section)
-    value = config.model_fields[key].get_default(call_default_factory=True, validated_data={})
+    kind = kind_of(section)
+    assert kind is not None
+    value = defaults(kind)[key]
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def _lines(key: str, entry: Entry, indent: int = 0) -> list[str]:
     """A key with its value and comment; below it the keys of a mapping that is not in braces."""
-    block = isinstance(entry.value, dict) and entry.value and not entry.flow
-    line = f"{' ' * indent}{key}:" if block else f"{' ' * indent}{key}: {_inline(entry)}"
+    below = entry.value if isinstance(entry.value, dict) and not entry.flow else {}
+    line = f"{' ' * indent}{key}:" if below else f"{' ' * indent}{key}: {_inline(entry)}"
     pad = " " * (COLUMN - len(line)) if len(line) < COLUMN - 1 else "   "
     lines = [f"{line}{pad}# {entry.comment}" if entry.comment else line]
-    if isinstance(entry.value, dict) and block:
-        for inner, below in entry.value.items():
-            lines += _lines(inner, below, indent + 2)
+    for inner, value in below.items():
+        lines += _lines(inner, value, indent + 2)
     return lines
 
 
@@ -249,12 +241,8 @@ def _precious(out: Path) -> bool:
     """Whether a file has what neither git nor a preset could bring back."""
     if not out.exists():
         return False
-    status = subprocess.run(
-        ["git", "status", "--porcelain", "--ignored", "--", out.name],
-        cwd=out.parent,
-        capture_output=True,
-        text=True,
-    )
+    command = ["git", "status", "--porcelain", "--ignored", "--", out.name]
+    status = subprocess.run(command, cwd=out.parent, capture_output=True, text=True)
     if status.returncode == 0 and not status.stdout:
         return False
     text = out.read_text(encoding="utf-8", errors="replace")
@@ -267,9 +255,8 @@ def _resolved(out: Path) -> dict[str, Any] | None:
         settings = load(out)
     except SettingsError:
         return None
-    sections = {name: getattr(settings, name).model_dump(mode="json") for name in (*OWNERS, *evals.names())}
     chosen = {settings.pretrain.method: settings.method.model_dump(mode="json")}
-    return flatten({"seed": settings.seed, **sections, "methods": chosen})
+    return flatten({"seed": settings.seed, **settings.sections(), "methods": chosen})
 
 
 def _differences(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> Iterator[str]:
