@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from pydantic import ValidationError
 
@@ -29,19 +29,6 @@ from sslpipe.tracking.config import Config as TrackingConfig
 from sslpipe.training.core.config import Config as PretrainConfig
 from sslpipe.views.config import Config as ViewsConfig
 
-OWNERS: dict[str, type[Config]] = {
-    "data": SourceConfig,
-    "shard": ShardConfig,
-    "loader": LoaderConfig,
-    "views": ViewsConfig,
-    "pretrain": PretrainConfig,
-    "embed": EmbedConfig,
-    "evaluate": EvaluateConfig,
-    "report": ReportConfig,
-    "tracking": TrackingConfig,
-}
-SECTIONS = ("seed", *OWNERS, "methods", *evals.names())
-
 Kind = TypeVar("Kind", bound=Config)
 
 
@@ -49,24 +36,14 @@ class SettingsError(UserError):
     """params.yaml cannot be used as it is; the text says which key and what to write."""
 
 
-def kind_of(section: str) -> type[Config] | None:
-    """The Config of a section; none for `seed` and `methods`, and where there is no such section."""
-    return OWNERS.get(section) or (evals.config_of(section) if section in evals.names() else None)
-
-
-def defaults(kind: type[Config]) -> dict[str, Any]:
-    """The default of each key of a Config; `PydanticUndefined` for one that is required."""
-    fields = kind.model_fields.items()
-    return {key: field.get_default(call_default_factory=True, validated_data={}) for key, field in fields}
-
-
 class Settings:
-    """The validated sections of a params.yaml: an attribute each, those of evaluations, too; `raw` is the file as read."""
+    """The sections of a params.yaml, an attribute each, those of evaluations, too; `raw` is the file as read."""
 
     data: SourceConfig
     shard: ShardConfig
     loader: LoaderConfig
     views: ViewsConfig
+    pretrain: PretrainConfig
     embed: EmbedConfig
     evaluate: EvaluateConfig
     report: ReportConfig
@@ -87,14 +64,6 @@ class Settings:
         return seed
 
     @cached_property
-    def pretrain(self) -> PretrainConfig:
-        """How the encoder is trained."""
-        config = self._validate("pretrain", self._mapping("pretrain"), PretrainConfig)
-        if config.method not in methods.names():
-            raise self._wrong(unknown_value("pretrain.method", config.method, methods.names()))
-        return config
-
-    @cached_property
     def method(self) -> MethodConfig:
         """Settings of the chosen method."""
         return self.method_config(self.pretrain.method)
@@ -104,7 +73,10 @@ class Settings:
         kind = kind_of(name)
         if kind is None:
             raise AttributeError(f"there is no section {name}")
-        found = self.__dict__[name] = self._validate(name, self._mapping(name), kind)
+        found = self._validate(name, self._mapping(name), kind)
+        if isinstance(found, PretrainConfig) and found.method not in methods.names():
+            raise self._wrong(unknown_value("pretrain.method", found.method, methods.names()))
+        self.__dict__[name] = found
         return found
 
     def method_config(self, name: str) -> MethodConfig:
@@ -145,9 +117,9 @@ class Settings:
         names = [name for name in (*OWNERS, *evals.names()) if name not in left_out]
         return {name: getattr(self, name).model_dump(mode="json") for name in names}
 
-    def validate(self, sections: Iterable[str] = SECTIONS) -> Settings:
-        """Validate these sections now; raises a SettingsError on the first thing that is wrong."""
-        for section in sections:
+    def validate(self, sections: Iterable[str] | None = None) -> Settings:
+        """Validate these sections now, or all; raises a SettingsError on the first thing that is wrong."""
+        for section in SECTIONS if sections is None else sections:
             if section != "methods":
                 getattr(self, section)
                 continue
@@ -174,6 +146,22 @@ class Settings:
 
     def _wrong(self, sentence: str) -> SettingsError:
         return SettingsError(f"{self.path}: {sentence}")
+
+
+#: The Configs of all sections but those of evaluations.
+OWNERS: dict[str, type[Config]] = get_type_hints(Settings)
+SECTIONS = ("seed", *OWNERS, "methods", *evals.names())
+
+
+def kind_of(section: str) -> type[Config] | None:
+    """The Config of a section; none for `seed` and `methods`, and where there is no such section."""
+    return OWNERS.get(section) or (evals.config_of(section) if section in evals.names() else None)
+
+
+def defaults(kind: type[Config]) -> dict[str, Any]:
+    """The default of each key of a Config; `PydanticUndefined` for one that is required."""
+    fields = kind.model_fields.items()
+    return {key: field.get_default(call_default_factory=True, validated_data={}) for key, field in fields}
 
 
 def load(path: str | Path = "params.yaml", *, sections: Iterable[str] = SECTIONS) -> Settings:
