@@ -189,7 +189,7 @@ def _follow() -> int:
 def ui(options: Options) -> int:
     """Open MLflow's pages on localhost."""
     from sslpipe.settings import load
-    from sslpipe.tracking.ui import ui_address, ui_command
+    from sslpipe.tracking.store import ui_address, ui_command
 
     tracking = load(sections=("tracking",)).tracking
     command, environment = ui_command(tracking, port=options.port)

@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.nodes import MappingNode
 
 from sslpipe.console.errors import UserError, explain_os_error
-from sslpipe.core.config import flatten, merge
+from sslpipe.core.config import flatten
 from sslpipe.core.yaml import read
 from sslpipe.settings import SECTIONS, SettingsError, defaults, kind_of, load, unknown_value
 
@@ -63,13 +63,6 @@ def listing(folder: Path = FOLDER) -> str:
     width = max(map(len, found), default=0)
     lines = [f"{name:<{width}}  {_header(_text(name, folder))[0].removeprefix('# ')}" for name in found]
     return "\n".join([*lines, "", "`sslpipe preset NAME` writes one to params.yaml."])
-
-
-def values(name: str, folder: Path = FOLDER) -> dict[str, Any]:
-    """What a preset sets, that of the presets it starts from included."""
-    found = reduce(merge, [read(folder / f"{each}.yaml") for each in _chain(name, folder)])
-    found.pop("base", None)
-    return found
 
 
 def whole(name: str, folder: Path = FOLDER) -> str:

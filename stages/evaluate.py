@@ -24,9 +24,8 @@ def evaluate(name: str, settings: Settings, record: Record) -> None:
     manifest = json.loads(Path("data/shards/manifest.json").read_text()) if config.enabled else {}
     if reason := evals.reason_to_skip(name, config, manifest.get("splits", {})):
         write_json(f"metrics/{name}.json", {})
-        atomic_write(
-            f"plots/{name}/skipped.txt", f"{reason}\n"
-        )  # DVC warns of an empty folder, again and again
+        # DVC warns of an empty folder, again and again.
+        atomic_write(f"plots/{name}/skipped.txt", f"{reason}\n")
         record.result({}, {}, skipped=reason)
         print(f"{name}: skipped, {reason}", flush=True)
         return

@@ -11,8 +11,8 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from sslpipe.core import scratch
 from sslpipe.tracking import journal
 from sslpipe.tracking.experiments import LAST_STAGE, params_read, title, within
 from sslpipe.tracking.headline import results_table
-from sslpipe.tracking.store import VIEW, note_page, served
+from sslpipe.tracking.store import VIEW, artifacts_uri, note_page, served
 
 # Classes of mlflow, whose import takes seconds: functions import it when they are called.
 MlflowClient = Any
@@ -45,11 +45,9 @@ _BATCH = {"metrics": 1000, "params": 100, "tags": 100}  # MLflow's limits
 _PARAM_LENGTH, _TAG_LENGTH, _DIGEST_LENGTH = 6000, 8000, 36
 
 
-@contextmanager
-def mirror_lock() -> Iterator[None]:
+def mirror_lock() -> AbstractContextManager[bool]:
     """Wait for the turn to write; also keeps first-time starts from migrating a database twice."""
-    with journal.try_lock(scratch.folder("tracking") / "mirror.lock", wait=True):
-        yield
+    return journal.try_lock(scratch.folder("tracking") / "mirror.lock", wait=True)
 
 
 class Mirror:
@@ -75,7 +73,7 @@ class Mirror:
     def _create(self, uri: str, experiment: str) -> str:
         # A database without a server has no artifact store of its own, and one made by default would lie in
         # the folder of this process, which may be a temporary experiment workspace.
-        folder = None if served(uri) else (scratch.root().resolve() / "mlartifacts").as_uri()
+        folder = None if served(uri) else artifacts_uri()
         # Without this tag MLflow's pages open on traces and prompts instead of training runs.
         tags = {"mlflow.experimentKind": "custom_model_development", _VIEW: json.dumps(_saved_view(()))}
         created: str = self.client.create_experiment(experiment, artifact_location=folder, tags=tags)
@@ -180,14 +178,11 @@ class Mirror:
             self._end(row.info.run_id, status, finished)
 
     def summarise(self, experiment: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -> bool:
-        """Bring an experiment's row up to date with a whole workspace, results from the cache included.
+        """Bring an experiment's row up to date with a whole workspace; whether it was made or changed.
 
         Args:
-            experiment: from `memory.remember`.
-            records: of its stages, by run id; those that are missing are left out.
-
-        Returns:
-            Whether the row was made or changed.
+            experiment: what `memory` holds of it.
+            records: of its stages, those whose results came from the cache too, by run id; some may be missing.
         """
         key, before = experiment["key"], self.find("sslpipe.key", experiment["key"])
         if before is not None and _deleted(before):
@@ -202,8 +197,8 @@ class Mirror:
                 self._result(parent, record, own)
         self._tags(parent, {**tags, "mlflow.note.content": results_table(numbers)})
         self._show_columns(numbers)
-        after = self.client.get_run(parent)
-        return before is None or _essence(before) != _essence(after)
+        after = self.client.get_run(parent).data.to_dictionary()
+        return before is None or bool(before.data.to_dictionary() != after)
 
     def _show_columns(self, numbers: Iterable[str]) -> None:
         """Keep a saved view of the table of runs with a column for each headline result seen so far."""
@@ -224,9 +219,12 @@ class Mirror:
         from mlflow.entities import Param
 
         # A logged parameter cannot change; only what is missing is sent.
-        named = {_name(name): _text(value) for name, value in params.items()}
-        missing = [Param(name, text) for name, text in named.items() if name not in run.data.params]
-        self._log(run.info.run_id, "params", missing)
+        missing = {name: value for name, value in params.items() if _name(name) not in run.data.params}
+        texts = {
+            name: value if isinstance(value, str) else json.dumps(value) for name, value in missing.items()
+        }
+        entries = [Param(_name(name), text[:_PARAM_LENGTH]) for name, text in texts.items()]
+        self._log(run.info.run_id, "params", entries)
 
     def _tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
@@ -269,9 +267,8 @@ def reason(error: BaseException, uri: str) -> str:
         return "connection refused"
     if "timed out" in text.lower() or "timeout" in type(error).__name__.lower():
         return "no answer in time"
-    if found := re.search(
-        r"\b(?:error code|status code|too many) (\d{3})|\b(\d{3}) (?:Server|Client) Error", text
-    ):
+    code = r"\b(?:error code|status code|too many) (\d{3})|\b(\d{3}) (?:Server|Client) Error"
+    if found := re.search(code, text):
         return f"HTTP {found[1] or found[2]}"
     line = text.strip().splitlines()[0] if text.strip() else type(error).__name__
     return re.sub(r"//[^/@\s]*@", "//", line.replace(uri, "the store"))[:200]
@@ -308,16 +305,8 @@ def _child_tags(head: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _essence(run: Run) -> tuple[Any, ...]:
-    return run.data.params, run.data.metrics, run.data.tags
-
-
 def _name(name: str) -> str:
     return re.sub(r"[^\w\-. :/]", "_", name)[:250]
-
-
-def _text(value: Any) -> str:
-    return (value if isinstance(value, str) else json.dumps(value))[:_PARAM_LENGTH]
 
 
 def _metrics(values: Mapping[str, Any], when: int, step: int = 0) -> list[Any]:

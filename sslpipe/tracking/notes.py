@@ -15,8 +15,7 @@ from typing import Any
 import sslpipe
 from sslpipe.core import scratch
 from sslpipe.tracking.journal import read_json
-from sslpipe.tracking.outages import recent_outage
-from sslpipe.tracking.store import store_uri
+from sslpipe.tracking.store import recent_outage, store_uri
 
 _started: list[subprocess.Popen[bytes]] = []  # kept, as a forgotten Popen warns that its process runs on
 

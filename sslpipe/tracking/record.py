@@ -24,7 +24,7 @@ from sslpipe.tracking.config import Config
 from sslpipe.tracking.environment import environment, git_state
 from sslpipe.tracking.experiments import LAST_STAGE
 from sslpipe.tracking.headline import flat, headline
-from sslpipe.tracking.outages import outage_to_warn_of
+from sslpipe.tracking.store import outage_to_warn_of
 
 KEPT_BYTES = 32 * 2**20  # larger artifacts are recorded by digest but not copied into scratch
 

@@ -17,9 +17,8 @@ from typing import Any
 from sslpipe.core import scratch
 from sslpipe.tracking import experiments, journal, memory, notes
 from sslpipe.tracking.mlflow import Mirror, mirror_lock, reason
-from sslpipe.tracking.outages import clear_outage, note_outage
 from sslpipe.tracking.record import Config
-from sslpipe.tracking.store import shown, store_uri
+from sslpipe.tracking.store import clear_outage, note_outage, shown, store_uri
 
 IDLE = 30.0  # seconds to wait for the next stage: a new start costs 4 s of imports
 
