@@ -148,11 +148,10 @@ def check_reading(settings: Settings, count: int) -> Iterator[str]:
             "shard.executor is ray, which is not installed: run `pip install 'sslpipe[ray]'`, or set it to local"
         )
     needed, free = memory(count, config.resolution), available_memory()
-    fits = free is None or needed <= free
-    if reader == "resident" and not fits:
+    if reader == "resident" and free is not None and needed > free:
         raise UserError(
             f"loader.reader is resident, but {count} canvases need {needed / 1e9:.1f} GB of memory and "
-            f"{(free or 0) / 1e9:.1f} GB are free: set it to auto or streaming, or lower shard.resolution"
+            f"{free / 1e9:.1f} GB are free: set it to auto or streaming, or lower shard.resolution"
         )
     kind = choose(reader, needed, free)
     files = -(-count // config.shard_size)

@@ -25,17 +25,16 @@ The pipeline itself runs by `dvc repro` (or `make repro`), switched by params.ya
 """
 
 
-def check(options: Options) -> int:
+def check(options: Options) -> None:
     """Validate params.yaml, the data, the networks and the environment; show the resolved view recipe."""
     from sslpipe.check import check
 
     for line in check(options.params):
         if not options.quiet:
             print(line)
-    return 0
 
 
-def settings(options: Options) -> int:
+def settings(options: Options) -> None:
     """Print every setting of a section with its value by params.yaml, its default where that is another, and its meaning.
 
     A SECTION is named as in params.yaml; `methods` are the settings of the chosen method, `methods.NAME` of another.
@@ -45,10 +44,9 @@ def settings(options: Options) -> int:
 
     width = shutil.get_terminal_size((160, 24)).columns
     print(describe_settings(load(options.params), options.sections, width))
-    return 0
 
 
-def preset(options: Options) -> int:
+def preset(options: Options) -> None:
     """List the presets, or write one out as a whole params.yaml, and say which settings differ from before.
 
     A params.yaml with changes that are not in git is left as it is, unless --force is given.
@@ -57,21 +55,19 @@ def preset(options: Options) -> int:
 
     if options.name is None:
         print(presets.listing())
-        return 0
+        return
     for line in presets.write(options.name, Path(options.out), force=options.force):
         print(line)
-    return 0
 
 
-def methods(options: Options) -> int:
+def methods(options: Options) -> None:
     """List the methods with paper and backbones; with a NAME, its settings with the paper's defaults."""
     from sslpipe.describe import describe_method, list_methods
 
     print(describe_method(options.name) if options.name else list_methods())
-    return 0
 
 
-def recipe(options: Options) -> int:
+def recipe(options: Options) -> None:
     """Translate the settings of a method's paper to another scale, and say what may go wrong there.
 
     What is printed is YAML for params.yaml: `pretrain` and `methods.METHOD`, each value with the paper's and the rule
@@ -94,40 +90,32 @@ def recipe(options: Options) -> int:
 
     here = Scale(batch=options.batch, epochs=options.epochs, images=options.images)
     print(render(advise(options.name, here, options.backbone)))
-    return 0
 
 
-def profile(options: Options) -> int:
+def profile(options: Options) -> None:
     """Train a few steps by params.yaml on the shards that are there (`dvc repro views` makes them), phase by phase and then as
     training does. Prints a table, what to change, and the path of a picture. Nothing is kept of the training.
     """  # noqa: E501 (120 columns when printed)
     from sslpipe.settings import load
     from sslpipe.training import profile
 
-    found = load(options.params, sections=("seed", "pretrain", "method", "views", "loader"))
+    own = load(options.params, sections=("seed", "pretrain", "method", "views", "loader"))
+    steps, out = options.steps, options.out
     for line in profile.run(
-        found.pretrain,
-        found.method,
-        seed=found.seed,
-        views=found.views,
-        loading=found.loader,
-        steps=options.steps,
-        out=options.out,
+        own.pretrain, own.method, seed=own.seed, views=own.views, loading=own.loader, steps=steps, out=out
     ):
         print(line)
-    return 0
 
 
-def table(options: Options) -> int:
+def table(options: Options) -> None:
     """Print the results of the current run."""
     from sslpipe.report.table import summary_table
 
     print(summary_table("."))
     print("MLflow  make ui, or: sslpipe ui")
-    return 0
 
 
-def compare(options: Options) -> int:
+def compare(options: Options) -> None:
     """Set runs side by side: scores, differences with their 95 % intervals, settings that differ, cost. Prints a table and
     writes a self-contained page. A RUN is one of
       .              the workspace
@@ -142,7 +130,6 @@ def compare(options: Options) -> int:
     runs = compare.load(options.runs, Path("."), lambda file: load(file, sections=()).flat())
     print(compare.table(runs))
     print(f"\npage    {compare_page.build(runs, Path(options.out))}")
-    return 0
 
 
 def sync(options: Options) -> int:
@@ -158,7 +145,8 @@ def sync(options: Options) -> int:
     from sslpipe.tracking.sync import sync
 
     if options.follow:
-        return _follow()
+        _follow()
+        return 0
     found = load(sections=("seed", "tracking"))
     if not found.tracking.enabled:
         print("tracking.enabled is false in params.yaml: nothing to bring up to date")
@@ -173,7 +161,7 @@ def sync(options: Options) -> int:
     return 1 if summary.error and not options.lenient else 0
 
 
-def _follow() -> int:
+def _follow() -> None:
     from sslpipe.core import scratch
     from sslpipe.tracking.sync import IDLE, follow
 
@@ -183,10 +171,9 @@ def _follow() -> int:
     print(f"following the stages that run, {end}", flush=True)
     if not follow(say=lambda line: print(line, flush=True)):
         print("another process follows them already: the first stage started it")
-    return 0
 
 
-def ui(options: Options) -> int:
+def ui(options: Options) -> None:
     """Open MLflow's pages on localhost."""
     from sslpipe.settings import load
     from sslpipe.tracking.store import ui_address, ui_command
@@ -196,14 +183,13 @@ def ui(options: Options) -> int:
     address = ui_address(tracking, port=options.port)
     print(f"MLflow opens in about 20 s on {address}  (Ctrl-C ends it)", flush=True)
     os.execvpe(command[0], command, environment)
-    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = parser().parse_args(arguments)
     try:
-        return int(options.run(options))
+        return int(options.run(options) or 0)
     except UserError as error:
         print(f"sslpipe {options.command}: {error}", file=sys.stderr)
         return 1
@@ -221,7 +207,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"sslpipe {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(run: Callable[[Options], int], summary: str) -> argparse.ArgumentParser:
+    def command(run: Callable[[Options], int | None], summary: str) -> argparse.ArgumentParser:
         one = commands.add_parser(
             run.__name__, help=summary, description=inspect.getdoc(run), formatter_class=as_written
         )

@@ -64,10 +64,7 @@ def words(value: Any) -> str:
 def describe_settings(settings: Settings, sections: Iterable[str] = (), width: int = 160) -> str:
     """Every setting of these sections: its value, the default where it is another, and what it means.
 
-    Args:
-        settings: those in force.
-        sections: names as in params.yaml; `methods` is the chosen method, `methods.NAME` another; none: all sections.
-        width: columns to fill.
+    Of sections, named as in params.yaml, `methods` is the chosen method, `methods.NAME` another; none means all.
 
     Raises:
         UserError: there is no such section.

@@ -13,9 +13,8 @@ from stages.runner import stage
 
 def _parts(settings: Settings) -> dict[str, str]:
     code = pipeline.resolved().get("pretrain", {}).get("code", {})
-    return fingerprint_parts(
-        settings.pretrain, settings.method, settings.seed, settings.views, settings.loader, code
-    )
+    pretrain, method = settings.pretrain, settings.method
+    return fingerprint_parts(pretrain, method, settings.seed, settings.views, settings.loader, code)
 
 
 def make(settings: Settings, record: Record) -> None:

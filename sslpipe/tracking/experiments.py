@@ -45,9 +45,7 @@ def title(params: Mapping[str, Any], key: str) -> str:
 def behind(directory: str | Path, resolved: Mapping[str, Any]) -> list[str]:
     """The stages whose files in the workspace belong to other settings or code: `dvc repro` has not run through.
 
-    Args:
-        directory: the workspace, whose dvc.lock tells what each stage read.
-        resolved: what each stage rests on now, as in data/resolved.
+    dvc.lock tells what each stage read, `resolved` what it rests on now.
     """
     try:
         lock = yaml.read(Path(directory) / "dvc.lock").get("stages", {})

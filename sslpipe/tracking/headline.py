@@ -12,13 +12,10 @@ from sslpipe.tracking.journal import read_json
 
 
 def headline(stage: str, result: Mapping[str, Any] | None, metrics_folder: str | Path) -> dict[str, float]:
-    """A stage's numbers as `<stage>.<dotted name>`.
+    """A stage's numbers as `<stage>.<dotted name>`, from the result in its record.
 
-    Args:
-        stage: its name.
-        result: as its record holds it; where there is none, `metrics/<stage>.json` tells, which may hold the
-            numbers under the stage's own name.
-        metrics_folder: where that file lies. One that cannot be read has no numbers.
+    Where there is none, `<stage>.json` tells, which may hold the numbers under the stage's own name; a file that cannot
+    be read has none.
     """
     if result is None:
         content = read_json(Path(metrics_folder) / f"{stage}.json") or {}

@@ -68,12 +68,10 @@ def sync(
     """Bring MLflow up to date from `runs/*.json` and the copies in scratch.
 
     Args:
-        tracking: the section `tracking`.
-        key: of the workspace's experiment, from `experiment_key`.
-        params: all its settings, flat. With `key` the workspace gets its row even where every stage came
+        key: of the experiment of the workspace in `directory`, which gets its row by it even where every stage came
             from the cache, unless some of its files belong to other settings (`Summary.behind`).
+        params: all its settings, flat.
         resolved: what each stage rests on now, as in data/resolved: tells whether the workspace is up to date.
-        directory: the workspace.
         force: look into MLflow also where neither the files nor the store changed since the last sync;
             without it, that case takes no import of MLflow.
 
@@ -226,13 +224,7 @@ class _Run:
 
 
 def _show(mirror: Mirror, key: str, end: tuple[str, int] | None) -> bool:
-    """Bring an experiment's row up to date; whether it was made or changed.
-
-    Args:
-        mirror: of MLflow's experiment that the row lies in.
-        key: of the experiment.
-        end: how and when it ended; None if a stage of it runs.
-    """
+    """Bring an experiment's row up to date, `end` (how and when, None if a stage runs), too; whether it changed."""
     row, changed = memory.recall(key), False
     if row and row["experiment"] == mirror.name:
         changed = mirror.summarise(row, memory.records(row))
