@@ -54,11 +54,6 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return content
 
 
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """The record of an ended run; none for one that runs or was killed outright."""
-    return read_json(folder / RECORD)
-
-
 def plain_numbers(value: Any) -> Any:
     """Nested mappings and lists as JSON can hold them: `nan` and infinities become words that `float` reads."""
     if isinstance(value, Mapping):
@@ -111,7 +106,7 @@ def ended(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: there is neither a record nor a journal's start.
     """
-    if record := read_record(folder):
+    if record := read_json(folder / RECORD):
         return record
     events = read(folder)
     head = start(events)

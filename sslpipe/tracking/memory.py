@@ -58,7 +58,7 @@ def remembered() -> list[dict[str, Any]]:
 def records(experiment: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The records of an experiment's stages by run id, in the order they started; missing ones left out."""
     runs = scratch.root() / ".sslpipe" / "runs"
-    found = (journal.read_record(runs / run) for run in experiment["stages"].values())
+    found = (journal.read_json(runs / run / journal.RECORD) for run in experiment["stages"].values())
     return {record["id"]: record for record in _in_order(found)}
 
 

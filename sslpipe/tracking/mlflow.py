@@ -89,10 +89,6 @@ class Mirror:
             if not self.client.search_runs([number], run_view_type=_ALL, max_results=1):
                 self.client.delete_experiment(number)
 
-    def ask(self) -> None:
-        """Find out whether the store answers: raises where it does not."""
-        self.client.get_experiment(self.experiment)
-
     def find(self, tag: str, value: str) -> Run | None:
         """The run with this tag: a live one before one that was deleted in MLflow."""
         runs = self.client.search_runs([self.experiment], f"tags.`{tag}` = '{value}'", run_view_type=_ALL)

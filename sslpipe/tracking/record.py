@@ -237,7 +237,7 @@ def restore(stage: str, match: str) -> bool:
     For a stage that always runs: its output stays identical as long as its result does.
     """
     for folder in _newest(stage):
-        record = journal.read_record(folder)
+        record = journal.read_json(folder / journal.RECORD)
         if record and record["status"] == "finished" and record["fingerprint"] == match:
             scratch.atomic_write(memory.record_file(stage), (folder / journal.RECORD).read_bytes())
             return True

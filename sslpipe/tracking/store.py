@@ -102,15 +102,16 @@ def clear_outage(uri: str) -> None:
         _outage_path(uri).unlink()
 
 
-def recent_outage(uri: str) -> bool:
-    """Whether the store did not answer a short while ago."""
-    return _recent_outage(uri) is not None
+def recent_outage(uri: str) -> dict[str, Any] | None:
+    """What is noted of a store that did not answer a short while ago."""
+    outage = read_json(_outage_path(uri))
+    return outage if outage and 0 <= time.time() - outage["time"] < PATIENCE else None
 
 
 def outage_to_warn_of(uri: str | None, key: str) -> str | None:
     """The one sentence for the user about an outage; none without one or when this pipeline run said it."""
     address = store_uri(uri)
-    outage = _recent_outage(address)
+    outage = recent_outage(address)
     here = f"{key}:{os.getpgrp()}"  # a pipeline run: one experiment in one process group
     if outage is None or outage["said"] == here:
         return None
@@ -123,8 +124,3 @@ def outage_to_warn_of(uri: str | None, key: str) -> str | None:
 
 def _outage_path(uri: str) -> Path:
     return scratch.folder("tracking") / f"outage-{scratch.digest(uri)[:8]}.json"
-
-
-def _recent_outage(uri: str) -> dict[str, Any] | None:
-    outage = read_json(_outage_path(uri))
-    return outage if outage and 0 <= time.time() - outage["time"] < PATIENCE else None

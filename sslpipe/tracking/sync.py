@@ -201,7 +201,7 @@ class _Run:
         try:
             return self._bring(mirror)
         except Exception as error:
-            mirror.ask()  # raises where it is the store
+            mirror.client.get_experiment(mirror.experiment)  # raises where it is the store
             raise _RefusedError(reason(error, mirror.uri)) from error
 
     def _bring(self, mirror: Mirror) -> dict[str, Any] | None:
