@@ -61,21 +61,20 @@ def _check_lock(path: Path) -> None:
     DVC drops entries of processes that are gone; where the number was given to another process, it waits forever.
     """
     for held in (read_json(path) or {}).values():
-        for holder in [held.get("write"), *(held.get("read") or [])]:
-            command = _command_of(holder["pid"]) if holder else "dvc"
-            if "dvc" not in command:
+        for holder in filter(None, [held.get("write"), *(held.get("read") or [])]):
+            command = _command_of(holder["pid"])
+            if command is not None and "dvc" not in command:
                 raise UserError(
                     f"{path} names process {holder['pid']} (`{command[:60]}`), which is not a running DVC: "
                     f"if no `dvc` is at work here, delete that file and try again"
                 )
 
 
-def _command_of(pid: int) -> str:
-    """The command of a process; of one that is gone, such as DVC's would be."""
+def _command_of(pid: int) -> str | None:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
     except OSError:
-        return "dvc"
+        return None  # the process is gone
 
 
 def check_packages(settings: Settings) -> Iterator[str]:

@@ -28,8 +28,7 @@ class Counter:
 class Meter:
     """Adds up what the counters say while it runs, whatever on the machine used it. A context manager.
 
-    Args:
-        counters: None for all that can be read. Those of processors can be read by root alone on most machines.
+    By default these are all that can be read; those of processors can be read by root alone on most machines.
     """
 
     def __init__(self, counters: Mapping[str, Counter] | None = None) -> None:

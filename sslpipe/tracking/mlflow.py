@@ -84,10 +84,10 @@ class Mirror:
     def _hide_default(self) -> None:
         """Take the empty experiment `Default`, which MLflow puts into every new database, out of sight."""
         default = self.client.get_experiment_by_name("Default")
-        if default and default.lifecycle_stage != "deleted":
-            number = default.experiment_id
-            if not self.client.search_runs([number], run_view_type=_ALL, max_results=1):
-                self.client.delete_experiment(number)
+        if default is None or default.lifecycle_stage == "deleted":
+            return
+        if not self.client.search_runs([default.experiment_id], run_view_type=_ALL, max_results=1):
+            self.client.delete_experiment(default.experiment_id)
 
     def find(self, tag: str, value: str) -> Run | None:
         """The run with this tag: a live one before one that was deleted in MLflow."""
@@ -165,8 +165,8 @@ class Mirror:
 
     def running(self, head: Mapping[str, Any]) -> None:
         """Show the experiment of a stage's run as running."""
-        parent = self.parent(head["key"], head["params"], head["started"])
-        self.client.update_run(parent, status="RUNNING")
+        row = self.parent(head["key"], head["params"], head["started"])
+        self.client.update_run(row, status="RUNNING")
 
     def settle(self, key: str, status: str, finished: int) -> None:
         """Show an experiment of which nothing runs as ended, where it is shown as something else."""

@@ -262,10 +262,8 @@ def _warn(about: object) -> None:
 
 
 def _inside(file: Path, directory: Path) -> str:
-    try:
-        return Path(os.path.abspath(file)).relative_to(directory).as_posix()
-    except ValueError:
-        return file.name
+    path = Path(os.path.abspath(file))
+    return path.relative_to(directory).as_posix() if path.is_relative_to(directory) else file.name
 
 
 def _now() -> int:
