@@ -177,7 +177,7 @@ def _section(key: str, lines: list[str], entry: Entry | None) -> list[str]:
     assert head is not None
     if head["off"] or head["value"]:  # in one line
         if entry is None:
-            return lines if head["off"] or key in ("seed", "methods") else [lines[0]]
+            return lines
         comment = entry.comment or head["comment"] or ""
         return [*_lines(key, replace(entry, comment=comment)), *lines[1:]]
     given = dict(entry.value) if entry and isinstance(entry.value, dict) else {}
