@@ -11,14 +11,13 @@ import json
 import math
 import textwrap
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from sslpipe import methods, networks
 from sslpipe.console.errors import UserError
-from sslpipe.core.config import merge
 from sslpipe.methods.base.config import MethodConfig, OptimizerConfig
 from sslpipe.methods.base.method import Method
 from sslpipe.methods.base.scale import Scale
@@ -27,7 +26,7 @@ from sslpipe.training.core.schedules import longest_warmup
 WIDTH = 100  # columns of a line of comment
 SIZE = 224  # pixels a side of the images that the method is built for, on no device
 FEW_STEPS = (
-    1000  # in all; the default run on the bundled digits has 1 116, where most methods have learnt something
+    1000  # in all; most methods have learnt something in the default run on the bundled digits, of 1 116
 )
 SHORT = 0.1  # of the steps of the paper's run
 FEW_IMAGES = 0.01  # of the paper's
@@ -42,10 +41,7 @@ class Advice:
     """A paper's settings at the scale at hand.
 
     Attributes:
-        method: its name.
-        backbone: the setting `pretrain.backbone`.
-        paper: the scale it was translated from.
-        here: the scale at hand.
+        paper, here: the scale it was translated from, and the scale at hand.
         settings: what differs from the defaults of the method's Config, by dotted key, each with its reason.
         kept: settings that are right as they are by default, in words.
         warnings: what may go wrong at this scale, a sentence each.
@@ -57,58 +53,45 @@ class Advice:
     here: Scale
     settings: Mapping[str, Told]
     kept: list[str]
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[str]
 
     def values(self) -> dict[str, Any]:
         """`methods.NAME`, nested as in params.yaml."""
-        nested: dict[str, Any] = {}
-        for key, (value, _) in self.settings.items():
-            *path, last = key.split(".")
-            inner: Any = value
-            for part in reversed([*path, last]):
-                inner = {part: inner}
-            nested = merge(nested, inner)
-        return nested
+        return _nested(self.settings)
 
 
 def advise(name: str, here: Scale, backbone: str = "auto") -> Advice:
-    """Translate a method's settings to another scale.
-
-    Args:
-        name: of the method, one of `sslpipe.methods.names()`.
-        here: batch, epochs and images at hand.
-        backbone: as the setting `pretrain.backbone`; some papers' settings depend on its kind.
+    """Translate a method's settings to another scale; some papers' depend on the backbone's kind.
 
     Raises:
         UserError: no such method or backbone, or a scale at which nothing can be trained.
     """
     cls = methods.find(name)
     _check(here)
-    kind = _kind(cls, backbone)
-    paper = _nearest(cls, here, kind)
+    paper = _nearest(cls, here, _network(cls, backbone).kind)
     config = methods.configure(name, paper.settings)
     settings = dict(_changed(cls, config, paper, here))
     settings |= _optimizer(cls, _build(name, backbone, config).optimizer, paper, here)
-    advice = Advice(name, backbone, paper, here, settings, [])
-    final = methods.configure(name, advice.values())
+    final = methods.configure(name, _nested(settings))
     method = _build(name, backbone, final)
-    advice.kept.extend(_kept(method, final, settings, paper, here))
-    advice.warnings.extend(_warnings(method, final, config, paper, here))
-    return advice
+    kept = list(_kept(method, final, settings, paper, here))
+    return Advice(
+        name, backbone, paper, here, settings, kept, list(_warnings(method, final, config, paper, here))
+    )
 
 
 def render(advice: Advice) -> str:
     """The advice as YAML that can be pasted into params.yaml; all but the settings is comment."""
     here, paper = advice.here, advice.paper
-    lines = [
-        *_comment(
-            f"{advice.method} on {_n(here.images)} images, {here.epochs:g} epochs in batches of {_n(here.batch)}: "
-            f"{_n(here.images // here.batch)} steps an epoch, {_n(here.steps)} in all."
-        ),
-        *_comment(
-            f"Translated from {_n(paper.images)} images, {paper.epochs:g} epochs in batches of {_n(paper.batch)}, "
-            f"{_n(paper.steps)} steps: {paper.source}."
-        ),
+    lines = _comment(
+        f"{advice.method} on {_n(here.images)} images, {here.epochs:g} epochs in batches of {_n(here.batch)}: "
+        f"{_n(here.images // here.batch)} steps an epoch, {_n(here.steps)} in all."
+    )
+    lines += _comment(
+        f"Translated from {_n(paper.images)} images, {paper.epochs:g} epochs in batches of {_n(paper.batch)}, "
+        f"{_n(paper.steps)} steps: {paper.source}."
+    )
+    lines += [
         "pretrain:",
         f"  method: {advice.method}",
         "  defaults: paper",
@@ -135,28 +118,33 @@ def _check(here: Scale) -> None:
         raise UserError(f"{here.images} images do not fill a batch of {here.batch}: lower --batch")
 
 
-def _kind(cls: type[Method], backbone: str) -> str:
+def _nested(settings: Mapping[str, Told]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, (value, _) in settings.items():
+        *path, last = key.split(".")
+        section = nested
+        for part in path:
+            section = section.setdefault(part, {})
+        section[last] = value
+    return nested
+
+
+def _network(cls: type[Method], backbone: str) -> networks.Backbone:
     with torch.device("meta"):
-        return networks.backbone(_backbone(cls, backbone), image_size=SIZE).kind
-
-
-def _backbone(cls: type[Method], backbone: str) -> str:
-    return cls.default_backbone if backbone == "auto" else backbone
+        return networks.backbone(cls.default_backbone if backbone == "auto" else backbone, image_size=SIZE)
 
 
 def _build(name: str, backbone: str, config: MethodConfig) -> Method:
     """The method without memory for its weights: what its optimiser is may depend on its backbone."""
     with torch.device("meta"):
-        network = networks.backbone(_backbone(methods.find(name), backbone), image_size=SIZE)
-        return methods.build(name, network, config)
+        return methods.build(name, _network(methods.find(name), backbone), config)
 
 
 def _nearest(cls: type[Method], here: Scale, kind: str) -> Scale:
     """The paper's run of the nearest batch, and of these the one of the nearest length, both by ratio."""
     runs = [scale for scale in cls.scales if kind in scale.kinds]
     return min(
-        runs,
-        key=lambda run: (abs(math.log(run.batch / here.batch)), abs(math.log(run.seen / here.seen))),
+        runs, key=lambda run: (abs(math.log(run.batch / here.batch)), abs(math.log(run.seen / here.seen)))
     )
 
 
@@ -179,11 +167,9 @@ def _changed(
 
 def _optimizer(cls: type[Method], optimizer: OptimizerConfig, paper: Scale, here: Scale) -> dict[str, Told]:
     """The optimiser's settings that are not the default's."""
+    run = f"as in the paper's run of {paper.epochs:g} epochs, batch {paper.batch}"
     given = paper.settings.get("optimizer", {})
-    told: dict[str, Told] = {
-        f"optimizer.{name}": (value, f"as in the paper's run of {paper.epochs:g} epochs, batch {paper.batch}")
-        for name, value in given.items()
-    }
+    told: dict[str, Told] = {f"optimizer.{name}": (value, run) for name, value in given.items()}
     if "optimizer.lr" in told:
         told["optimizer.lr"] = (optimizer.lr, _peak(optimizer, paper, here))
     warmup = warmup_epochs(optimizer.warmup_epochs, paper, here)
@@ -205,11 +191,13 @@ def warmup_epochs(epochs: float, paper: Scale, here: Scale) -> float:
 def _peak(optimizer: OptimizerConfig, paper: Scale, here: Scale) -> str:
     """The peak learning rate in words."""
     peak, theirs = optimizer.peak(here.batch), optimizer.peak(paper.batch)
-    rule = {
-        "linear": f"{optimizer.lr:g} x batch / 256",
-        "sqrt": f"{optimizer.lr:g} x root of the batch",
+    lr = f"{optimizer.lr:g}"
+    rules = {
+        "linear": f"{lr} x batch / 256",
+        "sqrt": f"{lr} x root of the batch",
         "absolute": "whatever the batch",
-    }[optimizer.rule]
+    }
+    rule = rules[optimizer.rule]
     return f"peak {peak:.3g}, by the paper's rule {rule}; {theirs:.3g} at its batch of {paper.batch}"
 
 
@@ -233,7 +221,12 @@ def _warnings(
     """What may go wrong at this scale."""
     yield from method.check_batch(here.batch, here.images)
     yield from _of_negatives(method, config, papers, here)
-    yield from _of_queue(config, here)
+    queue = getattr(config, "queue", 0)
+    if queue >= here.images:
+        yield (
+            f"the queue of {_n(queue)} is {queue / here.images:.2g} times the images, so what leaves it is an epoch "
+            "old or older: lower the batch, which it cannot be shorter than"
+        )
     yield from _of_length(paper, here)
     yield from _of_optimizer(method.optimizer, papers, paper, here)
     if here.images < FEW_IMAGES * paper.images:
@@ -253,15 +246,6 @@ def _of_negatives(method: Method, config: MethodConfig, papers: MethodConfig, he
     else:
         remedy = "raise the batch (pretrain.gradient_cache helps where memory is short), or take moco's queue"
     yield f"an anchor sees {_n(ours)} negatives, in the paper {_n(theirs)}: {remedy}"
-
-
-def _of_queue(config: MethodConfig, here: Scale) -> Iterator[str]:
-    queue = getattr(config, "queue", 0)
-    if queue >= here.images:
-        yield (
-            f"the queue of {_n(queue)} is {queue / here.images:.2g} times the images, so what leaves it is an epoch "
-            "old or older: lower the batch, which it cannot be shorter than"
-        )
 
 
 def _of_length(paper: Scale, here: Scale) -> Iterator[str]:
@@ -297,12 +281,10 @@ def _of_optimizer(
     if optimizer.rule == "absolute" and not 0.5 <= ratio <= 2:
         root = optimizer.name == "adamw"
         other = optimizer.lr * (ratio**0.5 if root else ratio)
-        law = (
-            "the square root of the batch, as is usual for Adam" if root else "the batch, as is usual for SGD"
-        )
+        law, usual = ("the square root of the batch", "Adam") if root else ("the batch", "SGD")
         yield (
             f"the paper gives its rate of {optimizer.lr:g} for batches of {_n(paper.batch)} and no rule for others; "
-            f"by {law}, it would be {other:.2g} here"
+            f"by {law}, as is usual for {usual}, it would be {other:.2g} here"
         )
 
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from sslpipe import evals
 from sslpipe.console.errors import UserError
 from sslpipe.describe import words
 from sslpipe.settings import OWNERS, Settings, load
 from sslpipe.sharding.sources import Source, open_source
+from sslpipe.tracking.environment import version_of
+from sslpipe.tracking.journal import read_json
 
 PIPELINE_PACKAGES = ("dvc", "mlflow")
 LEAST_FREE_BYTES = 2**30
@@ -47,12 +46,7 @@ def check_project() -> Iterator[str]:
             f"{here} is not a git clone, and DVC needs one: clone the repository, "
             "or run `git init && git add --all && git commit -m start` here"
         )
-    if stale := stale_lock():
-        path, pid, command = stale
-        raise UserError(
-            f"{path} names process {pid} (`{command}`), which is not a running DVC: "
-            f"if no `dvc` is at work here, delete that file and try again"
-        )
+    _check_lock(Path(".dvc/tmp/rwlock"))
     if not os.access(here, os.W_OK):
         raise UserError(f"{here} cannot be written: move the project to a folder that can")
     free = shutil.disk_usage(here).free
@@ -61,46 +55,40 @@ def check_project() -> Iterator[str]:
     yield f"project: {here} is a git clone; {free / 2**30:.0f} GiB free"
 
 
-def stale_lock() -> tuple[str, int, str] | None:
-    """DVC's lock file, and the process it names, if that process lives but is not DVC.
+def _check_lock(path: Path) -> None:
+    """DVC's lock names no process that lives but is not DVC.
 
     DVC drops entries of processes that are gone; where the number was given to another process, it waits forever.
     """
-    path = Path(".dvc/tmp/rwlock")
-    try:
-        locks = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    for held in locks.values():
-        readers = held.get("read") or []
-        for holder in [held["write"], *readers] if held.get("write") else readers:
+    for held in (read_json(path) or {}).values():
+        for holder in filter(None, [held.get("write"), *(held.get("read") or [])]):
             command = _command_of(holder["pid"])
             if command is not None and "dvc" not in command:
-                return str(path), holder["pid"], command[:60]
-    return None
+                raise UserError(
+                    f"{path} names process {holder['pid']} (`{command[:60]}`), which is not a running DVC: "
+                    f"if no `dvc` is at work here, delete that file and try again"
+                )
 
 
 def _command_of(pid: int) -> str | None:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
     except OSError:
-        return None
+        return None  # the process is gone
 
 
 def check_packages(settings: Settings) -> Iterator[str]:
     """Python, the packages the pipeline stands on, and the devices and processes that are asked for."""
-    missing = [name for name in PIPELINE_PACKAGES if not _version(name)]
+    missing = ", ".join(name for name in PIPELINE_PACKAGES if not version_of(name))
     if missing:
-        raise UserError(
-            f"{', '.join(missing)} not installed: run `make setup` or `pip install 'sslpipe[pipeline]'`"
-        )
+        raise UserError(f"{missing} not installed: run `make setup` or `pip install 'sslpipe[pipeline]'`")
     import torch
 
     from sslpipe.core.device import describe, resolve
     from sslpipe.training.core import plan
     from sslpipe.views.render import choice as renderers
 
-    versions = ", ".join(f"{name} {_version(name)}" for name in ("torch", *PIPELINE_PACKAGES))
+    versions = ", ".join(f"{name} {version_of(name)}" for name in ("torch", *PIPELINE_PACKAGES))
     yield f"environment: Python {sys.version.split()[0]}, {versions}"
     for name in (*OWNERS, *evals.names()):
         resolve(getattr(getattr(settings, name), "device", "cpu"))
@@ -109,13 +97,6 @@ def check_packages(settings: Settings) -> Iterator[str]:
     gpu = "" if torch.cuda.is_available() else "; no GPU found, which is fine"
     yield f"device: {describe(device)}{gpu}; renderer of views: {renderer}"
     yield from plan.check(settings.pretrain)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def check_data(settings: Settings, source: Source) -> Iterator[str]:
@@ -133,7 +114,11 @@ def check_data(settings: Settings, source: Source) -> Iterator[str]:
 
 def check_evaluations(settings: Settings, source: Source) -> Iterator[str]:
     """What the evaluations that are on will do, or why they will do nothing; and the data that they read besides."""
-    splits = {name: _summary(source, name) for name in ("train", "test")}
+    splits = {}  # as the manifest of the shards will say it
+    for split in ("train", "test"):
+        items = source.items(split)
+        labelled = source.classes is not None and any(item.label >= 0 for item in items)
+        splits[split] = {"count": len(items), "labelled": labelled}
     runs, skipped = dict[str, dict[str, Any] | None](), []
     for name, declared in evals.declarations().items():
         config = getattr(settings, name)
@@ -151,29 +136,21 @@ def check_evaluations(settings: Settings, source: Source) -> Iterator[str]:
             yield f"  {name} reads other data: {', '.join(told)}"
 
 
-def _summary(source: Source, split: str) -> dict[str, Any]:
-    """Of a split what the manifest of its shards will say."""
-    items = source.items(split)
-    labelled = source.classes is not None and any(item.label >= 0 for item in items)
-    return {"count": len(items), "labelled": labelled}
-
-
 def check_reading(settings: Settings, count: int) -> Iterator[str]:
     """What the shards and their reader will need is there."""
     from sslpipe.data.loader import choose
     from sslpipe.data.resident import available_memory, memory
 
     config, reader = settings.shard, settings.loader.reader
-    if config.executor == "ray" and not _version("ray"):
+    if config.executor == "ray" and not version_of("ray"):
         raise UserError(
             "shard.executor is ray, which is not installed: run `pip install 'sslpipe[ray]'`, or set it to local"
         )
     needed, free = memory(count, config.resolution), available_memory()
-    fits = free is None or needed <= free
-    if reader == "resident" and not fits:
+    if reader == "resident" and free is not None and needed > free:
         raise UserError(
             f"loader.reader is resident, but {count} canvases need {needed / 1e9:.1f} GB of memory and "
-            f"{(free or 0) / 1e9:.1f} GB are free: set it to auto or streaming, or lower shard.resolution"
+            f"{free / 1e9:.1f} GB are free: set it to auto or streaming, or lower shard.resolution"
         )
     kind = choose(reader, needed, free)
     files = -(-count // config.shard_size)
@@ -191,32 +168,25 @@ def check_networks(settings: Settings, source: Source) -> Iterator[str]:
     import torch
 
     from sslpipe import methods
-    from sslpipe.training.core import parallel, plan
-    from sslpipe.training.core.build import (
-        backbone_name,
-        build_method,
-        build_recipe,
-        check_batch,
-        check_views,
-    )
+    from sslpipe.training.core import build, parallel, plan
 
     pretrain, size = settings.pretrain, settings.views.size
     with torch.device("meta"):
-        method = build_method(pretrain, settings.method, size, settings.seed)
+        method = build.build_method(pretrain, settings.method, size, settings.seed)
     parameters = sum(parameter.numel() for parameter in method.encoder.parameters())
-    name = backbone_name(pretrain)
+    name = build.backbone_name(pretrain)
     yield f"method: {pretrain.method} trains {name}, {parameters / 1e6:.2f} M parameters, for {pretrain.epochs} epochs"
     whose = "its paper's" if pretrain.defaults == "paper" else "those for small data"
     yield f"  its settings: {whose} (pretrain.defaults: {pretrain.defaults}), changed by methods.{pretrain.method}"
     if plan.world_size(pretrain) > 1:
         share = "has a share of it (fsdp)" if parallel.sharded(method, pretrain) else "has a copy of it (ddp)"
         yield f"  each process {share}"
-    for warning in check_batch(method, pretrain, len(source.items("train"))):
+    for warning in build.check_batch(method, pretrain, len(source.items("train"))):
         yield f"  note: {warning}"
     patch = method.backbone.patch_size
     paper = methods.recipe(pretrain.method, size, patch_size=patch, config=settings.method)
-    recipe = build_recipe(pretrain, settings.method, settings.views, source.recipe)
-    check_views(method, recipe)
+    recipe = build.build_recipe(pretrain, settings.method, settings.views, source.recipe)
+    build.check_views(method, recipe)
     changes = f"the data set {settings.data.source}, by the method's settings and by views.recipe"
     yield f"views of each image (the paper's, changed by {changes}):"
     for spec, original in zip(recipe.views, paper.views, strict=True):

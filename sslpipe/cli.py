@@ -1,166 +1,21 @@
-"""The `sslpipe` command."""
+"""The `sslpipe` command: a function a command, whose docstring is what its `--help` says."""
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sslpipe import __version__
 from sslpipe.console.errors import UserError
-from sslpipe.settings import Settings
 
 # Each command imports what it needs itself: torch alone takes seconds, and `sslpipe --help` is to answer at once.
 
 Options = argparse.Namespace
-
-
-def check(options: Options) -> int:
-    """Validate what there is before any long work."""
-    from sslpipe.check import check
-
-    for line in check(options.params):
-        if not options.quiet:
-            print(line)
-    return 0
-
-
-def settings(options: Options) -> int:
-    """Print settings."""
-    from sslpipe.describe import describe_settings
-    from sslpipe.settings import load
-
-    width = shutil.get_terminal_size((160, 24)).columns
-    print(describe_settings(load(options.params), options.sections, width))
-    return 0
-
-
-def preset(options: Options) -> int:
-    """List presets, or write one out."""
-    from sslpipe import presets
-
-    if options.name is None:
-        print(presets.listing())
-        return 0
-    for line in presets.write(options.name, Path(options.out), force=options.force):
-        print(line)
-    return 0
-
-
-def methods(options: Options) -> int:
-    """List methods, or describe one."""
-    from sslpipe.describe import describe_method, list_methods
-
-    print(describe_method(options.name) if options.name else list_methods())
-    return 0
-
-
-def recipe(options: Options) -> int:
-    """Translate a paper's settings."""
-    from sslpipe.advice import advise, render
-    from sslpipe.methods.base.scale import Scale
-
-    here = Scale(batch=options.batch, epochs=options.epochs, images=options.images)
-    print(render(advise(options.name, here, options.backbone)))
-    return 0
-
-
-def profile(options: Options) -> int:
-    """Measure training steps."""
-    from sslpipe.settings import load
-    from sslpipe.training import profile
-    from sslpipe.training.core.config import Setup
-
-    found = load(options.params, sections=("seed", "pretrain", "method", "views", "loader"))
-    setup = Setup(found.pretrain, found.method, found.seed, found.views, found.loader)
-    for line in profile.run(setup, steps=options.steps, out=options.out):
-        print(line)
-    return 0
-
-
-def table(options: Options) -> int:
-    """Print the results."""
-    from sslpipe.report.table import summary_table
-
-    print(summary_table("."))
-    print("MLflow  make ui, or: sslpipe ui")
-    return 0
-
-
-def compare(options: Options) -> int:
-    """Set runs side by side."""
-    from sslpipe.compare import compare
-    from sslpipe.compare import page as compare_page
-    from sslpipe.settings import load
-
-    runs = compare.load(options.runs, Path("."), lambda file: load(file, sections=()).flat())
-    print(compare.table(runs))
-    print(f"\npage    {compare_page.build(runs, Path(options.out))}")
-    return 0
-
-
-def sync(options: Options) -> int:
-    """Bring MLflow up to date."""
-    from sslpipe.settings import load
-    from sslpipe.tracking.sync import sync
-
-    if options.follow:
-        return _follow()
-    found = load(sections=("seed", "tracking"))
-    if not found.tracking.enabled:
-        print("tracking.enabled is false in params.yaml: nothing to bring up to date")
-        return 0
-    key, resolved = _current(found)
-    summary = sync(found.tracking, key=key, params=found.flat(), resolved=resolved, force=not options.lenient)
-    print(summary, file=sys.stderr if summary.error else sys.stdout)
-    return 1 if summary.error and not options.lenient else 0
-
-
-def _current(settings: Settings) -> tuple[str, dict[str, Any]] | tuple[None, None]:
-    """The key of the workspace's experiment, and what its stages rest on; nothing where that cannot be told."""
-    from sslpipe.resolve import key_of, resolve_all
-
-    try:
-        resolved = resolve_all(settings)
-    except UserError:  # such as images that are not there any more
-        return None, None
-    return key_of(resolved), resolved
-
-
-def _follow() -> int:
-    from sslpipe.core import scratch
-    from sslpipe.tracking.sync import IDLE, follow
-
-    os.nice(10)  # the pipeline goes first
-    os.chdir(scratch.root())  # the workspace of an experiment, where a stage may start this, is soon deleted
-    print(
-        f"following the stages that run, until none has for {IDLE:.0f} s (Ctrl-C ends it sooner)", flush=True
-    )
-    if not follow(say=lambda line: print(line, flush=True)):
-        print("another process follows them already: the first stage started it")
-    return 0
-
-
-def ui(options: Options) -> int:
-    """Open MLflow's pages."""
-    from sslpipe.settings import load
-    from sslpipe.tracking.ui import ui_address, ui_command
-
-    tracking = load(sections=("tracking",)).tracking
-    command, environment = ui_command(tracking, port=options.port)
-    print(
-        f"MLflow opens in about 20 s on {ui_address(tracking, port=options.port)}  (Ctrl-C ends it)",
-        flush=True,
-    )
-    os.execvpe(command[0], command, environment)
-    return 0
-
-
 EPILOG = """\
 The pipeline itself runs by `dvc repro` (or `make repro`), switched by params.yaml:
   edit `pretrain.method: byol` and `dvc repro`      re-runs only what must
@@ -169,192 +24,172 @@ The pipeline itself runs by `dvc repro` (or `make repro`), switched by params.ya
   sslpipe ui                                        all runs in MLflow's pages
 """
 
-SETTINGS = """\
-Print every setting of a section with its value by params.yaml, its default where that is another, and its meaning.
 
-A SECTION is named as in params.yaml; `methods` are the settings of the chosen method, `methods.NAME` of another.
-"""
+def check(options: Options) -> None:
+    """Validate params.yaml, the data, the networks and the environment; show the resolved view recipe."""
+    from sslpipe.check import check
 
-PRESET = """\
-List the presets, or write one out as a whole params.yaml, and say which settings differ from before.
-
-A params.yaml with changes that are not in git is left as it is, unless --force is given.
-"""
-
-PROFILE = """\
-Train a few steps by params.yaml on the shards that are there (`dvc repro views` makes them), phase by phase and then as
-training does. Prints a table, what to change, and the path of a picture. Nothing is kept of the training.
-"""
-
-RECIPE = """\
-Translate the settings of a method's paper to another scale, and say what may go wrong there.
-
-What is printed is YAML for params.yaml: `pretrain` and `methods.METHOD`, each value with the paper's and the rule
-that it was translated by. What the paper has at every scale, or the defaults already scale, is left out. Rules:
-  lr             the paper's own: times batch / 256, times the root of the batch, or absolute
-  warm-up        the same share of a shorter run, a fifth at most
-  momentum       the half-life is the same share of the run: m^(B'/B) for another batch (Busbridge et al. 2023);
-                 MoCo's m^(B'/B) alone, with a half-life of a tenth of the run at most
-  queue          whole batches, a quarter of the images at most
-  prototypes     and words of BEiT's tokenizer: by the square root of the images; frozen for the paper's epochs
-Where a paper has several runs (BYOL's 40 to 1000 epochs, SwAV's small batch), the nearest one is translated.
-It is a start, not an optimum: what `pretrain.defaults: small` has for small data was found by trying.
-
-examples:
-  sslpipe recipe byol --batch 256 --epochs 200 --images 50000
-  sslpipe recipe mocov3 --batch 1024 --epochs 300 --images 1281167 --backbone timm:vit_small_patch16_224
-"""
-
-COMPARE = """\
-Set runs side by side: scores, differences with their 95 % intervals, settings that differ, cost. Prints a table and
-writes a self-contained page. A RUN is one of
-  .              the workspace
-  NAME           a DVC experiment (`dvc exp show`), or a git revision whose dvc.lock is committed
-  FOLDER         the folder of another run
-  mlflow:KEY     one of MLflow's rows, by the short key at the end of its name
-"""
-
-SYNC = """\
-Rebuild MLflow's rows from runs/*.json and scratch. Running it twice changes nothing.
-
-With --follow, MLflow shows running stages as they go, and catches up with earlier runs that it could not be told of.
-Every stage starts this by itself, so that you need it only where you want to see what it does. It ends by Ctrl-C, or
-when no stage has run for 30 s.
-"""
+    for line in check(options.params):
+        if not options.quiet:
+            print(line)
 
 
-@dataclass(frozen=True)
-class Argument:
-    """An argument as `add_argument` takes it."""
+def settings(options: Options) -> None:
+    """Print every setting of a section with its value by params.yaml, its default where that is another, and its meaning.
 
-    names: tuple[str, ...]
-    options: dict[str, Any]
+    A SECTION is named as in params.yaml; `methods` are the settings of the chosen method, `methods.NAME` of another.
+    """  # noqa: E501 (120 columns when printed)
+    from sslpipe.describe import describe_settings
+    from sslpipe.settings import load
+
+    width = shutil.get_terminal_size((160, 24)).columns
+    print(describe_settings(load(options.params), options.sections, width))
 
 
-def arg(*names: str, **options: Any) -> Argument:
-    """Write an argument as for `add_argument`."""
-    return Argument(names, options)
+def preset(options: Options) -> None:
+    """List the presets, or write one out as a whole params.yaml, and say which settings differ from before.
 
-
-@dataclass(frozen=True)
-class Command:
-    """One command: what it runs, a line on it, what `--help` says, and its arguments.
-
-    Of the arguments of a command that is `exclusive`, one may be given.
+    A params.yaml with changes that are not in git is left as it is, unless --force is given.
     """
+    from sslpipe import presets
 
-    run: Callable[[Options], int]
-    help: str
-    description: str = ""
-    arguments: tuple[Argument, ...] = ()
-    exclusive: bool = False
+    if options.name is None:
+        print(presets.listing())
+        return
+    for line in presets.write(options.name, Path(options.out), force=options.force):
+        print(line)
 
 
-PARAMS = arg("--params", default="params.yaml", metavar="FILE", help="default: params.yaml")
-COMMANDS = (
-    Command(
-        check,
-        "validate params.yaml and the environment before any long work",
-        "Validate params.yaml, the data, the networks and the environment; show the resolved view recipe.",
-        (PARAMS, arg("--quiet", action="store_true", help="say nothing unless something is wrong")),
-    ),
-    Command(
-        settings,
-        "every setting: its value here, its default, its meaning",
-        SETTINGS,
-        (arg("sections", nargs="*", metavar="SECTION", help="such as pretrain or knn; default: all"), PARAMS),
-    ),
-    Command(
-        preset,
-        "list the presets, or write one to params.yaml",
-        PRESET,
-        (
-            arg("name", nargs="?", metavar="NAME", help="a preset, to write it out"),
-            arg("--out", default="params.yaml", metavar="FILE", help="default: params.yaml"),
-            arg("--force", action="store_true", help="write over changes that are not in git"),
-        ),
-    ),
-    Command(
-        methods,
-        "list the methods, or one method's settings",
-        "List the methods with paper and backbones; with a NAME, its settings with the paper's defaults.",
-        (arg("name", nargs="?", metavar="NAME", help="a method, to see its settings"),),
-    ),
-    Command(
-        recipe,
-        "a paper's settings translated to your batch, epochs and images",
-        RECIPE,
-        (
-            arg("name", metavar="METHOD", help="one of `sslpipe methods`"),
-            arg(
-                "--batch",
-                type=int,
-                required=True,
-                metavar="B",
-                help="images an optimiser step, over all devices",
-            ),
-            arg("--epochs", type=int, required=True, metavar="E", help="of the whole run"),
-            arg("--images", type=int, required=True, metavar="N", help="of the training split"),
-            arg(
-                "--backbone",
-                default="auto",
-                metavar="NAME",
-                help="as pretrain.backbone; MoCo v3's settings depend on its kind (default: auto)",
-            ),
-        ),
-    ),
-    Command(
-        profile,
-        "measure where a training step's time goes, and what to change",
-        PROFILE,
-        (
-            PARAMS,
-            arg("--steps", type=int, default=20, metavar="N", help="steps to measure, default: 20"),
-            arg("--out", metavar="FILE", help="the picture, an SVG; default: .sslpipe/profile.svg"),
-        ),
-    ),
-    Command(table, "print the results of the current run"),
-    Command(
-        compare,
-        "several runs side by side, with the uncertainty of what they differ by",
-        COMPARE,
-        (
-            arg("runs", nargs="+", metavar="RUN", help="two to eight; the first is what others differ from"),
-            arg(
-                "--out",
-                default="report/compare.html",
-                metavar="FILE",
-                help="default: report/compare.html",
-            ),
-        ),
-    ),
-    Command(
-        sync,
-        "bring MLflow up to date from the files every stage leaves",
-        SYNC,
-        (
-            arg("--lenient", action="store_true", help="exit 0 also when the tracking server is away"),
-            arg(
-                "--follow",
-                action="store_true",
-                help="show stages while they run, until Ctrl-C or until none has run for 30 s",
-            ),
-        ),
-        exclusive=True,
-    ),
-    Command(
-        ui,
-        "open MLflow's pages on localhost",
-        arguments=(arg("--port", type=int, default=5000, help="default: 5000"),),
-    ),
-)
+def methods(options: Options) -> None:
+    """List the methods with paper and backbones; with a NAME, its settings with the paper's defaults."""
+    from sslpipe.describe import describe_method, list_methods
+
+    print(describe_method(options.name) if options.name else list_methods())
+
+
+def recipe(options: Options) -> None:
+    """Translate the settings of a method's paper to another scale, and say what may go wrong there.
+
+    What is printed is YAML for params.yaml: `pretrain` and `methods.METHOD`, each value with the paper's and the rule
+    that it was translated by. What the paper has at every scale, or the defaults already scale, is left out. Rules:
+      lr             the paper's own: times batch / 256, times the root of the batch, or absolute
+      warm-up        the same share of a shorter run, a fifth at most
+      momentum       the half-life is the same share of the run: m^(B'/B) for another batch (Busbridge et al. 2023);
+                     MoCo's m^(B'/B) alone, with a half-life of a tenth of the run at most
+      queue          whole batches, a quarter of the images at most
+      prototypes     and words of BEiT's tokenizer: by the square root of the images; frozen for the paper's epochs
+    Where a paper has several runs (BYOL's 40 to 1000 epochs, SwAV's small batch), the nearest one is translated.
+    It is a start, not an optimum: what `pretrain.defaults: small` has for small data was found by trying.
+
+    examples:
+      sslpipe recipe byol --batch 256 --epochs 200 --images 50000
+      sslpipe recipe mocov3 --batch 1024 --epochs 300 --images 1281167 --backbone timm:vit_small_patch16_224
+    """
+    from sslpipe.advice import advise, render
+    from sslpipe.methods.base.scale import Scale
+
+    here = Scale(batch=options.batch, epochs=options.epochs, images=options.images)
+    print(render(advise(options.name, here, options.backbone)))
+
+
+def profile(options: Options) -> None:
+    """Train a few steps by params.yaml on the shards that are there (`dvc repro views` makes them), phase by phase and then as
+    training does. Prints a table, what to change, and the path of a picture. Nothing is kept of the training.
+    """  # noqa: E501 (120 columns when printed)
+    from sslpipe.settings import load
+    from sslpipe.training import profile
+
+    own = load(options.params, sections=("seed", "pretrain", "method", "views", "loader"))
+    steps, out = options.steps, options.out
+    for line in profile.run(
+        own.pretrain, own.method, seed=own.seed, views=own.views, loading=own.loader, steps=steps, out=out
+    ):
+        print(line)
+
+
+def table(options: Options) -> None:
+    """Print the results of the current run."""
+    from sslpipe.report.table import summary_table
+
+    print(summary_table("."))
+    print("MLflow  make ui, or: sslpipe ui")
+
+
+def compare(options: Options) -> None:
+    """Set runs side by side: scores, differences with their 95 % intervals, settings that differ, cost. Prints a table and
+    writes a self-contained page. A RUN is one of
+      .              the workspace
+      NAME           a DVC experiment (`dvc exp show`), or a git revision whose dvc.lock is committed
+      FOLDER         the folder of another run
+      mlflow:KEY     one of MLflow's rows, by the short key at the end of its name
+    """  # noqa: E501 (120 columns when printed)
+    from sslpipe.compare import compare
+    from sslpipe.compare import page as compare_page
+    from sslpipe.settings import load
+
+    runs = compare.load(options.runs, Path("."), lambda file: load(file, sections=()).flat())
+    print(compare.table(runs))
+    print(f"\npage    {compare_page.build(runs, Path(options.out))}")
+
+
+def sync(options: Options) -> int:
+    """Rebuild MLflow's rows from runs/*.json and scratch. Running it twice changes nothing.
+
+    With --follow, MLflow shows running stages as they go, and catches up with earlier runs that it could not be told of.
+    Every stage starts this by itself, so that you need it only where you want to see what it does. It ends by Ctrl-C, or
+    when no stage has run for 30 s.
+    """  # noqa: E501 (120 columns when printed)
+    from sslpipe.resolve import resolve_all
+    from sslpipe.settings import load
+    from sslpipe.tracking.experiments import experiment_key
+    from sslpipe.tracking.sync import sync
+
+    if options.follow:
+        _follow()
+        return 0
+    found = load(sections=("seed", "tracking"))
+    if not found.tracking.enabled:
+        print("tracking.enabled is false in params.yaml: nothing to bring up to date")
+        return 0
+    try:
+        resolved = resolve_all(found)
+    except UserError:  # such as images that are not there any more: no row for the workspace
+        resolved = None
+    key = None if resolved is None else experiment_key(resolved)
+    summary = sync(found.tracking, key=key, params=found.flat(), resolved=resolved, force=not options.lenient)
+    print(summary, file=sys.stderr if summary.error else sys.stdout)
+    return 1 if summary.error and not options.lenient else 0
+
+
+def _follow() -> None:
+    from sslpipe.core import scratch
+    from sslpipe.tracking.sync import IDLE, follow
+
+    os.nice(10)  # the pipeline goes first
+    os.chdir(scratch.root())  # the workspace of an experiment, where a stage may start this, is soon deleted
+    end = f"until none has for {IDLE:.0f} s (Ctrl-C ends it sooner)"
+    print(f"following the stages that run, {end}", flush=True)
+    if not follow(say=lambda line: print(line, flush=True)):
+        print("another process follows them already: the first stage started it")
+
+
+def ui(options: Options) -> None:
+    """Open MLflow's pages on localhost."""
+    from sslpipe.settings import load
+    from sslpipe.tracking.store import ui_address, ui_command
+
+    tracking = load(sections=("tracking",)).tracking
+    command, environment = ui_command(tracking, port=options.port)
+    address = ui_address(tracking, port=options.port)
+    print(f"MLflow opens in about 20 s on {address}  (Ctrl-C ends it)", flush=True)
+    os.execvpe(command[0], command, environment)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
-        return int(options.run(options))
+        return int(options.run(options) or 0)
     except UserError as error:
         print(f"sslpipe {options.command}: {error}", file=sys.stderr)
         return 1
@@ -362,23 +197,71 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """All commands and their arguments."""
     as_written = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        prog="sslpipe",
-        description="Unlabelled images in, an evaluated, exportable vision encoder out.",
-        epilog=EPILOG,
-        formatter_class=as_written,
+    about = "Unlabelled images in, an evaluated, exportable vision encoder out."
+    top = argparse.ArgumentParser(
+        prog="sslpipe", description=about, epilog=EPILOG, formatter_class=as_written
     )
-    parser.add_argument("--version", action="version", version=f"sslpipe {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        description = command.description or f"{command.help[0].upper()}{command.help[1:]}."
+    top.add_argument("--version", action="version", version=f"sslpipe {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(run: Callable[[Options], int | None], summary: str) -> argparse.ArgumentParser:
         one = commands.add_parser(
-            command.run.__name__, help=command.help, description=description, formatter_class=as_written
+            run.__name__, help=summary, description=inspect.getdoc(run), formatter_class=as_written
         )
-        group = one.add_mutually_exclusive_group() if command.exclusive else one
-        for argument in command.arguments:
-            group.add_argument(*argument.names, **argument.options)
-        one.set_defaults(run=command.run)
-    return parser
+        one.set_defaults(run=run)
+        return one
+
+    params = {"default": "params.yaml", "metavar": "FILE", "help": "default: params.yaml"}
+    one = command(check, "validate params.yaml and the environment before any long work")
+    one.add_argument("--params", **params)
+    one.add_argument("--quiet", action="store_true", help="say nothing unless something is wrong")
+
+    one = command(settings, "every setting: its value here, its default, its meaning")
+    sections = "such as pretrain or knn; default: all"
+    one.add_argument("sections", nargs="*", metavar="SECTION", help=sections)
+    one.add_argument("--params", **params)
+
+    one = command(preset, "list the presets, or write one to params.yaml")
+    one.add_argument("name", nargs="?", metavar="NAME", help="a preset, to write it out")
+    one.add_argument("--out", **params)
+    one.add_argument("--force", action="store_true", help="write over changes that are not in git")
+
+    one = command(methods, "list the methods, or one method's settings")
+    one.add_argument("name", nargs="?", metavar="NAME", help="a method, to see its settings")
+
+    one = command(recipe, "a paper's settings translated to your batch, epochs and images")
+    one.add_argument("name", metavar="METHOD", help="one of `sslpipe methods`")
+    for option, letter, meaning in (
+        ("--batch", "B", "images an optimiser step, over all devices"),
+        ("--epochs", "E", "of the whole run"),
+        ("--images", "N", "of the training split"),
+    ):
+        one.add_argument(option, type=int, required=True, metavar=letter, help=meaning)
+    backbone = "as pretrain.backbone; MoCo v3's settings depend on its kind (default: auto)"
+    one.add_argument("--backbone", default="auto", metavar="NAME", help=backbone)
+
+    one = command(profile, "measure where a training step's time goes, and what to change")
+    one.add_argument("--params", **params)
+    one.add_argument("--steps", type=int, default=20, metavar="N", help="steps to measure, default: 20")
+    one.add_argument("--out", metavar="FILE", help="the picture, an SVG; default: .sslpipe/profile.svg")
+
+    command(table, "print the results of the current run")
+
+    one = command(compare, "several runs side by side, with the uncertainty of what they differ by")
+    runs, page = "two to eight; the first is what others differ from", "report/compare.html"
+    one.add_argument("runs", nargs="+", metavar="RUN", help=runs)
+    one.add_argument("--out", default=page, metavar="FILE", help=f"default: {page}")
+
+    either = command(
+        sync, "bring MLflow up to date from the files every stage leaves"
+    ).add_mutually_exclusive_group()
+    either.add_argument("--lenient", action="store_true", help="exit 0 also when the tracking server is away")
+    until = "show stages while they run, until Ctrl-C or until none has run for 30 s"
+    either.add_argument("--follow", action="store_true", help=until)
+
+    one = command(ui, "open MLflow's pages on localhost")
+    one.add_argument("--port", type=int, default=5000, help="default: 5000")
+    return top

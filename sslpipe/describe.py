@@ -14,7 +14,7 @@ from pydantic_core import PydanticUndefined
 from sslpipe import evals, methods
 from sslpipe.console.errors import UserError
 from sslpipe.core.config import Config
-from sslpipe.settings import OWNERS, Settings, unknown_value
+from sslpipe.settings import OWNERS, Settings, defaults, unknown_value
 
 Row = tuple[str, str, str, str]  # key, value, default where it is another, meaning
 HEAD: Row = ("setting", "value", "default", "meaning")
@@ -39,11 +39,10 @@ def describe_method(name: str) -> str:
     method = methods.find(name)
     module = sys.modules[method.__module__]
     lines = [(module.__doc__ or "").strip(), "", f"methods.{name} (the paper's values):"]
-    for key, field in method.Config.model_fields.items():
-        default = field.get_default(call_default_factory=True, validated_data={})
-        value = default.model_dump(mode="json") if isinstance(default, Config) else default
-        shown = "required" if default is PydanticUndefined else words(value)
-        lines.append(f"  {key}: {shown}" + (f"   # {field.description}" if field.description else ""))
+    for key, default in defaults(method.Config).items():
+        about = method.Config.model_fields[key].description
+        shown = "required" if default is PydanticUndefined else words(default)
+        lines.append(f"  {key}: {shown}" + (f"   # {about}" if about else ""))
     small = ", ".join(f"{key} {words(value)}" for key, value in method.small.items())
     lines += ["", *textwrap.wrap(f"With pretrain.defaults: small, {small}.", 120)] if small else []
     return "\n".join(lines)
@@ -51,6 +50,8 @@ def describe_method(name: str) -> str:
 
 def words(value: Any) -> str:
     """A setting's value in few words."""
+    if isinstance(value, Config):
+        value = value.model_dump(mode="json")
     if isinstance(value, dict):
         return ", ".join(f"{key} {words(inner)}" for key, inner in value.items())
     if isinstance(value, float):
@@ -63,10 +64,7 @@ def words(value: Any) -> str:
 def describe_settings(settings: Settings, sections: Iterable[str] = (), width: int = 160) -> str:
     """Every setting of these sections: its value, the default where it is another, and what it means.
 
-    Args:
-        settings: those in force.
-        sections: names as in params.yaml; `methods` is the chosen method, `methods.NAME` another; none: all sections.
-        width: columns to fill.
+    Of sections, named as in params.yaml, `methods` is the chosen method, `methods.NAME` another; none means all.
 
     Raises:
         UserError: there is no such section.
@@ -88,14 +86,13 @@ def describe_settings(settings: Settings, sections: Iterable[str] = (), width: i
 def _section(settings: Settings, section: str) -> tuple[str, list[Row]]:
     """The title of a section, and its rows."""
     if section == "seed":
-        return "seed", [
-            ("seed", str(settings.seed), "" if settings.seed == 0 else "0", "of all that is random")
-        ]
+        default = "" if settings.seed == 0 else "0"
+        return "seed", [("seed", str(settings.seed), default, "of all that is random")]
     if section.partition(".")[0] == "methods":
         return _method(settings, section.partition(".")[2] or settings.pretrain.method)
     config: Config = getattr(settings, section)
     about = evals.declaration(section).about if section in evals.names() else ""
-    return f"{section}   # {about}" if about else section, list(_rows(config, _defaults(type(config))))
+    return f"{section}   # {about}" if about else section, list(_rows(config, defaults(type(config))))
 
 
 def _method(settings: Settings, name: str) -> tuple[str, list[Row]]:
@@ -105,18 +102,11 @@ def _method(settings: Settings, name: str) -> tuple[str, list[Row]]:
     return f"{title}, by pretrain.defaults", list(_rows(settings.method_config(name), dict(default)))
 
 
-def _defaults(kind: type[Config]) -> dict[str, Any]:
-    return {
-        key: field.get_default(call_default_factory=True, validated_data={})
-        for key, field in kind.model_fields.items()
-    }
-
-
-def _rows(config: Config, defaults: dict[str, Any], prefix: str = "") -> Iterator[Row]:
+def _rows(config: Config, usual: dict[str, Any], prefix: str = "") -> Iterator[Row]:
     for key, field in type(config).model_fields.items():
-        value, default = getattr(config, key), defaults.get(key)
+        value, default = getattr(config, key), usual.get(key)
         if isinstance(value, Config):
-            below = dict(default) if isinstance(default, Config) else _defaults(type(value))
+            below = dict(default) if isinstance(default, Config) else defaults(type(value))
             yield from _rows(value, below, f"{prefix}{key}.")
         else:
             other = "" if value == default else _written(default)

@@ -13,17 +13,17 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.nodes import MappingNode
 
-from sslpipe import evals
 from sslpipe.console.errors import UserError, explain_os_error
-from sslpipe.core.config import flatten, merge
+from sslpipe.core.config import flatten
 from sslpipe.core.yaml import read
-from sslpipe.settings import OWNERS, SECTIONS, SettingsError, load, unknown_value
+from sslpipe.settings import SECTIONS, SettingsError, defaults, kind_of, load, unknown_value
 
 FOLDER = Path("presets")
 LAYOUT = "mnist5k"
@@ -65,14 +65,6 @@ def listing(folder: Path = FOLDER) -> str:
     return "\n".join([*lines, "", "`sslpipe preset NAME` writes one to params.yaml."])
 
 
-def values(name: str, folder: Path = FOLDER) -> dict[str, Any]:
-    """What a preset sets, that of the presets it starts from included."""
-    chain = [read(folder / f"{each}.yaml") for each in _chain(name, folder)]
-    found = reduce(merge, chain)
-    found.pop("base", None)
-    return found
-
-
 def whole(name: str, folder: Path = FOLDER) -> str:
     """A params.yaml with the values of a preset, in the layout and with the comments of the layout's file."""
     entries: Entries = reduce(_over, [_entries(_text(each, folder)) for each in _chain(name, folder)])
@@ -90,11 +82,6 @@ def whole(name: str, folder: Path = FOLDER) -> str:
 
 def write(name: str, out: Path = Path("params.yaml"), *, force: bool = False) -> Iterator[str]:
     """Write a preset out; yields what was done and which settings differ from before, a line each.
-
-    Args:
-        name: of the preset.
-        out: the file.
-        force: write over changes that would be lost.
 
     Raises:
         UserError: there is no such preset, or the file has changes that would be lost.
@@ -137,9 +124,7 @@ def _text(name: str, folder: Path) -> str:
 
 def _header(text: str) -> list[str]:
     """The comment that a file begins with."""
-    lines = text.splitlines()
-    end = next(number for number, line in enumerate(lines) if not line.startswith("#"))
-    return lines[:end]
+    return list(takewhile(lambda line: line.startswith("#"), text.splitlines()))
 
 
 def _entries(text: str) -> Entries:
@@ -154,10 +139,10 @@ def _mapping(node: MappingNode, text: str, lines: list[str]) -> Entries:
         block = isinstance(value, MappingNode) and not value.flow_style
         end = key.end_mark if block else value.end_mark
         comment = lines[end.line][end.column :].partition("# ")[2] if not node.flow_style else ""
-        if isinstance(value, MappingNode):
-            found[key.value] = Entry(_mapping(value, text, lines), comment, flow=not block)
-        else:
-            found[key.value] = Entry(text[value.start_mark.index : value.end_mark.index], comment)
+        mapping = isinstance(value, MappingNode)
+        written = text[value.start_mark.index : value.end_mark.index]
+        below = _mapping(value, text, lines) if mapping else written
+        found[key.value] = Entry(below, comment, flow=mapping and not block)
     return found
 
 
@@ -192,7 +177,7 @@ def _section(key: str, lines: list[str], entry: Entry | None) -> list[str]:
     assert head is not None
     if head["off"] or head["value"]:  # in one line
         if entry is None:
-            return lines if head["off"] or key in ("seed", "methods") else [lines[0]]
+            return lines
         comment = entry.comment or head["comment"] or ""
         return [*_lines(key, replace(entry, comment=comment)), *lines[1:]]
     given = dict(entry.value) if entry and isinstance(entry.value, dict) else {}
@@ -222,20 +207,20 @@ def _keys(section: str, lines: list[str], given: Entries) -> Iterator[str]:
 
 
 def _default(section: str, key: str) -> str:
-    config = OWNERS.get(section) or evals.config_of(section)
-    value = config.model_fields[key].get_default(call_default_factory=True, validated_data={})
+    kind = kind_of(section)
+    assert kind is not None
+    value = defaults(kind)[key]
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def _lines(key: str, entry: Entry, indent: int = 0) -> list[str]:
     """A key with its value and comment; below it the keys of a mapping that is not in braces."""
-    block = isinstance(entry.value, dict) and entry.value and not entry.flow
-    line = f"{' ' * indent}{key}:" if block else f"{' ' * indent}{key}: {_inline(entry)}"
+    below = entry.value if isinstance(entry.value, dict) and not entry.flow else {}
+    line = f"{' ' * indent}{key}:" if below else f"{' ' * indent}{key}: {_inline(entry)}"
     pad = " " * (COLUMN - len(line)) if len(line) < COLUMN - 1 else "   "
     lines = [f"{line}{pad}# {entry.comment}" if entry.comment else line]
-    if isinstance(entry.value, dict) and block:
-        for inner, below in entry.value.items():
-            lines += _lines(inner, below, indent + 2)
+    for inner, value in below.items():
+        lines += _lines(inner, value, indent + 2)
     return lines
 
 
@@ -249,12 +234,8 @@ def _precious(out: Path) -> bool:
     """Whether a file has what neither git nor a preset could bring back."""
     if not out.exists():
         return False
-    status = subprocess.run(
-        ["git", "status", "--porcelain", "--ignored", "--", out.name],
-        cwd=out.parent,
-        capture_output=True,
-        text=True,
-    )
+    command = ["git", "status", "--porcelain", "--ignored", "--", out.name]
+    status = subprocess.run(command, cwd=out.parent, capture_output=True, text=True)
     if status.returncode == 0 and not status.stdout:
         return False
     text = out.read_text(encoding="utf-8", errors="replace")
@@ -267,9 +248,8 @@ def _resolved(out: Path) -> dict[str, Any] | None:
         settings = load(out)
     except SettingsError:
         return None
-    sections = {name: getattr(settings, name).model_dump(mode="json") for name in (*OWNERS, *evals.names())}
     chosen = {settings.pretrain.method: settings.method.model_dump(mode="json")}
-    return flatten({"seed": settings.seed, **sections, "methods": chosen})
+    return flatten({"seed": settings.seed, **settings.sections(), "methods": chosen})
 
 
 def _differences(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> Iterator[str]:

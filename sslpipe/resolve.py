@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from sslpipe import evals
 from sslpipe.core.pipeline import Stage, code_digests, stages
 from sslpipe.settings import Settings
 from sslpipe.sharding.sources import source_digest
-from sslpipe.tracking.experiments import LAST_STAGE, experiment_key
 
 
 def resolve(settings: Settings, stage: Stage) -> dict[str, Any]:
@@ -34,8 +32,3 @@ def resolve(settings: Settings, stage: Stage) -> dict[str, Any]:
 def resolve_all(settings: Settings) -> dict[str, dict[str, Any]]:
     """The same of all stages but `source`, by name."""
     return {name: resolve(settings, stage) for name, stage in stages().items() if name != "source"}
-
-
-def key_of(resolved: Mapping[str, Any]) -> str:
-    """The key of the experiment of stages that rest on this: of data, settings and code."""
-    return experiment_key({name: each for name, each in resolved.items() if name != LAST_STAGE})

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from pydantic import ValidationError
 
@@ -29,20 +29,7 @@ from sslpipe.tracking.config import Config as TrackingConfig
 from sslpipe.training.core.config import Config as PretrainConfig
 from sslpipe.views.config import Config as ViewsConfig
 
-OWNERS: dict[str, type[Config]] = {
-    "data": SourceConfig,
-    "shard": ShardConfig,
-    "loader": LoaderConfig,
-    "views": ViewsConfig,
-    "pretrain": PretrainConfig,
-    "embed": EmbedConfig,
-    "evaluate": EvaluateConfig,
-    "report": ReportConfig,
-    "tracking": TrackingConfig,
-}
-SECTIONS = ("seed", *OWNERS, "methods", *evals.names())
-
-C = TypeVar("C", bound=Config)
+Kind = TypeVar("Kind", bound=Config)
 
 
 class SettingsError(UserError):
@@ -50,17 +37,13 @@ class SettingsError(UserError):
 
 
 class Settings:
-    """The validated sections of one params.yaml: an attribute each, those of evaluations, too (`settings.knn`).
-
-    Attributes:
-        raw: the file as read, for what needs the words of the user.
-        path: where it was read.
-    """
+    """The sections of a params.yaml, an attribute each, those of evaluations, too; `raw` is the file as read."""
 
     data: SourceConfig
     shard: ShardConfig
     loader: LoaderConfig
     views: ViewsConfig
+    pretrain: PretrainConfig
     embed: EmbedConfig
     evaluate: EvaluateConfig
     report: ReportConfig
@@ -77,20 +60,8 @@ class Settings:
         """The seed everything random is drawn from."""
         seed = self.raw.get("seed", 0)
         if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
-            raise SettingsError(
-                f"{self.path}: seed: should be a whole number from 0 to 2^63 - 1, not {seed!r}"
-            )
+            raise self._wrong(f"seed: should be a whole number from 0 to 2^63 - 1, not {seed!r}")
         return seed
-
-    @cached_property
-    def pretrain(self) -> PretrainConfig:
-        """How the encoder is trained."""
-        config = self._validate("pretrain", self._mapping("pretrain"), PretrainConfig)
-        if config.method not in methods.names():
-            raise SettingsError(
-                unknown_value(f"{self.path}: pretrain.method", config.method, methods.names())
-            )
-        return config
 
     @cached_property
     def method(self) -> MethodConfig:
@@ -99,18 +70,18 @@ class Settings:
 
     def __getattr__(self, name: str) -> Any:
         """A section, validated when it is first asked for."""
-        config = OWNERS.get(name) or (evals.config_of(name) if name in evals.names() else None)
-        if config is None:
+        kind = kind_of(name)
+        if kind is None:
             raise AttributeError(f"there is no section {name}")
-        found = self._validate(name, self._mapping(name), config)
+        found = self._validate(name, self._mapping(name), kind)
+        if isinstance(found, PretrainConfig) and found.method not in methods.names():
+            raise self._wrong(unknown_value("pretrain.method", found.method, methods.names()))
         self.__dict__[name] = found
         return found
 
     def method_config(self, name: str) -> MethodConfig:
         """Settings of any method: the paper's, or those for small data (`pretrain.defaults`), `methods.NAME` on top."""
-        method, own = methods.find(name), self._mapping("methods").get(name) or {}
-        if not isinstance(own, Mapping):
-            raise SettingsError(f"{self.path}: methods.{name}: should be a section with keys, not {own!r}")
+        method, own = methods.find(name), self._mapping("methods", name)
         base = method.small if self.pretrain.defaults == "small" else {}
         return self._validate(f"methods.{name}", merge(base, own), method.Config)
 
@@ -123,7 +94,7 @@ class Settings:
             return self.seed
         if name == "method":
             chosen = self.pretrain.method
-            own = self._mapping("methods").get(chosen) or {}
+            own = self._mapping("methods", chosen)
             return {"name": chosen, "defaults": self.pretrain.defaults, "settings": own}
         section, _, key = name.partition(".")
         values = getattr(self, section).content()
@@ -134,56 +105,67 @@ class Settings:
 
         Evaluations that are off show only that.
         """
-        found: dict[str, Any] = {"seed": self.seed}
-        for section in (*OWNERS, *evals.names()):
-            if section != "tracking":
-                values = getattr(self, section).model_dump(mode="json")
-                off = values.get("enabled") is False
-                found[section] = {"enabled": False} if off else values
+        found = self.sections("tracking")
+        for section, values in found.items():
+            if values.get("enabled") is False:
+                found[section] = {"enabled": False}
         chosen = self.pretrain.method
-        found["methods"] = {chosen: self._mapping("methods").get(chosen) or {}}
-        return flatten(found)
+        return flatten({"seed": self.seed, **found, "methods": {chosen: self._mapping("methods", chosen)}})
 
-    def validate(self, sections: Iterable[str] = SECTIONS) -> Settings:
-        """Validate these sections now.
+    def sections(self, *left_out: str) -> dict[str, dict[str, Any]]:
+        """Each section that has a Config, as plain values."""
+        names = [name for name in (*OWNERS, *evals.names()) if name not in left_out]
+        return {name: getattr(self, name).model_dump(mode="json") for name in names}
 
-        Raises:
-            SettingsError: the first thing that is wrong.
-        """
-        for section in sections:
-            if section == "methods":
-                self._check_methods()
-            else:
+    def validate(self, sections: Iterable[str] | None = None) -> Settings:
+        """Validate these sections now, or all; raises a SettingsError on the first thing that is wrong."""
+        for section in SECTIONS if sections is None else sections:
+            if section != "methods":
                 getattr(self, section)
+                continue
+            for name in self._mapping("methods"):
+                if name not in methods.names():
+                    raise self._wrong(unknown_key("methods", name, methods.names()))
+                self.method_config(name)
         return self
 
-    def _check_methods(self) -> None:
-        for name in self._mapping("methods"):
-            if name not in methods.names():
-                raise SettingsError(unknown_key(f"{self.path}: methods", name, methods.names()))
-            self.method_config(name)
-
-    def _mapping(self, section: str) -> Mapping[str, Any]:
-        value = self.raw.get(section)
-        if value is None:
-            return {}
-        if not isinstance(value, Mapping):
-            raise SettingsError(f"{self.path}: {section}: should be a section with keys, not {value!r}")
+    def _mapping(self, *path: str) -> Mapping[str, Any]:
+        """A section of the file, or one below it; empty where it is left out."""
+        value: Any = self.raw
+        for depth, key in enumerate(path, 1):
+            value = {} if value.get(key) is None else value[key]
+            if not isinstance(value, Mapping):
+                raise self._wrong(f"{'.'.join(path[:depth])}: should be a section with keys, not {value!r}")
         return value
 
-    def _validate(self, section: str, values: Mapping[str, Any], config: type[C]) -> C:
+    def _validate(self, section: str, values: Mapping[str, Any], kind: type[Kind]) -> Kind:
         try:
-            return config.parse(values)
+            return kind.parse(values)
         except ValidationError as error:
-            raise SettingsError(f"{self.path}: {_explain(section, error, config)}") from None
+            raise self._wrong(_explain(section, error, kind)) from None
+
+    def _wrong(self, sentence: str) -> SettingsError:
+        return SettingsError(f"{self.path}: {sentence}")
+
+
+#: The Configs of all sections but those of evaluations.
+OWNERS: dict[str, type[Config]] = get_type_hints(Settings)
+SECTIONS = ("seed", *OWNERS, "methods", *evals.names())
+
+
+def kind_of(section: str) -> type[Config] | None:
+    """The Config of a section; none for `seed` and `methods`, and where there is no such section."""
+    return OWNERS.get(section) or (evals.config_of(section) if section in evals.names() else None)
+
+
+def defaults(kind: type[Config]) -> dict[str, Any]:
+    """The default of each key of a Config; `PydanticUndefined` for one that is required."""
+    fields = kind.model_fields.items()
+    return {key: field.get_default(call_default_factory=True, validated_data={}) for key, field in fields}
 
 
 def load(path: str | Path = "params.yaml", *, sections: Iterable[str] = SECTIONS) -> Settings:
-    """Read and validate params.yaml.
-
-    Args:
-        path: the file.
-        sections: the sections to validate now; the others are validated when they are first asked for.
+    """Read params.yaml and validate these sections now; the others are validated when they are first asked for.
 
     Raises:
         SettingsError: the file or a value in it cannot be used; the text is all a user needs.
@@ -220,10 +202,8 @@ def _explain(section: str, error: ValidationError, config: type[Config]) -> str:
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
     message = message[0].lower() + message[1:]
     given = first.get("input")
-    own_words = first["type"] == "value_error" or isinstance(
-        given, Mapping
-    )  # those name the value themselves
-    shown = "" if own_words else f", not {json.dumps(given, default=str)}"
+    names_it = first["type"] == "value_error" or isinstance(given, Mapping)  # those name the value themselves
+    shown = "" if names_it else f", not {json.dumps(given, default=str)}"
     return f"{'.'.join([section, *location])}: {message}{shown}"
 
 

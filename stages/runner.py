@@ -6,15 +6,15 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
 from typing import NoReturn, cast
 
 from sslpipe.console.errors import UserError, explain_os_error
 from sslpipe.core.pipeline import resolved, stages
-from sslpipe.resolve import key_of
 from sslpipe.settings import Settings, load
+from sslpipe.tracking.experiments import experiment_key
 from sslpipe.tracking.record import Record
 
 Body = Callable[[Settings, Record], None]
@@ -39,27 +39,32 @@ def stage(
     """
 
     def main() -> None:
-        stop_with_parent()
-        try:
+        with supervised(name):
             own = stages()[name].settings
             settings = load(sections=("seed", "tracking", *dict.fromkeys(key.split(".")[0] for key in own)))
             with role(settings) as part:
-                if part == "launched":
-                    return
                 if part == "helps":
                     body(settings, cast(Record, Unrecorded()))
-                    return
-                with record_of(name, settings, own, fingerprint(settings)) as record:
-                    body(settings, record)
-        except UserError as error:
-            fail(name, str(error))
-        except OSError as error:
-            fail(name, str(explain_os_error(error, f"working on {error.filename or 'a file'}")))
-        except KeyboardInterrupt:
-            print(f"{name}: interrupted; `dvc repro` goes on from here", file=sys.stderr)
-            sys.exit(130)
+                elif part == "records":
+                    with record_of(name, settings, own, fingerprint(settings)) as record:
+                        body(settings, record)
 
     return main
+
+
+@contextmanager
+def supervised(name: str) -> Iterator[None]:
+    """End a stage with its parent process, and with one sentence on an error that the user can mend."""
+    stop_with_parent()
+    try:
+        yield
+    except UserError as error:
+        _fail(name, str(error))
+    except OSError as error:
+        _fail(name, str(explain_os_error(error, f"working on {error.filename or 'a file'}")))
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted; `dvc repro` goes on from here", file=sys.stderr)
+        sys.exit(130)
 
 
 def record_of(name: str, settings: Settings, own: tuple[str, ...], fingerprint: str | None) -> Record:
@@ -69,7 +74,7 @@ def record_of(name: str, settings: Settings, own: tuple[str, ...], fingerprint: 
         name,
         params=settings.flat(),
         own=tuple(chosen if key == "method" else key for key in own),
-        key=key_of(resolved()),
+        key=experiment_key(resolved()),
         tracking=settings.tracking,
         fingerprint=fingerprint,
     )
@@ -84,8 +89,7 @@ class Unrecorded:
     metric = metrics = dataset = tag = artifact = resumed = result = _nothing
 
 
-def fail(name: str, message: str) -> NoReturn:
-    """End the stage with one sentence."""
+def _fail(name: str, message: str) -> NoReturn:
     print(f"\n{name} failed: {message}", file=sys.stderr, flush=True)
     sys.exit(1)
 

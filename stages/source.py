@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from sslpipe.console.errors import UserError
 from sslpipe.core.pipeline import RESOLVED
 from sslpipe.core.scratch import digest, write_json
 from sslpipe.resolve import resolve_all
 from sslpipe.settings import load
 from sslpipe.tracking.record import restore
-from stages.runner import fail, record_of, stop_with_parent
+from stages.runner import record_of, supervised
 
 
 def main() -> None:
-    """Write data/source.json and data/resolved/NAME.json of each stage.
-
-    The record stays the same as long as the images do.
-    """
-    stop_with_parent()
-    try:
+    """Write data/source.json and data/resolved/NAME.json of each stage; the record stays as long as the images do."""
+    with supervised("source"):
         settings = load(sections=("seed", "data", "pretrain", "tracking"))
         resolved = resolve_all(settings)
         source = resolved["shard"]["elsewhere"]  # the images, which stage `shard` reads
@@ -25,12 +20,9 @@ def main() -> None:
         for name, each in resolved.items():
             write_json(RESOLVED / f"{name}.json", each)
         fingerprint = digest([source["digest"], settings.data.model_dump(mode="json")])
-        if restore("source", match=fingerprint):
-            return
-        with record_of("source", settings, ("data",), fingerprint) as record:
-            record.dataset(source["source"], source["digest"], source["source"])
-    except UserError as error:
-        fail("source", str(error))
+        if not restore("source", match=fingerprint):
+            with record_of("source", settings, ("data",), fingerprint) as record:
+                record.dataset(source["source"], source["digest"], source["source"])
 
 
 if __name__ == "__main__":

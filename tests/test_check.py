@@ -123,7 +123,7 @@ def test_how_images_will_be_read(small_project: Path, monkeypatch: pytest.Monkey
     with pytest.raises(UserError, match=r"shard\.pixels would need"):
         list(check())
     set_params({"shard__executor": "ray"})
-    monkeypatch.setattr("sslpipe.check._version", lambda name: None if name == "ray" else "1")
+    monkeypatch.setattr("sslpipe.check.version_of", lambda name: None if name == "ray" else "1")
     with pytest.raises(UserError, match=r"shard\.executor is ray, which is not installed"):
         list(check())
 

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
 
 from sslpipe import evals, methods
-from sslpipe.cli import COMMANDS, Command, main
+from sslpipe.cli import main, parser
 from sslpipe.describe import describe_settings
 from sslpipe.settings import OWNERS, Settings
 
@@ -18,17 +19,25 @@ def test_help_names_every_command_and_how_the_pipeline_is_run(capsys: pytest.Cap
         assert word in said
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.run.__name__)
+def commands() -> dict[str, argparse.ArgumentParser]:
+    (found,) = (action.choices for action in parser()._actions if isinstance(action.choices, dict))
+    return found
+
+
+@pytest.mark.parametrize("name", commands())
 def test_every_command_says_what_it_does_and_what_it_takes(
-    command: Command, capsys: pytest.CaptureFixture[str]
+    name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        main([command.run.__name__, "--help"])
+        main([name, "--help"])
     said = capsys.readouterr().out
     assert ended.value.code == 0
     assert max(map(len, said.splitlines())) <= 120
-    for argument in command.arguments:
-        assert argument.options.get("metavar", argument.names[-1]) in said
+    command = commands()[name]
+    assert command.description
+    for argument in command._actions:
+        assert (argument.metavar or argument.option_strings[-1]) in said
+        assert argument.help
 
 
 def test_methods_are_listed_with_their_papers_and_needs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,15 @@ def clone(project: Path) -> Path:
     return project
 
 
+def values_of(name: str, folder: Path) -> dict[str, Any]:
+    """What a preset sets, that of the presets it starts from included."""
+    found = reduce(merge, [yaml.read(folder / f"{each}.yaml") for each in presets._chain(name, folder)])
+    found.pop("base", None)
+    return found
+
+
 def settings_of(name: str) -> Settings:
-    return Settings(presets.values(name, FOLDER)).validate()
+    return Settings(values_of(name, FOLDER)).validate()
 
 
 def resolved(settings: Settings) -> dict[str, Any]:
@@ -105,7 +113,7 @@ def test_it_holds_only_what_differs(name: str) -> None:
     if name == presets.LAYOUT:
         return
     raw = yaml.read(FOLDER / f"{name}.yaml")
-    below = Settings(presets.values(raw["base"], FOLDER) if "base" in raw else {})
+    below = Settings(values_of(raw["base"], FOLDER) if "base" in raw else {})
     same = []
     for section, values in raw.items():
         if section in OWNERS or section in evals.names():
@@ -254,7 +262,7 @@ def test_one_starts_from_another(tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_text(
         "# B.\nbase: a\nknn: {k: 5}\nmethods:\n  byol:\n    optimizer: {lr: 0.5}\n"
     )
-    assert presets.values("b", tmp_path) == {
+    assert values_of("b", tmp_path) == {
         "views": {"size": 16},
         "knn": {"k": 5, "device": "cpu"},
         "methods": {"byol": {"optimizer": {"name": "sgd", "lr": 0.5}}},
@@ -271,4 +279,4 @@ def test_one_starts_from_another(tmp_path: Path) -> None:
         presets.whole("b", tmp_path)
     (tmp_path / "a.yaml").write_text("# A.\nbase: c\n")
     with pytest.raises(UserError, match="base of the preset a: unknown value `c`"):
-        presets.values("b", tmp_path)
+        values_of("b", tmp_path)

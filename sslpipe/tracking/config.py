@@ -8,13 +8,7 @@ from sslpipe.core.config import Config as Base
 
 
 class Config(Base):
-    """Settings of the section `tracking`.
-
-    Attributes:
-        enabled: whether MLflow is told; the files are written in any case.
-        experiment: the name of the experiment in MLflow.
-        uri: MLflow's store or server; none means `MLFLOW_TRACKING_URI`, else a SQLite file in the project.
-    """
+    """Settings of the section `tracking`."""
 
     enabled: bool = Field(True, description="tell MLflow of runs; the files in runs/ are written in any case")
     experiment: str = Field("sslpipe", description="the name of the experiment in MLflow")

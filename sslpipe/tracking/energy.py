@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,12 +19,7 @@ _EVERY = 30.0  # seconds; a processor's counter starts again from 0 after some m
 
 @dataclass(frozen=True)
 class Counter:
-    """A counter of energy.
-
-    Args:
-        joules: reads it; raises OSError when it cannot.
-        range: joules after which it starts again from 0; None for never.
-    """
+    """A counter of energy: what reads its joules, and how many there are until it starts again from 0 (None: never)."""
 
     joules: Callable[[], float]
     range: float | None = None
@@ -31,8 +28,7 @@ class Counter:
 class Meter:
     """Adds up what the counters say while it runs, whatever on the machine used it. A context manager.
 
-    Args:
-        counters: None for all that can be read. Those of processors can be read by root alone on most machines.
+    By default these are all that can be read; those of processors can be read by root alone on most machines.
     """
 
     def __init__(self, counters: Mapping[str, Counter] | None = None) -> None:
@@ -48,14 +44,12 @@ class Meter:
         return self._used if self._counters else None
 
     def __enter__(self) -> Self:
-        """Start."""
         self._look()
         if self._counters:
             self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Stop."""
         self._done.set()
         self._look()
 
@@ -68,7 +62,9 @@ class Meter:
             for name, counter in list(self._counters.items()):
                 try:
                     now = counter.joules()
-                except (OSError, ValueError):  # gone: a sum without it would be taken for all of it
+                except (
+                    Exception
+                ):  # gone, whatever its driver raises: a sum without it would be taken for all of it
                     self._counters.clear()
                     return
                 step = now - self._last.get(name, now)
@@ -85,21 +81,18 @@ def processors(zones: Path = _ZONES) -> dict[str, Counter]:
     """Counters of processor packages and of their memory, by Linux's powercap; cores are part of a package's."""
     found = {}
     for zone in sorted(zones.glob("intel-rapl:*")):  # AMD's processors are called so, too
-        try:
+        with suppress(OSError, ValueError):
             name = (zone / "name").read_text().strip()
-            top = zone.name.count(":") == 1
-            if not (top and name.startswith("package")) and name != "dram":
-                continue
-            counter = Counter(_microjoules(zone / "energy_uj"), _microjoules(zone / "max_energy_range_uj")())
-            counter.joules()
-        except (OSError, ValueError):
-            continue
-        found[zone.name] = counter
+            package = name.startswith("package") and zone.name.count(":") == 1
+            if package or name == "dram":
+                joules = partial(_joules_in, zone / "energy_uj")
+                joules()
+                found[zone.name] = Counter(joules, _joules_in(zone / "max_energy_range_uj"))
     return found
 
 
-def _microjoules(path: Path) -> Callable[[], float]:
-    return lambda: int(path.read_text()) / 1e6
+def _joules_in(microjoules: Path) -> float:
+    return int(microjoules.read_text()) / 1e6
 
 
 def gpus() -> dict[str, Counter]:
@@ -110,8 +103,7 @@ def gpus() -> dict[str, Counter]:
         return {}
     try:
         pynvml.nvmlInit()
-        handles = _handles(pynvml)
-        counters = {name: Counter(_millijoules(pynvml, handle)) for name, handle in handles.items()}
+        counters = {f"gpu:{name}": Counter(partial(_joules_of, handle)) for name, handle in _gpus(pynvml)}
         for counter in counters.values():
             counter.joules()
     except (OSError, ValueError, pynvml.NVMLError):  # no driver, or a GPU from before such counters
@@ -119,25 +111,18 @@ def gpus() -> dict[str, Counter]:
     return counters
 
 
-def _handles(pynvml: Any) -> dict[str, Any]:
+def _gpus(pynvml: Any) -> Iterator[tuple[str, Any]]:
+    """Number or UUID of each GPU that this process may use, and the driver's handle of it."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is None:
-        names = [str(number) for number in range(pynvml.nvmlDeviceGetCount())]
-    else:
-        names = [name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1")]
-    return {
-        f"gpu:{name}": pynvml.nvmlDeviceGetHandleByIndex(int(name))
-        if name.isdigit()
-        else pynvml.nvmlDeviceGetHandleByUUID(name)
-        for name in names
-    }
+    numbers = map(str, range(pynvml.nvmlDeviceGetCount())) if chosen is None else chosen.split(",")
+    for name in map(str.strip, numbers):
+        if name.isdigit():
+            yield name, pynvml.nvmlDeviceGetHandleByIndex(int(name))
+        elif name not in ("", "-1"):
+            yield name, pynvml.nvmlDeviceGetHandleByUUID(name)
 
 
-def _millijoules(pynvml: Any, handle: Any) -> Callable[[], float]:
-    def joules() -> float:
-        try:
-            return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3
-        except pynvml.NVMLError as error:
-            raise OSError(str(error)) from error
+def _joules_of(gpu: Any) -> float:
+    import pynvml
 
-    return joules
+    return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu)) / 1e3

@@ -15,14 +15,9 @@ PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", "
 def git_state(directory: str | Path = ".") -> dict[str, Any] | None:
     """Commit, branch and whether tracked files were changed; None outside a repository or without git."""
     commit = _git(directory, "rev-parse", "--verify", "HEAD")
+    branch = _git(directory, "symbolic-ref", "--short", "-q", "HEAD")
     changes = _git(directory, "status", "--porcelain", "--untracked-files=no")
-    if changes is None:
-        return None
-    return {
-        "commit": commit,
-        "branch": _git(directory, "symbolic-ref", "--short", "-q", "HEAD"),
-        "dirty": bool(changes),
-    }
+    return None if changes is None else {"commit": commit, "branch": branch, "dirty": bool(changes)}
 
 
 def environment() -> dict[str, Any]:
@@ -31,29 +26,24 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "packages": {name: version for name in PACKAGES if (version := version_of(name))},
     }
 
 
-def _version(name: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """The version of an installed package; none for one that is not."""
     try:
-        return metadata.version(name)
+        return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
 
 
 def _git(directory: str | Path, *command: str) -> str | None:
     try:
-        done = subprocess.run(
-            ["git", *command],
-            cwd=directory,
-            # Looking must not take the index's lock: dvc or the user may be committing.
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        )
+        # Looking must not take the index's lock: dvc or the user may be committing.
+        looking = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+        return subprocess.check_output(
+            ["git", *command], cwd=directory, env=looking, stderr=subprocess.DEVNULL, text=True, timeout=5
+        ).strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()

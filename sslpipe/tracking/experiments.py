@@ -13,13 +13,12 @@ LAST_STAGE = "report"  # every other stage lies before it, so once it has run th
 
 
 def experiment_key(resolved: Mapping[str, Any]) -> str:
-    """The digest that names an experiment: 16 hexadecimal characters.
+    """The digest that names an experiment, 16 hexadecimal characters: of data, settings and code.
 
     Args:
-        resolved: what each stage rests on, as in data/resolved: settings, digests of code and of data. Without the last
-            stage, which cannot change a result.
+        resolved: what each stage rests on, as in data/resolved; the last stage, which changes no result, is left out.
     """
-    return scratch.digest(dict(resolved))[:16]
+    return scratch.digest({name: each for name, each in resolved.items() if name != LAST_STAGE})[:16]
 
 
 def params_read(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,21 +38,14 @@ def within(name: str, sections: Iterable[str]) -> bool:
 
 def title(params: Mapping[str, Any], key: str) -> str:
     """A readable name of an experiment: method · backbone · data · short key."""
-    parts = (
-        params.get("pretrain.method"),
-        params.get("pretrain.backbone"),
-        params.get("data.source"),
-        key[:6],
-    )
-    return " · ".join(str(part) for part in parts if part)
+    parts = [params.get(name) for name in ("pretrain.method", "pretrain.backbone", "data.source")]
+    return " · ".join(str(part) for part in [*parts, key[:6]] if part)
 
 
 def behind(directory: str | Path, resolved: Mapping[str, Any]) -> list[str]:
     """The stages whose files in the workspace belong to other settings or code: `dvc repro` has not run through.
 
-    Args:
-        directory: the workspace, whose dvc.lock tells what each stage read.
-        resolved: what each stage rests on now, as in data/resolved.
+    dvc.lock tells what each stage read, `resolved` what it rests on now.
     """
     try:
         lock = yaml.read(Path(directory) / "dvc.lock").get("stages", {})

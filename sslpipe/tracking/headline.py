@@ -2,57 +2,45 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sslpipe.core.config import flatten
+from sslpipe.tracking.journal import read_json
+
 
 def headline(stage: str, result: Mapping[str, Any] | None, metrics_folder: str | Path) -> dict[str, float]:
-    """A stage's numbers as `<stage>.<dotted name>`.
+    """A stage's numbers as `<stage>.<dotted name>`, from the result in its record.
 
-    Args:
-        stage: its name.
-        result: as its record holds it; where there is none, `metrics/<stage>.json` tells, which may hold the
-            numbers under the stage's own name.
-        metrics_folder: where that file lies. One that cannot be read has no numbers.
+    Where there is none, `<stage>.json` tells, which may hold the numbers under the stage's own name; a file that cannot
+    be read has none.
     """
-    numbers = _file(stage, metrics_folder) if result is None else result["metrics"]
+    if result is None:
+        content = read_json(Path(metrics_folder) / f"{stage}.json") or {}
+        numbers = content[stage] if content.keys() == {stage} else content
+    else:
+        numbers = result["metrics"]
     return {f"{stage}.{name}": value for name, value in flat(numbers).items()}
 
 
-def flat(numbers: Any) -> dict[str, float]:
+def flat(numbers: Mapping[str, Any]) -> dict[str, float]:
     """The finite numbers in nested mappings, by dotted name.
 
     Words and truth values are left out, and so is what lies under `protocol`: those are settings, not results.
     """
-    return dict(_flat(numbers, ""))
-
-
-def _flat(value: Any, name: str) -> Iterator[tuple[str, float]]:
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            if key != "protocol":
-                yield from _flat(inner, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        yield name, float(value)
-
-
-def _file(stage: str, folder: str | Path) -> Any:
-    try:
-        content = json.loads((Path(folder) / f"{stage}.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return content[stage] if isinstance(content, Mapping) and content.keys() == {stage} else content
+    return {
+        name: float(value)
+        for name, value in flatten(numbers).items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if "protocol" not in name.split(".")
+    }
 
 
 def results_table(numbers: Mapping[str, float]) -> str:
     """Headline numbers as a Markdown table: each evaluation beside the same protocol on the baselines."""
-    rows = [
-        "| top-1 | encoder | random weights | raw pixels |",
-        "| --- | ---: | ---: | ---: |",
-    ]
+    rows = ["| top-1 | encoder | random weights | raw pixels |", "| --- | ---: | ---: | ---: |"]
     for name in numbers:
         evaluation, _, last = name.rpartition(".")
         if last == "top1":

@@ -6,9 +6,11 @@ import fcntl
 import json
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
+
+from sslpipe.core import scratch
 
 JOURNAL, RECORD, ALIVE = "journal.jsonl", "record.json", "alive.lock"
 #: Tells a metric that was recorded from all others of its run: name, step, time.
@@ -19,7 +21,6 @@ class Tail:
     """Reads a journal bit by bit: every call of `read` gives the events that were added since."""
 
     def __init__(self, folder: Path) -> None:
-        """Start at the beginning of the journal of the run in `folder`."""
         self.path, self.offset = folder / JOURNAL, 0
 
     def read(self) -> list[dict[str, Any]]:
@@ -32,15 +33,11 @@ class Tail:
             return []
         whole = added[: added.rfind(b"\n") + 1]
         self.offset += len(whole)
-        return list(_events(whole))
-
-
-def _events(lines: bytes) -> Iterator[dict[str, Any]]:
-    for line in lines.splitlines():
-        try:
-            yield json.loads(line)
-        except ValueError:
-            continue
+        events = []
+        for line in whole.splitlines():
+            with suppress(ValueError):
+                events.append(json.loads(line))
+        return events
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
@@ -48,35 +45,29 @@ def read(folder: Path) -> list[dict[str, Any]]:
     return Tail(folder).read()
 
 
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """The record of an ended run; none for one that runs or was killed outright."""
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A file with a JSON object; none where it is missing or cut short, as while DVC removes it."""
     try:
-        record: dict[str, Any] = json.loads((folder / RECORD).read_text())
+        content: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError):
         return None
-    return record
-
-
-def plain_number(value: float) -> float | str:
-    """A number as JSON can hold it: `nan` and the infinities become words that `float` reads."""
-    return value if math.isfinite(value) else str(value)
+    return content
 
 
 def plain_numbers(value: Any) -> Any:
-    """The same for all numbers in nested mappings and lists."""
+    """Nested mappings and lists as JSON can hold them: `nan` and infinities become words that `float` reads."""
     if isinstance(value, Mapping):
         return {name: plain_numbers(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
         return [plain_numbers(inner) for inner in value]
-    return plain_number(value) if isinstance(value, float) else value
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def record_text(record: dict[str, Any]) -> str:
     """A record as JSON for people too: indented, but one line a metric."""
     rows = ",\n".join(f"  {json.dumps(row, allow_nan=False)}" for row in record["metrics"])
-    head = json.dumps(
-        {name: value for name, value in record.items() if name != "metrics"}, indent=1, allow_nan=False
-    )
+    others = {name: value for name, value in record.items() if name != "metrics"}
+    head = json.dumps(others, indent=1, allow_nan=False)
     return f'{head[:-2]},\n "metrics": [\n{rows}\n ]\n}}\n'
 
 
@@ -101,16 +92,12 @@ def hold(folder: Path) -> IO[str]:
 
 def alive(folder: Path) -> bool:
     """Whether the process of this run is still at work."""
-    if not (folder / ALIVE).exists():
-        return False
-    with try_lock(folder / ALIVE) as free:
-        return not free
+    return (folder / ALIVE).exists() and scratch.is_locked(folder / ALIVE)
 
 
 def start(events: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
     """What a run's first line says of it; none where that is missing."""
-    head = next((event for event in events if event["event"] == "start"), None)
-    return None if head is None else _plain(head)
+    return next(_all("start", events), None)
 
 
 def ended(folder: Path) -> dict[str, Any]:
@@ -119,7 +106,7 @@ def ended(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: there is neither a record nor a journal's start.
     """
-    if record := read_record(folder):
+    if record := read_json(folder / RECORD):
         return record
     events = read(folder)
     head = start(events)
@@ -136,11 +123,12 @@ def facts(events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for event in _all("metrics", events)
         for name, value in event["values"].items()
     }
+    result, dataset = (next(_all(kind, reversed(events)), None) for kind in ("result", "dataset"))
     return {
-        "result": _last("result", events),
-        "dataset": _last("dataset", events),
+        "result": result,
+        "dataset": dataset,
         "metrics": [[name, value, step, when] for (name, step), (value, when) in metrics.items()],
-        "artifacts": list({event["path"]: _plain(event) for event in _all("artifact", events)}.values()),
+        "artifacts": list({event["path"]: event for event in _all("artifact", events)}.values()),
         "tags": {event["name"]: event["value"] for event in _all("tag", events)},
     }
 
@@ -165,14 +153,8 @@ def marks(events: Iterable[Mapping[str, Any]]) -> set[Mark]:
     }
 
 
-def _all(kind: str, events: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    return (event for event in events if event["event"] == kind)
-
-
-def _last(kind: str, events: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
-    found = list(_all(kind, events))
-    return _plain(found[-1]) if found else None
-
-
-def _plain(event: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in event.items() if name != "event"}
+def _all(kind: str, events: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """What the events of a kind say, without the kind."""
+    for event in events:
+        if event["event"] == kind:
+            yield {name: value for name, value in event.items() if name != "event"}

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +18,19 @@ def folder() -> Path:
     return scratch.folder("experiments")
 
 
-def remember(
-    directory: str | Path, key: str, params: Mapping[str, Any], experiment: str | None
-) -> dict[str, Any]:
+def remember(directory: str | Path, key: str, params: Mapping[str, Any], experiment: str | None) -> None:
     """Write `.sslpipe/experiments/<key>.json`: which run gave each stage's result, and its numbers.
 
     Only for a workspace whose stages are all up to date: leftovers of another experiment would be taken
     for this one's.
     """
     runs, path = workspace_runs(directory), folder() / f"{key}.json"
-    former = _read(path) or {}
-    for run in runs.values():
-        _adopt(run)
+    former = journal.read_json(path) or {}
     numbers: dict[str, float] = {}
     for stage, run in runs.items():
+        copy = scratch.folder("runs") / run["id"] / journal.RECORD
+        if not copy.is_file():  # the record was made elsewhere and came by `dvc pull`
+            scratch.atomic_write(copy, journal.record_text(run))
         numbers |= headline(stage, run.get("result"), Path(directory) / "metrics")
     content = {
         "key": key,
@@ -44,34 +42,24 @@ def remember(
     }
     if content != former:
         scratch.write_json(path, content)
-    return content
-
-
-def _adopt(run: dict[str, Any]) -> None:
-    """Keep a copy of a record that was made elsewhere and came by `dvc pull`."""
-    path = scratch.folder("runs") / run["id"] / journal.RECORD
-    if not path.is_file():
-        scratch.atomic_write(path, journal.record_text(run))
 
 
 def recall(key: str) -> dict[str, Any] | None:
     """What `remember` wrote about one experiment."""
-    return _read(folder() / f"{key}.json")
+    return journal.read_json(folder() / f"{key}.json")
 
 
 def remembered() -> list[dict[str, Any]]:
     """What `remember` wrote, oldest first."""
-    found = [content for path in folder().glob("*.json") if (content := _read(path))]
-    return sorted(found, key=lambda content: content["created"])
+    found = map(journal.read_json, folder().glob("*.json"))
+    return sorted(filter(None, found), key=lambda content: content["created"])
 
 
 def records(experiment: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The records of an experiment's stages by run id, in the order they started; missing ones left out."""
     runs = scratch.root() / ".sslpipe" / "runs"
-    found = [journal.read_record(runs / run) for run in experiment["stages"].values()]
-    return {
-        record["id"]: record for record in sorted(filter(None, found), key=lambda record: record["started"])
-    }
+    found = (journal.read_json(runs / run / journal.RECORD) for run in experiment["stages"].values())
+    return {record["id"]: record for record in _in_order(found)}
 
 
 def record_file(stage: str) -> Path:
@@ -83,13 +71,8 @@ def workspace_runs(directory: str | Path = ".") -> dict[str, dict[str, Any]]:
     """The records of a workspace by stage, in the order the stages started."""
     root = Path(directory)
     files = [*(root / "runs").glob("*.json"), root / record_file(LAST_STAGE)]
-    found = [record for path in files if (record := _read(path))]
-    return {record["stage"]: record for record in sorted(found, key=lambda record: record["started"])}
+    return {record["stage"]: record for record in _in_order(map(journal.read_json, files))}
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None  # not there, or DVC has half removed it
-    return content
+def _in_order(records: Iterable[dict[str, Any] | None]) -> list[dict[str, Any]]:
+    return sorted(filter(None, records), key=lambda record: record["started"])

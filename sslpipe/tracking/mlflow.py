@@ -11,11 +11,10 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from itertools import islice
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from sslpipe import evals
 from sslpipe.console.errors import UserError
@@ -23,7 +22,7 @@ from sslpipe.core import scratch
 from sslpipe.tracking import journal
 from sslpipe.tracking.experiments import LAST_STAGE, params_read, title, within
 from sslpipe.tracking.headline import results_table
-from sslpipe.tracking.store import VIEW, note_page, served
+from sslpipe.tracking.store import VIEW, artifacts_uri, note_page, served
 
 # Classes of mlflow, whose import takes seconds: functions import it when they are called.
 MlflowClient = Any
@@ -37,25 +36,18 @@ ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
-_Item = TypeVar("_Item")
-_STATUS = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
 # The table of runs as `store.page` opens it: MLflow shows no metric by itself.
 _VIEW = f"mlflow.sharedViewState.{VIEW}"
-_COLUMNS = (
-    "params.`pretrain.method`",
-    "params.`pretrain.backbone`",
-    "params.`pretrain.epochs`",
-    "params.`seed`",
-)
-_METRICS_A_BATCH, _OTHERS_A_BATCH = 1000, 100  # MLflow's limits
+_COLUMNS = [
+    f"params.`{name}`" for name in ("pretrain.method", "pretrain.backbone", "pretrain.epochs", "seed")
+]
+_BATCH = {"metrics": 1000, "params": 100, "tags": 100}  # MLflow's limits
 _PARAM_LENGTH, _TAG_LENGTH, _DIGEST_LENGTH = 6000, 8000, 36
 
 
-@contextmanager
-def mirror_lock() -> Iterator[None]:
+def mirror_lock() -> AbstractContextManager[bool]:
     """Wait for the turn to write; also keeps first-time starts from migrating a database twice."""
-    with journal.try_lock(scratch.folder("tracking") / "mirror.lock", wait=True):
-        yield
+    return journal.try_lock(scratch.folder("tracking") / "mirror.lock", wait=True)
 
 
 class Mirror:
@@ -70,7 +62,7 @@ class Mirror:
         self.uri, self.name = uri, experiment
         self.client = client(uri)
         found = self.client.get_experiment_by_name(experiment)
-        if found is not None and found.lifecycle_stage == "deleted":
+        if found and found.lifecycle_stage == "deleted":
             raise UserError(
                 f"the experiment `{experiment}` was deleted in MLflow: restore it there or set "
                 "`tracking.experiment` to another name"
@@ -81,7 +73,7 @@ class Mirror:
     def _create(self, uri: str, experiment: str) -> str:
         # A database without a server has no artifact store of its own, and one made by default would lie in
         # the folder of this process, which may be a temporary experiment workspace.
-        folder = None if served(uri) else (scratch.root().resolve() / "mlartifacts").as_uri()
+        folder = None if served(uri) else artifacts_uri()
         # Without this tag MLflow's pages open on traces and prompts instead of training runs.
         tags = {"mlflow.experimentKind": "custom_model_development", _VIEW: json.dumps(_saved_view(()))}
         created: str = self.client.create_experiment(experiment, artifact_location=folder, tags=tags)
@@ -97,37 +89,33 @@ class Mirror:
         if not self.client.search_runs([default.experiment_id], run_view_type=_ALL, max_results=1):
             self.client.delete_experiment(default.experiment_id)
 
-    def ask(self) -> None:
-        """Find out whether the store answers: raises where it does not."""
-        self.client.get_experiment(self.experiment)
-
     def find(self, tag: str, value: str) -> Run | None:
         """The run with this tag: a live one before one that was deleted in MLflow."""
         runs = self.client.search_runs([self.experiment], f"tags.`{tag}` = '{value}'", run_view_type=_ALL)
-        return min(runs, key=lambda run: run.info.lifecycle_stage == "deleted", default=None)
+        return min(runs, key=_deleted, default=None)
+
+    def row(self, key: str) -> Run | None:
+        """An experiment's row, unless it was deleted in MLflow."""
+        run = self.find("sslpipe.key", key)
+        return None if run is None or _deleted(run) else run
 
     def mirrored(self) -> dict[str, Run]:
         """The child runs that are whole (or were deleted in MLflow on purpose), by the id of their record."""
-        runs: dict[str, Run] = {}
+        whole: dict[str, Run] = {}
         page = None
         while True:
-            found = self.client.search_runs(
-                [self.experiment],
-                "tags.`sslpipe.id` LIKE '%'",
-                run_view_type=_ALL,
-                max_results=1000,
-                page_token=page,
-            )
+            query = "tags.`sslpipe.id` LIKE '%'"
+            found = self.client.search_runs([self.experiment], query, _ALL, 1000, page_token=page)
             for run in found:
-                if run.data.tags.get("sslpipe.mirrored") or run.info.lifecycle_stage == "deleted":
-                    runs[run.data.tags["sslpipe.id"]] = run
+                if run.data.tags.get("sslpipe.mirrored") or _deleted(run):
+                    whole[run.data.tags["sslpipe.id"]] = run
             if not (page := found.token):
-                return runs
+                return whole
 
     def parent(self, key: str, params: Mapping[str, Any], started: int) -> str:
         """The id of an experiment's row, created with all its parameters if it is not there."""
-        run = self.find("sslpipe.key", key)
-        if run is None or run.info.lifecycle_stage == "deleted":
+        run = self.row(key)
+        if run is None:
             tags = {"sslpipe.key": key, "mlflow.source.name": "dvc repro", "mlflow.source.type": "PROJECT"}
             run = self.client.create_run(self.experiment, started, tags, run_name=title(params, key))
         # Also when the row was there: its maker may have been killed in between.
@@ -141,91 +129,72 @@ class Mirror:
             parent = self.parent(head["key"], head["params"], head["started"])
             tags = {"mlflow.parentRunId": parent, **_child_tags(head)}
             run = self.client.create_run(self.experiment, head["started"], tags, run_name=head["stage"])
-        own = {
-            name: value for name, value in params_read(head["params"]).items() if within(name, head["own"])
-        }
-        self._params(run, own)
+        params = params_read(head["params"])
+        self._params(run, {name: value for name, value in params.items() if within(name, head["own"])})
         return str(run.info.run_id)
 
     def replay(self, run_id: str, events: Iterable[Mapping[str, Any]]) -> None:
         """Send metrics, tags, data set and artifacts of journal events."""
-        from mlflow.entities import Metric
-
         metrics, tags = [], {}
         for event in events:
             if event["event"] == "metrics":
-                metrics += [
-                    Metric(_name(name), float(value), event["time"], event["step"])
-                    for name, value in event["values"].items()
-                ]
+                metrics += _metrics(event["values"], event["time"], event["step"])
             elif event["event"] == "tag":
                 tags[event["name"]] = event["value"]
             elif event["event"] == "artifact":
                 tags[f"artifact.{event['path']}"] = event["sha256"]
             elif event["event"] == "dataset":
                 self._dataset(run_id, event)
-        for batch in _batched(metrics, _METRICS_A_BATCH):
-            self.client.log_batch(run_id, metrics=batch)
+        self._log(run_id, "metrics", metrics)
         self._tags(run_id, tags)
 
     def close_child(self, run_id: str, record: Mapping[str, Any], folder: Path) -> None:
         """Send what is known at the end, the copies of artifacts, and what it means for the experiment."""
         self.client.log_dict(run_id, {"git": record["git"], **record["environment"]}, "environment.json")
-        if (folder / "artifacts").is_dir():
-            self.client.log_artifacts(run_id, str(folder / "artifacts"))
+        self._artifacts(run_id, folder)
         self._end(run_id, record["status"], record["finished"])
-        run = self.find("sslpipe.key", record["key"])
-        if run is not None and run.info.lifecycle_stage != "deleted":
-            self._tell_parent(run, record, folder)
-        self._tags(run_id, {"sslpipe.mirrored": "true"})
-
-    def _tell_parent(self, run: Run, record: Mapping[str, Any], folder: Path) -> None:
-        parent = str(run.info.run_id)
         if record["status"] != "finished":
-            self._end(parent, record["status"], record["finished"])
-            return
-        self._headline(parent, record["headline"], record["finished"])
-        self._tags(parent, {f"stage.{record['stage']}": f"executed:{record['id']}"})
-        if record["dataset"]:
-            self._dataset(parent, record["dataset"])
-        if record["stage"] == LAST_STAGE and (folder / "artifacts").is_dir():
-            self.client.log_artifacts(parent, str(folder / "artifacts"))
+            self.settle(record["key"], record["status"], record["finished"])
+        elif row := self.row(record["key"]):
+            parent = row.info.run_id
+            self._result(parent, record, record["headline"])
+            self._tags(parent, {f"stage.{record['stage']}": f"executed:{record['id']}"})
+            if record["stage"] == LAST_STAGE:
+                self._artifacts(parent, folder)
+        self._tags(run_id, {"sslpipe.mirrored": "true"})
 
     def running(self, head: Mapping[str, Any]) -> None:
         """Show the experiment of a stage's run as running."""
-        parent = self.parent(head["key"], head["params"], head["started"])
-        self.client.update_run(parent, status="RUNNING")
+        row = self.parent(head["key"], head["params"], head["started"])
+        self.client.update_run(row, status="RUNNING")
 
     def settle(self, key: str, status: str, finished: int) -> None:
         """Show an experiment of which nothing runs as ended, where it is shown as something else."""
-        run = self.find("sslpipe.key", key)
-        if run is not None and run.info.lifecycle_stage != "deleted":
-            self._end(run.info.run_id, status, finished)
+        if row := self.row(key):
+            self._end(row.info.run_id, status, finished)
 
     def summarise(self, experiment: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -> bool:
-        """Bring an experiment's row up to date with a whole workspace, results from the cache included.
+        """Bring an experiment's row up to date with a whole workspace; whether it was made or changed.
 
         Args:
-            experiment: from `memory.remember`.
-            records: of its stages, by run id; those that are missing are left out.
-
-        Returns:
-            Whether the row was made or changed.
+            experiment: what `memory` holds of it.
+            records: of its stages, those whose results came from the cache too, by run id; some may be missing.
         """
         key, before = experiment["key"], self.find("sslpipe.key", experiment["key"])
-        if before is not None and before.info.lifecycle_stage == "deleted":
+        if before is not None and _deleted(before):
             return False
         parent = self.parent(key, experiment["params"], experiment["created"])
-        ran = [records[run] for run in experiment["stages"].values() if run in records]
-        for record in ran:
-            self._headline(parent, _of(record["stage"], experiment["headline"]), record["finished"])
-            if record["dataset"]:
-                self._dataset(parent, record["dataset"])
-        stages = {f"stage.{stage}": _how(run, key, records) for stage, run in experiment["stages"].items()}
-        self._tags(parent, {**stages, "mlflow.note.content": results_table(experiment["headline"])})
-        self._show_columns(experiment["headline"])
-        after = self.client.get_run(parent)
-        return before is None or _essence(before) != _essence(after)
+        numbers, tags = experiment["headline"], {}
+        for stage, run in experiment["stages"].items():
+            record = records.get(run)
+            tags[f"stage.{stage}"] = f"{'executed' if record and record['key'] == key else 'reused'}:{run}"
+            if record:
+                own = {name: value for name, value in numbers.items() if within(name, (record["stage"],))}
+                self._result(parent, record, own)
+        self._tags(parent, {**tags, "mlflow.note.content": results_table(numbers)})
+        self._show_columns(numbers)
+        after = self.client.get_run(parent).data.to_dictionary()
+        return before is None or bool(before.data.to_dictionary() != after)
 
     def _show_columns(self, numbers: Iterable[str]) -> None:
         """Keep a saved view of the table of runs with a column for each headline result seen so far."""
@@ -236,31 +205,36 @@ class Mirror:
         if view != saved:
             self.client.set_experiment_tag(self.experiment, _VIEW, view)
 
-    def _headline(self, parent: str, numbers: Mapping[str, float], when: int) -> None:
-        from mlflow.entities import Metric
-
-        metrics = [Metric(_name(name), value, when, 0) for name, value in numbers.items()]
-        for batch in _batched(metrics, _METRICS_A_BATCH):
-            self.client.log_batch(parent, metrics=batch)
+    def _result(self, parent: str, record: Mapping[str, Any], numbers: Mapping[str, float]) -> None:
+        """Show a stage's headline numbers and its data set beside the experiment."""
+        self._log(parent, "metrics", _metrics(numbers, record["finished"]))
+        if record["dataset"]:
+            self._dataset(parent, record["dataset"])
 
     def _params(self, run: Run, params: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
         # A logged parameter cannot change; only what is missing is sent.
-        missing = [
-            Param(_name(name), _text(value))
-            for name, value in params.items()
-            if _name(name) not in run.data.params
-        ]
-        for batch in _batched(missing, _OTHERS_A_BATCH):
-            self.client.log_batch(run.info.run_id, params=batch)
+        missing = {name: value for name, value in params.items() if _name(name) not in run.data.params}
+        texts = {
+            name: value if isinstance(value, str) else json.dumps(value) for name, value in missing.items()
+        }
+        entries = [Param(_name(name), text[:_PARAM_LENGTH]) for name, text in texts.items()]
+        self._log(run.info.run_id, "params", entries)
 
     def _tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
 
-        entries = [RunTag(_name(name), value[:_TAG_LENGTH]) for name, value in tags.items()]
-        for batch in _batched(entries, _OTHERS_A_BATCH):
-            self.client.log_batch(run_id, tags=batch)
+        self._log(run_id, "tags", [RunTag(_name(name), value[:_TAG_LENGTH]) for name, value in tags.items()])
+
+    def _log(self, run_id: str, kind: str, entities: list[Any]) -> None:
+        size = _BATCH[kind]
+        for start in range(0, len(entities), size):
+            self.client.log_batch(run_id, **{kind: entities[start : start + size]})
+
+    def _artifacts(self, run_id: str, folder: Path) -> None:
+        if (folder / "artifacts").is_dir():
+            self.client.log_artifacts(run_id, str(folder / "artifacts"))
 
     def _dataset(self, run_id: str, dataset: Mapping[str, str]) -> None:
         from mlflow.entities import Dataset, DatasetInput
@@ -271,8 +245,8 @@ class Mirror:
 
     def _end(self, run_id: str, status: str, finished: int) -> None:
         info = self.client.get_run(run_id).info
-        if (info.status, info.end_time) != (_STATUS[status], finished):
-            self.client.set_terminated(run_id, _STATUS[status], finished)
+        if (info.status, info.end_time) != (status.upper(), finished):
+            self.client.set_terminated(run_id, status.upper(), finished)
 
 
 def _saved_view(columns: Iterable[str]) -> dict[str, Any]:
@@ -289,9 +263,8 @@ def reason(error: BaseException, uri: str) -> str:
         return "connection refused"
     if "timed out" in text.lower() or "timeout" in type(error).__name__.lower():
         return "no answer in time"
-    if found := re.search(
-        r"\b(?:error code|status code|too many) (\d{3})|\b(\d{3}) (?:Server|Client) Error", text
-    ):
+    code = r"\b(?:error code|status code|too many) (\d{3})|\b(\d{3}) (?:Server|Client) Error"
+    if found := re.search(code, text):
         return f"HTTP {found[1] or found[2]}"
     line = text.strip().splitlines()[0] if text.strip() else type(error).__name__
     return re.sub(r"//[^/@\s]*@", "//", line.replace(uri, "the store"))[:200]
@@ -328,27 +301,15 @@ def _child_tags(head: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _how(run: str, key: str, records: Mapping[str, Mapping[str, Any]]) -> str:
-    return f"{'executed' if run in records and records[run]['key'] == key else 'reused'}:{run}"
-
-
-def _of(stage: str, numbers: Mapping[str, float]) -> dict[str, float]:
-    return {name: value for name, value in numbers.items() if within(name, (stage,))}
-
-
-def _essence(run: Run) -> tuple[Any, ...]:
-    return run.data.params, run.data.metrics, run.data.tags
-
-
 def _name(name: str) -> str:
     return re.sub(r"[^\w\-. :/]", "_", name)[:250]
 
 
-def _text(value: Any) -> str:
-    return (value if isinstance(value, str) else json.dumps(value))[:_PARAM_LENGTH]
+def _metrics(values: Mapping[str, Any], when: int, step: int = 0) -> list[Any]:
+    from mlflow.entities import Metric
+
+    return [Metric(_name(name), float(value), when, step) for name, value in values.items()]
 
 
-def _batched(items: Sequence[_Item], size: int) -> Iterator[list[_Item]]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch
+def _deleted(run: Run) -> bool:
+    return bool(run.info.lifecycle_stage == "deleted")

@@ -5,7 +5,6 @@ Nothing here imports MLflow or waits for it.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -15,9 +14,8 @@ from typing import Any
 
 import sslpipe
 from sslpipe.core import scratch
-from sslpipe.tracking.journal import try_lock
-from sslpipe.tracking.outages import recent_outage
-from sslpipe.tracking.store import store_uri
+from sslpipe.tracking.journal import read_json
+from sslpipe.tracking.store import recent_outage, store_uri
 
 _started: list[subprocess.Popen[bytes]] = []  # kept, as a forgotten Popen warns that its process runs on
 
@@ -39,15 +37,8 @@ def pending() -> Path:
 
 def waiting() -> list[dict[str, Any]]:
     """Notes of the runs that MLflow is to show, oldest first, without those whose store is out."""
-    notes = []
-    for path in sorted(pending().glob("*.json")):
-        try:
-            note = json.loads(path.read_text())
-        except (OSError, ValueError):
-            continue
-        if not recent_outage(note["uri"]):
-            notes.append(note)
-    return notes
+    notes = map(read_json, sorted(pending().glob("*.json")))
+    return [note for note in notes if note and not recent_outage(note["uri"])]
 
 
 def dismiss(run: str) -> None:
@@ -63,8 +54,7 @@ def follower_lock() -> Path:
 
 def following() -> bool:
     """Whether a follower is at work."""
-    with try_lock(follower_lock()) as free:
-        return not free
+    return scratch.is_locked(follower_lock())
 
 
 def start_follower() -> subprocess.Popen[bytes]:

@@ -13,9 +13,8 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from sslpipe.console.errors import UserError, explain_os_error
@@ -25,7 +24,7 @@ from sslpipe.tracking.config import Config
 from sslpipe.tracking.environment import environment, git_state
 from sslpipe.tracking.experiments import LAST_STAGE
 from sslpipe.tracking.headline import flat, headline
-from sslpipe.tracking.outages import outage_to_warn_of
+from sslpipe.tracking.store import outage_to_warn_of
 
 KEPT_BYTES = 32 * 2**20  # larger artifacts are recorded by digest but not copied into scratch
 
@@ -57,34 +56,29 @@ class Record:
             params: ALL resolved settings, flat (`"knn.k": 20`), without the section `tracking`.
             own: the sections (or single names) this stage reads: the parameters of its row in MLflow.
             key: of the experiment, from `experiment_key`.
-            tracking: the section `tracking`.
+            tracking: the section `tracking`; None for its defaults.
             fingerprint: of everything the result depends on; `restore` and `resumed` look for it.
         """
-        self.stage, self.key, self.tracking = stage, key, tracking or Config()
+        self.stage, self.tracking = stage, tracking or Config()
         started = _now()
         # Sorts by time; the random end keeps apart what starts in one millisecond on a shared folder.
         moment = time.strftime("%Y%m%d-%H%M%S", time.gmtime(started // 1000))
         self.id = f"{moment}-{started % 1000:03d}-{stage}-{secrets.token_hex(3)}"
         self.directory = Path.cwd()
-        self._params = dict(params)
-        # None: MLflow is not to show this run.
-        self._experiment = self.tracking.experiment if self.tracking.enabled else None
         self._head: dict[str, Any] = {
             "id": self.id,
             "stage": stage,
             "key": key,
             "fingerprint": fingerprint,
             "started": started,
-            "params": self._params,
+            "params": dict(params),
             "own": list(own),
-            "experiment": self._experiment,
+            "experiment": self.tracking.experiment if self.tracking.enabled else None,  # None: not for MLflow
             "dvc_experiment": os.environ.get("DVC_EXP_NAME"),
         }
-        self._events: list[
-            Mapping[str, Any]
-        ] = []  # all that the journal is to hold, which a full disk may cut
-        self._looked = 0.0
-        self._disk_warned = False
+        # All that the journal is to hold, which a full disk may cut.
+        self._events: list[Mapping[str, Any]] = []
+        self._looked, self._disk_warned = 0.0, False
 
     def __enter__(self) -> Self:
         """Open the journal and let MLflow know."""
@@ -96,24 +90,21 @@ class Record:
         self._meter = energy.Meter().__enter__()
         if self.tracking.enabled:
             notes.announce(self.id, uri=self.tracking.uri, experiment=self.tracking.experiment)
-            self._look_for_outage()
+        self._look_for_outage()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Write how it ended: `finished`, `failed`, or `killed` (Ctrl-C, SIGTERM)."""
         try:
             self._end(error)
         except UserError as trouble:
             if error is None:
                 raise
-            print(f"warning: {trouble}", file=sys.stderr)  # the stage's own error matters more
+            _warn(trouble)  # the stage's own error matters more
         finally:
             self._journal.close()
             self._alive.close()
-            if self.tracking.enabled:
-                self._look_for_outage()
+            self._look_for_outage()
 
     def metric(self, name: str, value: float, step: int = 0) -> None:
         """Record one number; see `metrics`."""
@@ -121,9 +112,9 @@ class Record:
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Record named numbers at a step; a name recorded again at the same step replaces its value."""
-        plain = {name: journal.plain_number(float(value)) for name, value in values.items()}
+        plain = journal.plain_numbers({name: float(value) for name, value in values.items()})
         self._write({"event": "metrics", "values": plain, "step": int(step), "time": _now()})
-        if self.tracking.enabled and time.monotonic() - self._looked > 10:
+        if time.monotonic() - self._looked > 10:
             self._look_for_outage()
 
     def result(
@@ -195,39 +186,35 @@ class Record:
             self.metric(energy.METRIC, self._meter.joules / 3600)
         if status != "finished":
             self.tag("error", f"{type(error).__name__}: {error}"[:500])
-        content = self._content(status)
-        text = journal.record_text(content)
+        facts, metrics = journal.facts(self._events), self.directory / "metrics"
+        end = {
+            "status": status,
+            "finished": _now(),
+            "headline": headline(self.stage, facts["result"], metrics) if status == "finished" else {},
+        }
+        text = journal.record_text({**self._head, **end, **facts})
         try:
             if status == "finished":
                 scratch.atomic_write(self.directory / memory.record_file(self.stage), text)
                 if self.stage == LAST_STAGE:
-                    memory.remember(self.directory, self.key, self._params, self._experiment)
+                    head = self._head
+                    memory.remember(self.directory, head["key"], head["params"], head["experiment"])
             scratch.atomic_write(self.folder / journal.RECORD, text)
         finally:
-            end = {name: content[name] for name in ("status", "finished", "headline")}
             self._write({"event": "end", **end})
-
-    def _content(self, status: str) -> dict[str, Any]:
-        facts, folder = journal.facts(self._events), self.directory / "metrics"
-        return {
-            **self._head,
-            "status": status,
-            "finished": _now(),
-            "headline": headline(self.stage, facts["result"], folder) if status == "finished" else {},
-            **facts,
-        }
 
     def _keep(self, file: Path) -> dict[str, Any]:
         size, name = file.stat().st_size, _inside(file, self.directory)
-        kept = self.folder / "artifacts" / name
-        if size > KEPT_BYTES:
-            return {"path": name, "sha256": scratch.file_digest(file), "bytes": size, "kept": False}
-        try:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, kept)
-        except OSError as error:
-            raise explain_os_error(error, f"keeping a copy of {name}") from error
-        return {"path": name, "sha256": scratch.file_digest(kept), "bytes": size, "kept": True}
+        keep = size <= KEPT_BYTES
+        if keep:
+            copy = self.folder / "artifacts" / name
+            try:
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, copy)
+            except OSError as error:
+                raise explain_os_error(error, f"keeping a copy of {name}") from error
+            file = copy
+        return {"path": name, "sha256": scratch.file_digest(file), "bytes": size, "kept": keep}
 
     def _write(self, event: Mapping[str, Any]) -> None:
         self._events.append(event)
@@ -236,50 +223,47 @@ class Record:
         except OSError as error:  # a full disk: the stage goes on, and its record is written whole at the end
             if not self._disk_warned:
                 self._disk_warned = True
-                print(
-                    f"warning: {explain_os_error(error, 'writing the journal')}", file=sys.stderr, flush=True
-                )
+                _warn(explain_os_error(error, "writing the journal"))
 
     def _look_for_outage(self) -> None:
         self._looked = time.monotonic()
-        if warning := outage_to_warn_of(self.tracking.uri, self.key):
-            print(f"warning: {warning}", file=sys.stderr, flush=True)
+        if self.tracking.enabled and (warning := outage_to_warn_of(self.tracking.uri, self._head["key"])):
+            _warn(warning)
 
 
 def restore(stage: str, match: str) -> bool:
-    """Write `runs/<stage>.json` again, byte for byte, from the newest finished run with this fingerprint.
+    """Write `runs/<stage>.json` again, byte for byte, from the newest finished run with this fingerprint, if any.
 
     For a stage that always runs: its output stays identical as long as its result does.
-
-    Returns:
-        Whether there was such a run.
     """
     for folder in _newest(stage):
-        record = journal.read_record(folder)
+        record = journal.read_json(folder / journal.RECORD)
         if record and record["status"] == "finished" and record["fingerprint"] == match:
             scratch.atomic_write(memory.record_file(stage), (folder / journal.RECORD).read_bytes())
             return True
     return False
 
 
-def _newest(stage: str) -> Iterator[Path]:
-    return iter(sorted(scratch.folder("runs").glob(f"*-{stage}-*"), reverse=True))
+def _newest(stage: str) -> list[Path]:
+    """The folders of all runs of a stage, the newest first."""
+    return sorted(scratch.folder("runs").glob(f"*-{stage}-*"), reverse=True)
 
 
 def _status(error: BaseException | None) -> str:
-    if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
-        return "finished"
-    killed = isinstance(error, KeyboardInterrupt) or (
-        isinstance(error, SystemExit) and error.code in (130, 143)
-    )
-    return "killed" if killed else "failed"
+    if isinstance(error, SystemExit):
+        return {None: "finished", 0: "finished", 130: "killed", 143: "killed"}.get(error.code, "failed")
+    if isinstance(error, KeyboardInterrupt):
+        return "killed"
+    return "finished" if error is None else "failed"
+
+
+def _warn(about: object) -> None:
+    print(f"warning: {about}", file=sys.stderr, flush=True)
 
 
 def _inside(file: Path, directory: Path) -> str:
-    try:
-        return Path(os.path.abspath(file)).relative_to(directory).as_posix()
-    except ValueError:
-        return file.name
+    path = Path(os.path.abspath(file))
+    return path.relative_to(directory).as_posix() if path.is_relative_to(directory) else file.name
 
 
 def _now() -> int:

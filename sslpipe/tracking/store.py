@@ -1,13 +1,27 @@
-"""Where MLflow keeps its runs: the store's address, and the page that shows them. Nothing here imports MLflow."""
+"""MLflow's store as seen without importing MLflow: its address, its pages, and whether it answered lately.
+
+A store that did not answer is left alone for a while, and the user is told once.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
+import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+from sslpipe.console.errors import UserError
 from sslpipe.core import scratch
+from sslpipe.tracking.config import Config
+from sslpipe.tracking.journal import read_json
 
 VIEW = "sslpipe"  # the saved view of the table of runs
+PATIENCE = 600.0  # seconds after an outage in which the store is not tried again by itself
+#: Only pages are wanted. By default the server also starts a runner and seven consumers of jobs, such as judging the
+#: answers of language models: eight processes of up to 250 MB each.
+ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 def store_uri(uri: str | None = None) -> str:
@@ -41,14 +55,72 @@ def note_page(uri: str, experiment: str, number: str) -> None:
         scratch.atomic_write(path, number)
 
 
-def page(uri: str, experiment: str) -> str:
-    """The path of MLflow's page with one row an experiment and the headline metrics beside it."""
+def artifacts_uri() -> str:
+    """Where the artifacts lie of a store that is no server."""
+    return (scratch.root().resolve() / "mlartifacts").as_uri()
+
+
+def ui_command(tracking: Config, *, port: int = 5000) -> tuple[list[str], dict[str, str]]:
+    """The command and environment of MLflow's pages on localhost for the store in use; see `ui_address`.
+
+    Raises:
+        UserError: the store is a server, which has pages of its own.
+    """
+    uri = store_uri(tracking.uri)
+    if served(uri):
+        raise UserError(f"MLflow runs as a server: open {ui_address(tracking)} in a browser")
+    where = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    keeps = ["--backend-store-uri", uri, "--default-artifact-root", artifacts_uri()]
+    return [sys.executable, "-m", "mlflow", "ui", *where, *keeps], {**os.environ, **ENVIRONMENT}
+
+
+def ui_address(tracking: Config, *, port: int = 5000) -> str:
+    """The address of MLflow's page with one row an experiment and the headline metrics beside it."""
+    uri = store_uri(tracking.uri)
+    host = shown(uri).rstrip("/") if served(uri) else f"http://127.0.0.1:{port}"
     try:
-        number = _page_path(uri, experiment).read_text()
+        number = _page_path(uri, tracking.experiment).read_text()
     except OSError:
-        return "/"
-    return f"/#/experiments/{number}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
+        return f"{host}/"
+    return f"{host}/#/experiments/{number}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
 
 
 def _page_path(uri: str, experiment: str) -> Path:
     return scratch.folder("tracking") / f"page-{scratch.digest([uri, experiment])[:8]}"
+
+
+def note_outage(uri: str, reason: str) -> None:
+    """Remember that a store did not answer; whom it was said to already is kept."""
+    path = _outage_path(uri)
+    said = (read_json(path) or {}).get("said", "")
+    scratch.write_json(path, {"uri": shown(uri), "reason": reason, "time": time.time(), "said": said})
+
+
+def clear_outage(uri: str) -> None:
+    """Forget the outage of a store that answers again."""
+    with suppress(OSError):
+        _outage_path(uri).unlink()
+
+
+def recent_outage(uri: str) -> dict[str, Any] | None:
+    """What is noted of a store that did not answer a short while ago."""
+    outage = read_json(_outage_path(uri))
+    return outage if outage and 0 <= time.time() - outage["time"] < PATIENCE else None
+
+
+def outage_to_warn_of(uri: str | None, key: str) -> str | None:
+    """The one sentence for the user about an outage; none without one or when this pipeline run said it."""
+    address = store_uri(uri)
+    outage = recent_outage(address)
+    here = f"{key}:{os.getpgrp()}"  # a pipeline run: one experiment in one process group
+    if outage is None or outage["said"] == here:
+        return None
+    scratch.write_json(_outage_path(address), {**outage, "said": here})
+    return (
+        f"MLflow at {outage['uri']} did not take this run ({outage['reason']}); the pipeline goes on, "
+        "nothing is lost: run `sslpipe sync` when it is back"
+    )
+
+
+def _outage_path(uri: str) -> Path:
+    return scratch.folder("tracking") / f"outage-{scratch.digest(uri)[:8]}.json"

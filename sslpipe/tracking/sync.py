@@ -10,16 +10,15 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sslpipe.core import scratch
 from sslpipe.tracking import experiments, journal, memory, notes
 from sslpipe.tracking.mlflow import Mirror, mirror_lock, reason
-from sslpipe.tracking.outages import clear_outage, note_outage
 from sslpipe.tracking.record import Config
-from sslpipe.tracking.store import shown, store_uri
+from sslpipe.tracking.store import clear_outage, note_outage, shown, store_uri
 
 IDLE = 30.0  # seconds to wait for the next stage: a new start costs 4 s of imports
 
@@ -46,9 +45,9 @@ class Summary:
         """One line for the user, more where something is amiss."""
         if self.error:
             return self.error
-        lines = [f"MLflow: {_count(self.experiments, 'experiment')} and {_count(self.runs, 'run')} updated"]
-        if not self.runs and not self.experiments:
-            lines = ["MLflow is up to date"]
+        counts = f"{_count(self.experiments, 'experiment')} and {_count(self.runs, 'run')}"
+        changed = self.runs or self.experiments
+        lines = [f"MLflow: {counts} updated" if changed else "MLflow is up to date"]
         if self.behind:
             lines.append(
                 f"params.yaml or the data changed since {', '.join(self.behind)} ran: "
@@ -69,12 +68,10 @@ def sync(
     """Bring MLflow up to date from `runs/*.json` and the copies in scratch.
 
     Args:
-        tracking: the section `tracking`.
-        key: of the workspace's experiment, from `experiment_key`.
-        params: all its settings, flat. With `key` the workspace gets its row even where every stage came
+        key: of the experiment of the workspace in `directory`, which gets its row by it even where every stage came
             from the cache, unless some of its files belong to other settings (`Summary.behind`).
+        params: all its settings, flat.
         resolved: what each stage rests on now, as in data/resolved: tells whether the workspace is up to date.
-        directory: the workspace.
         force: look into MLflow also where neither the files nor the store changed since the last sync;
             without it, that case takes no import of MLflow.
 
@@ -94,19 +91,15 @@ def sync(
     runs, rows, skipped = 0, 0, list[str]()
     try:
         with mirror_lock():
-            ended = _ended()
-            for name in _names(ended, tracking.experiment):
+            for name, ended in _ended_by_experiment(tracking.experiment).items():
                 mirror = Mirror(uri, name)
-                own = {folder: record for folder, record in ended.items() if record["experiment"] == name}
-                added, refused = _bring_missing(mirror, own)
-                runs, rows, skipped = runs + added, rows + _show_all(mirror, own), [*skipped, *refused]
+                added, refused = _bring_missing(mirror, ended)
+                runs, rows, skipped = runs + added, rows + _show_all(mirror, ended), [*skipped, *refused]
     except Exception as error:
-        note_outage(uri, reason(error, uri))
-        return Summary(
-            error=f"MLflow at {shown(uri)} was not updated ({reason(error, uri)}): "
-            "nothing is lost, run `sslpipe sync` when it is back",
-            behind=behind,
-        )
+        why = reason(error, uri)
+        note_outage(uri, why)
+        remedy = "nothing is lost, run `sslpipe sync` when it is back"
+        return Summary(error=f"MLflow at {shown(uri)} was not updated ({why}): {remedy}", behind=behind)
     clear_outage(uri)
     if not skipped:
         scratch.atomic_write(stamp, _state(uri))
@@ -133,11 +126,11 @@ def follow(idle: float = IDLE, interval: float = 1.0, say: Callable[[str], None]
             return True
 
 
+@dataclass
 class _Follower:
-    def __init__(self, say: Callable[[str], None] = lambda line: None) -> None:
-        self.say = say
-        self.mirrors: dict[tuple[str, str], Mirror] = {}
-        self.runs: dict[str, _Run] = {}
+    say: Callable[[str], None] = lambda line: None
+    mirrors: dict[tuple[str, str], Mirror] = field(default_factory=dict)  # by store and experiment
+    runs: dict[str, _Run] = field(default_factory=dict)
 
     def work(self, lock: Path, idle: float, interval: float) -> None:
         busy = time.monotonic()
@@ -208,7 +201,7 @@ class _Run:
         try:
             return self._bring(mirror)
         except Exception as error:
-            mirror.ask()  # raises where it is the store
+            mirror.client.get_experiment(mirror.experiment)  # raises where it is the store
             raise _RefusedError(reason(error, mirror.uri)) from error
 
     def _bring(self, mirror: Mirror) -> dict[str, Any] | None:
@@ -231,16 +224,10 @@ class _Run:
 
 
 def _show(mirror: Mirror, key: str, end: tuple[str, int] | None) -> bool:
-    """Bring an experiment's row up to date; whether it was made or changed.
-
-    Args:
-        mirror: of MLflow's experiment that the row lies in.
-        key: of the experiment.
-        end: how and when it ended; None if a stage of it runs.
-    """
-    row = memory.recall(key)
-    ours = row is not None and row["experiment"] == mirror.name
-    changed = row is not None and ours and mirror.summarise(row, memory.records(row))
+    """Bring an experiment's row up to date, `end` (how and when, None if a stage runs), too; whether it changed."""
+    row, changed = memory.recall(key), False
+    if row and row["experiment"] == mirror.name:
+        changed = mirror.summarise(row, memory.records(row))
     if end is not None:
         mirror.settle(key, *end)
     return changed
@@ -266,40 +253,37 @@ def _show_all(mirror: Mirror, ended: Mapping[Path, Mapping[str, Any]]) -> int:
     rows = [row for row in memory.remembered() if row["experiment"] == mirror.name]
     ends = {row["key"]: ("finished", row["created"]) for row in rows}
     ends |= {record["key"]: (record["status"], record["finished"]) for record in ended.values()}
-    live = _live()
+    live = {
+        event["key"]
+        for folder in scratch.folder("runs").iterdir()
+        if journal.alive(folder)
+        for event in journal.read(folder)[:1]
+    }
     return sum(_show(mirror, key, None if key in live else end) for key, end in ends.items())
 
 
-def _ended() -> dict[Path, dict[str, Any]]:
-    """The records of all runs in scratch that have ended, by folder, in the order they started."""
+def _ended_by_experiment(current: str) -> dict[str, dict[Path, dict[str, Any]]]:
+    """The records of all runs in scratch that have ended, by folder, in the order they started.
+
+    Of each of MLflow's experiments that something belongs to, by name, the current one among them.
+    """
     found = {}
     for folder in scratch.folder("runs").iterdir():
         if not journal.alive(folder):
             with suppress(ValueError):  # killed before its first line
                 found[folder] = journal.ended(folder)
-    return dict(sorted(found.items(), key=lambda run: run[1]["started"]))
-
-
-def _live() -> set[str]:
-    """The keys of the experiments of which a stage runs."""
-    folders = [folder for folder in scratch.folder("runs").iterdir() if journal.alive(folder)]
-    return {event["key"] for folder in folders for event in journal.read(folder)[:1]}
-
-
-def _names(ended: Mapping[Path, Mapping[str, Any]], current: str) -> list[str]:
-    """MLflow's experiments that something belongs to, the current one among them."""
-    names = {record["experiment"] for record in ended.values()}
-    names |= {row["experiment"] for row in memory.remembered()}
-    return sorted(name for name in names | {current} if name)
+    names = {current} | {each["experiment"] for each in (*found.values(), *memory.remembered())}
+    ended: dict[str, dict[Path, dict[str, Any]]] = {name: {} for name in sorted(filter(None, names))}
+    for folder, record in sorted(found.items(), key=lambda run: run[1]["started"]):
+        if record["experiment"]:
+            ended[record["experiment"]][folder] = record
+    return ended
 
 
 def _state(uri: str) -> str:
     """A digest of all that a sync reads, and of which SQLite file it wrote to."""
     store = Path(uri.removeprefix("sqlite:///"))
-    files = [
-        *memory.folder().glob("*.json"),
-        *scratch.folder("runs").glob(f"*/{journal.RECORD}"),
-    ]
+    files = [*memory.folder().glob("*.json"), *scratch.folder("runs").glob(f"*/{journal.RECORD}")]
     seen = sorted((str(path), path.stat().st_mtime_ns) for path in files)
     return scratch.digest([uri, store.stat().st_ino if store.is_file() else None, seen])
 

@@ -11,9 +11,8 @@ import pytest
 from mlflow_store import follow, rows
 
 from sslpipe.tracking import memory, notes
-from sslpipe.tracking.outages import recent_outage
 from sslpipe.tracking.record import Config
-from sslpipe.tracking.store import store_uri
+from sslpipe.tracking.store import recent_outage, store_uri
 from sslpipe.tracking.sync import sync
 
 # MLflow and SQLAlchemy warn about things of their own.

@@ -11,9 +11,8 @@ import pytest
 from mlflow_store import PARAMS, artifacts, client, contents, follow, rows
 
 from sslpipe.tracking import journal, notes
-from sslpipe.tracking.outages import recent_outage
 from sslpipe.tracking.record import Config
-from sslpipe.tracking.store import page, store_uri
+from sslpipe.tracking.store import recent_outage, store_uri, ui_address
 from sslpipe.tracking.sync import _Follower, sync
 
 # MLflow and SQLAlchemy warn about things of their own.
@@ -56,7 +55,7 @@ def test_experiment_is_one_row_with_its_stages_under_it(store, pipeline):
     view = json.loads(experiment.tags["mlflow.sharedViewState.sslpipe"])
     assert "metrics.`knn.top1`" in view["selectedColumns"]
     assert "metrics.`knn.random_init_top1`" not in view["selectedColumns"]
-    assert f"/experiments/{experiment.experiment_id}/runs" in page(store_uri(), "toy")
+    assert f"/experiments/{experiment.experiment_id}/runs" in ui_address(TOY)
     assert "Default" not in [found.name for found in client().search_experiments()]
 
 

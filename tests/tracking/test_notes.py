@@ -4,7 +4,7 @@ import json
 import stat
 
 from sslpipe.tracking import notes
-from sslpipe.tracking.outages import note_outage
+from sslpipe.tracking.store import note_outage
 
 
 def test_note_with_an_address_is_for_its_owner_only(project):

@@ -15,9 +15,8 @@ import pytest
 from sslpipe.core import scratch
 from sslpipe.tracking import journal, notes
 from sslpipe.tracking import record as module
-from sslpipe.tracking.outages import note_outage
 from sslpipe.tracking.record import Config, restore
-from sslpipe.tracking.store import store_uri
+from sslpipe.tracking.store import note_outage, store_uri
 
 
 def test_finished_run_leaves_the_same_record_in_workspace_and_scratch(project, record):
