@@ -33,8 +33,11 @@ class Reader(Protocol):
 
     resolution: int  # the canvas side R
     labels: Tensor  # the classes, int64 [N], -1 for none
-    keys: list[str]  # the names the images had in the source, by index
     blocks: np.ndarray  # where each shard's images begin, and N; int64 [shards + 1]
+
+    @property
+    def keys(self) -> list[str]:
+        """The names the images had in the source, by index."""
 
     def __len__(self) -> int:
         """The number of images, N."""

@@ -33,6 +33,7 @@ class SplitReader:
         self.resolution = self.manifest.resolution
         self._files = Files(self.folder, known.shards)
         self._check(known)
+        self.blocks = np.concatenate([[0], np.cumsum(np.bincount(self.rows["shard"]))]).astype(np.int64)
         self.labels = torch.from_numpy(self.rows["label"].astype(np.int64))
 
     def __len__(self) -> int:
@@ -43,11 +44,6 @@ class SplitReader:
     def keys(self) -> list[str]:
         """The names the images had in the source, by index."""
         return index.read_keys(self.folder, self.split)
-
-    @functools.cached_property
-    def blocks(self) -> np.ndarray:
-        """Where each shard's images begin, and N; int64 [shards + 1]."""
-        return np.concatenate([[0], np.cumsum(np.bincount(self.rows["shard"]))]).astype(np.int64)
 
     def sizes_of(self, indices: np.ndarray) -> Tensor:
         """Heights and widths, int32 [n, 2]."""
