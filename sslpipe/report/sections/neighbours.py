@@ -15,9 +15,8 @@ from sslpipe.report.series import PREFIX
 from sslpipe.report.words import is_number
 
 ORDER = 40
-_Entry = tuple[
-    int, list[tuple[int, float]]
-]  # a test image, and the nearest training images with their similarity
+# A test image, and the training images nearest to it with their similarity.
+_Entry = tuple[int, list[tuple[int, float]]]
 _Shown = dict[str, Any]  # what the template shows of an image, or of a test image and what it finds
 
 
@@ -75,7 +74,7 @@ def _entries(path: Path) -> list[_Entry]:
 
 
 def _thumb(run: Run, image: Image.Image, label: int, below: str, beside: int = -1) -> _Shown:
-    """A picture with its class, a word below, and whether its label is that of a query; None where one is not known."""
+    """A picture with its class and a word below. Whether it agrees with the label beside it: None for unknown ones."""
     name = run.class_name(label)
     said = "image" if name is None else f"class {name}"
     uri = data_uri(image, lossless=6000)
