@@ -91,8 +91,10 @@ def decode_stored(data: bytes, resolution: int) -> Image.Image:
     image = _open(data, resolution**2)
     if image.mode not in ("L", "RGB") or max(image.size) > resolution:
         raise BadImage("not as it was stored")
-    with _damage():
+    try:
         image.load()
+    except Exception as error:
+        raise _bad(error) from None
     return image
 
 
@@ -134,26 +136,22 @@ def store(source: bytes | np.ndarray, *, resolution: int, max_pixels: int) -> St
     return Stored(_encode(image, target), _EXTENSIONS[target], image)
 
 
-@contextmanager
-def _damage() -> Iterator[None]:
-    """Give the reason for what Pillow raises; on damaged bytes a decoder raises almost anything."""
-    try:
-        yield
-    except (BadImage, MemoryError):
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise BadImage(_TOO_LARGE) from None
-    except UnidentifiedImageError:
-        raise BadImage("not an image") from None
-    except Exception:
-        raise BadImage("damaged") from None
+def _bad(error: Exception) -> Exception:
+    """What to raise for what Pillow raised: a decoder fed with damaged bytes raises almost anything."""
+    if isinstance(error, BadImage | MemoryError):
+        return error
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return BadImage(_TOO_LARGE)
+    return BadImage("not an image" if isinstance(error, UnidentifiedImageError) else "damaged")
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
     if not data:
         raise BadImage("empty file")
-    with _damage():
+    try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Exception as error:
+        raise _bad(error) from None
     if image.width * image.height > max_pixels:
         raise BadImage(_TOO_LARGE)
     if max(image.size) > LONGEST:
@@ -174,15 +172,16 @@ def _decode(data: bytes, image: Image.Image, resolution: int | None) -> Image.Im
 
 def _load(image: Image.Image, resolution: int | None) -> Image.Image:
     """Decode every pixel, in 8 bits."""
-    with _damage():
-        try:
-            if resolution is not None and max(image.size) > 2 * resolution:
-                factor = 2 * resolution / max(image.size)
-                image.draft(None, (max(1, int(image.width * factor)), max(1, int(image.height * factor))))
-            image.load()
-            return _eight_bit(image)
-        except OSError as error:
-            raise BadImage("truncated" if "truncated" in str(error) else "damaged") from None
+    try:
+        if resolution is not None and max(image.size) > 2 * resolution:
+            factor = 2 * resolution / max(image.size)
+            image.draft(None, (max(1, int(image.width * factor)), max(1, int(image.height * factor))))
+        image.load()
+        return _eight_bit(image)
+    except OSError as error:
+        raise BadImage("truncated" if "truncated" in str(error) else "damaged") from None
+    except Exception as error:
+        raise _bad(error) from None
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
