@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from sslpipe import __version__
 from sslpipe.console.errors import UserError
@@ -214,7 +215,7 @@ def parser() -> argparse.ArgumentParser:
         one.set_defaults(run=run)
         return one
 
-    params = {"default": "params.yaml", "metavar": "FILE", "help": "default: params.yaml"}
+    params: dict[str, Any] = {"default": "params.yaml", "metavar": "FILE", "help": "default: params.yaml"}
     one = command(check, "validate params.yaml and the environment before any long work")
     one.add_argument("--params", **params)
     one.add_argument("--quiet", action="store_true", help="say nothing unless something is wrong")

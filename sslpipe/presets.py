@@ -140,9 +140,10 @@ def _mapping(node: MappingNode, text: str, lines: list[str]) -> Entries:
         end = key.end_mark if block else value.end_mark
         comment = lines[end.line][end.column :].partition("# ")[2] if not node.flow_style else ""
         mapping = isinstance(value, MappingNode)
-        written = text[value.start_mark.index : value.end_mark.index]
-        below = _mapping(value, text, lines) if mapping else written
-        found[key.value] = Entry(below, comment, flow=mapping and not block)
+        written: str | Entries = text[value.start_mark.index : value.end_mark.index]
+        if mapping:
+            written = _mapping(value, text, lines)
+        found[key.value] = Entry(written, comment, flow=mapping and not block)
     return found
 
 

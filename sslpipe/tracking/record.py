@@ -251,7 +251,8 @@ def _newest(stage: str) -> list[Path]:
 
 def _status(error: BaseException | None) -> str:
     if isinstance(error, SystemExit):
-        return {None: "finished", 0: "finished", 130: "killed", 143: "killed"}.get(error.code, "failed")
+        ends: dict[object, str] = {None: "finished", 0: "finished", 130: "killed", 143: "killed"}
+        return ends.get(error.code, "failed")
     if isinstance(error, KeyboardInterrupt):
         return "killed"
     return "finished" if error is None else "failed"
