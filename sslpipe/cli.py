@@ -99,12 +99,11 @@ def profile(options: Options) -> None:
     """  # noqa: E501 (120 columns when printed)
     from sslpipe.settings import load
     from sslpipe.training import profile
+    from sslpipe.training.core.config import Setup
 
     own = load(options.params, sections=("seed", "pretrain", "method", "views", "loader"))
-    steps, out = options.steps, options.out
-    for line in profile.run(
-        own.pretrain, own.method, seed=own.seed, views=own.views, loading=own.loader, steps=steps, out=out
-    ):
+    setup = Setup(own.pretrain, own.method, own.seed, own.views, own.loader)
+    for line in profile.run(setup, steps=options.steps, out=options.out):
         print(line)
 
 

@@ -58,7 +58,7 @@ class SplitReader:
         """
         checked = torch.as_tensor(indices, dtype=torch.int64)
         if checked.numel() and not 0 <= int(checked.min()) <= int(checked.max()) < len(self):
-            raise IndexError(f"places must be in 0 to {len(self) - 1}")
+            raise IndexError(f"indices must be in 0 to {len(self) - 1}")
         return checked
 
     def fill(self, indices: np.ndarray, pixels: np.ndarray, threads: Executor, count: int) -> None:

@@ -156,7 +156,7 @@ def line_chart(chart: Chart, width: int, height: int) -> Markup:
             f"{pen}{x(line.x[n]):.1f} {y(line.y[n]):.1f}" for pen, n in zip(pens, line.known, strict=True)
         )
 
-    places = {"left": left, "right": right, "bottom": bottom, "x": x, "y": y, "path": path}
+    places: dict[str, Any] = {"left": left, "right": right, "bottom": bottom, "x": x, "y": y, "path": path}
     return _drawn("lines", width, height, chart.title, chart=chart, **places)
 
 
@@ -168,7 +168,7 @@ def dots(rows: Sequence[Dots], x_axis: Axis, *, width: int, title: str) -> Marku
     def x(value: float) -> float:
         return left + x_axis.at(value) * (width - left - right)
 
-    places = {"left": left, "top": top, "pitch": pitch, "bottom": bottom, "x": x}
+    places: dict[str, Any] = {"left": left, "top": top, "pitch": pitch, "bottom": bottom, "x": x}
     return _drawn("dots", width, bottom + 26, title, rows=rows, x_axis=x_axis, **places)
 
 

@@ -16,7 +16,7 @@ _WEYL = (np.uint64(0x9E3779B9), np.uint64(0xBB67AE85))
 class Name(NamedTuple):
     """What the random numbers of one view of one sample are a function of."""
 
-    index: np.uint64  # of the sample in the split
+    sample: np.uint64  # its index in the split
     number: int  # of the view in its recipe
     seed: np.uint64  # of the run
     epoch: int  # counted from 0
@@ -25,8 +25,8 @@ class Name(NamedTuple):
 @exact
 def _block(block: int, name: Name, word: NDArray[np.uint64]) -> None:
     """One block of four random words: Philox4x32-10, see philox.py."""
-    c0, c1 = np.uint64(block | name.number << 20), name.index & _LOW
-    c2, c3 = name.index >> _HALF, np.uint64(name.epoch)
+    c0, c1 = np.uint64(block | name.number << 20), name.sample & _LOW
+    c2, c3 = name.sample >> _HALF, np.uint64(name.epoch)
     k0, k1 = name.seed & _LOW, name.seed >> _HALF
     for _ in range(10):
         p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]

@@ -79,7 +79,7 @@ class _Floats:
         return self.builder.sitofp(masked, self.kind)
 
 
-def _pair(f: _Floats, place, last):
+def _pair(f, place, last):
     """The first of two neighbours among pixels 0 … `last` about a place, and what each of them weighs there.
 
     At the edges the pair is the outermost one; pixels that are not there weigh nothing.
