@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 
 from sslpipe import methods
 from sslpipe.console.errors import UserError
-from sslpipe.losses import sinkhorn, swapped_prediction
+from sslpipe.losses import similarity, sinkhorn, swapped_prediction
 from sslpipe.methods import swav
 from sslpipe.methods.base.method import Clock
 from sslpipe.training.core import optim
@@ -198,14 +198,14 @@ def test_only_large_crops_get_codes_each_by_a_sinkhorn_of_its_own(monkeypatch: p
 def test_codes_carry_no_gradient() -> None:
     method = build()
     z = normalize(torch.randn(N, D, dtype=torch.float64), dim=1).requires_grad_()
-    assert not method._assign(z, method._normalised(), 0).requires_grad
+    assert not method._assign(z, method.prototypes, 0).requires_grad
 
 
 def test_scores_are_computed_in_full_precision() -> None:
     # bf16 scores are off by up to 1/512, which ε = .05 makes 4 %.
     z, C = torch.randn(N, D).bfloat16(), torch.randn(K, D)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        scores = swav._similarity(z, C)
+        scores = similarity(z, C)
     torch.testing.assert_close(scores, z.float() @ C.T, rtol=0, atol=0)
 
 
