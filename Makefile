@@ -37,12 +37,13 @@ repro: setup
 	@sslpipe table
 
 PYTEST := python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+SLOWLY := $(subst -n 2,-n 3,$(PYTEST))# much of it is waiting
 
 test: setup
 	@$(PYTEST) -m "not slow" $(TESTS)
 
 test-slow: setup
-	@$(PYTEST) -m slow $(TESTS)
+	@$(SLOWLY) -m slow $(TESTS)
 
 ui: setup
 	@sslpipe ui --port $(PORT)

@@ -156,8 +156,8 @@ def line_chart(chart: Chart, width: int, height: int) -> Markup:
             f"{pen}{x(line.x[n]):.1f} {y(line.y[n]):.1f}" for pen, n in zip(pens, line.known, strict=True)
         )
 
-    places: dict[str, Any] = {"left": left, "right": right, "bottom": bottom, "x": x, "y": y, "path": path}
-    return _drawn("lines", width, height, chart.title, chart=chart, **places)
+    context = {"chart": chart, "left": left, "right": right, "bottom": bottom, "x": x, "y": y, "path": path}
+    return _drawn("lines", width, height, chart.title, context)
 
 
 def dots(rows: Sequence[Dots], x_axis: Axis, *, width: int, title: str) -> Markup:
@@ -168,8 +168,8 @@ def dots(rows: Sequence[Dots], x_axis: Axis, *, width: int, title: str) -> Marku
     def x(value: float) -> float:
         return left + x_axis.at(value) * (width - left - right)
 
-    places: dict[str, Any] = {"left": left, "top": top, "pitch": pitch, "bottom": bottom, "x": x}
-    return _drawn("dots", width, bottom + 26, title, rows=rows, x_axis=x_axis, **places)
+    places = {"left": left, "top": top, "pitch": pitch, "bottom": bottom, "x": x}
+    return _drawn("dots", width, bottom + 26, title, {"rows": rows, "x_axis": x_axis, **places})
 
 
 def confusion(matrix: np.ndarray, names: Sequence[str], *, width: int, title: str) -> Markup:
@@ -180,12 +180,12 @@ def confusion(matrix: np.ndarray, names: Sequence[str], *, width: int, title: st
     left, top = 32 + 7 * longest, 44 if upright else 34 + round(6.6 * longest)
     side = (width - left - 2) / len(names)
     fractions = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    return _drawn(
-        "matrix", width, round(top + side * len(names) + 2), title,
-        matrix=matrix.tolist(), fractions=fractions.tolist(),
-        worst=float((fractions * (1 - np.eye(len(names)))).max()),
-        names=names, short=short, upright=upright, left=left, top=top, side=side,
-    )  # fmt: skip
+    worst = float((fractions * (1 - np.eye(len(names)))).max())
+    context = {
+        "matrix": matrix.tolist(), "fractions": fractions.tolist(), "worst": worst,
+        "names": names, "short": short, "upright": upright, "left": left, "top": top, "side": side,
+    }  # fmt: skip
+    return _drawn("matrix", width, round(top + side * len(names) + 2), title, context)
 
 
 def scatter(
@@ -208,7 +208,7 @@ def scatter(
     members = {int(group): np.flatnonzero(groups == group).tolist() for group in np.unique(groups)}
     named = _names(xy, groups, names, size, text) if text else []
     context = {"xy": xy.tolist(), "groups": members, "radius": radius, "names": named, "text": text}
-    return _drawn("scatter", size, size, title, "map", **context)
+    return _drawn("scatter", size, size, title, {**context, "style": "map"})
 
 
 def _names(
@@ -254,6 +254,6 @@ def _templates() -> Environment:
     return rendering.environment()
 
 
-def _drawn(template: str, width: int, height: int, title: str, style: str = "chart", **more: Any) -> Markup:
-    context = {"width": width, "height": height, "title": title, "style": style, **more}
-    return rendering.part(_templates(), template, context)
+def _drawn(template: str, width: int, height: int, title: str, context: Mapping[str, Any]) -> Markup:
+    frame = {"width": width, "height": height, "title": title, "style": "chart"}
+    return rendering.part(_templates(), template, frame | dict(context))
