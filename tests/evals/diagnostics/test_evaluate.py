@@ -20,7 +20,7 @@ from sslpipe.measures import geometry as measures
 from sslpipe.measures.geometry import effective_rank
 from sslpipe.views import ViewEngine
 from sslpipe.views.preprocess import Preprocess
-from sslpipe.views.recipe import Jitter, PatchMask, Recipe, ViewSpec
+from sslpipe.views.recipe import Jitter, PatchMask, Recipe, ViewSpec, resolve
 
 PREPROCESS = Preprocess(size=16, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3))
 RECIPE = Recipe(
@@ -95,13 +95,13 @@ def test_views_are_of_the_first_spec_at_the_encoders_size() -> None:
 @pytest.mark.parametrize("name", methods.names())
 def test_views_of_every_method_can_be_drawn(name: str) -> None:
     settings = FEW.model_copy(update={"images": 4, "views": 2})
-    recipe = methods.recipe(name, 16, patch_size=4)
+    recipe = resolve(methods.recipe(name, 16, patch_size=4), user={"grey": 0.0})
     nets = {"": encoder()}
     found = diagnostics.embedded_views(
         nets, ToyReader(8), recipe, settings, EmbedConfig(batch_size=8), seed=0
     )
     assert found[""].shape == (4, 2, encoder().dim)
-    # The official crop of jigsaw, 255 of 256 pixels, is at 16 pixels the whole image.
+    # But for the images that it makes grey, nothing of jigsaw's view is drawn: its crop is the whole image.
     assert diagnostics._vary(found[""]) == (name != "jigsaw")
 
 
