@@ -18,6 +18,7 @@ import torch
 
 from sslpipe import methods, networks
 from sslpipe.console.errors import UserError
+from sslpipe.core.config import nest
 from sslpipe.methods.base.config import MethodConfig, OptimizerConfig
 from sslpipe.methods.base.method import Method
 from sslpipe.methods.base.scale import Scale
@@ -25,9 +26,8 @@ from sslpipe.training.core.schedules import longest_warmup
 
 WIDTH = 100  # columns of a line of comment
 SIZE = 224  # pixels a side of the images that the method is built for, on no device
-FEW_STEPS = (
-    1000  # in all; most methods have learnt something in the default run on the bundled digits, of 1 116
-)
+# In all; most methods have learnt something in the default run on the bundled digits, of 1 116.
+FEW_STEPS = 1000
 SHORT = 0.1  # of the steps of the paper's run
 FEW_IMAGES = 0.01  # of the paper's
 FEW_NEGATIVES = 1 / 8  # of the paper's: SimCLR with a batch of 512
@@ -57,7 +57,7 @@ class Advice:
 
     def values(self) -> dict[str, Any]:
         """`methods.NAME`, nested as in params.yaml."""
-        return _nested(self.settings)
+        return nest({key: value for key, (value, _) in self.settings.items()})
 
 
 def advise(name: str, here: Scale, backbone: str = "auto") -> Advice:
@@ -72,7 +72,7 @@ def advise(name: str, here: Scale, backbone: str = "auto") -> Advice:
     config = methods.configure(name, paper.settings)
     settings = dict(_changed(cls, config, paper, here))
     settings |= _optimizer(cls, _build(name, backbone, config).optimizer, paper, here)
-    final = methods.configure(name, _nested(settings))
+    final = methods.configure(name, nest({key: value for key, (value, _) in settings.items()}))
     method = _build(name, backbone, final)
     kept = list(_kept(method, final, settings, paper, here))
     return Advice(
@@ -116,17 +116,6 @@ def _check(here: Scale) -> None:
         raise UserError(f"{here.epochs:g} epochs are no training: give --epochs 1 or more")
     if here.images < here.batch:
         raise UserError(f"{here.images} images do not fill a batch of {here.batch}: lower --batch")
-
-
-def _nested(settings: Mapping[str, Told]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    for key, (value, _) in settings.items():
-        *path, last = key.split(".")
-        section = nested
-        for part in path:
-            section = section.setdefault(part, {})
-        section[last] = value
-    return nested
 
 
 def _network(cls: type[Method], backbone: str) -> networks.Backbone:

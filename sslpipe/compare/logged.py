@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import yaml
 from sslpipe import evals
 from sslpipe.console.errors import UserError
 from sslpipe.core import scratch
+from sslpipe.core.config import nest
 from sslpipe.report.results import told_by_accuracy
 from sslpipe.tracking.record import Config
 from sslpipe.tracking.store import shown, store_uri
@@ -98,8 +99,8 @@ def _stages(store: Client, run: Run) -> dict[str, Run]:
 def _write(folder: Path, run: Run, stages: Mapping[str, Run]) -> None:
     """The files that numbers, settings and digests are read from."""
     params = {name: yaml.safe_load(value) for name, value in run.data.params.items()}
-    scratch.atomic_write(folder / "params.yaml", yaml.safe_dump(_nested(params.items())))
-    metrics = _nested(run.data.metrics.items())
+    scratch.atomic_write(folder / "params.yaml", yaml.safe_dump(nest(params)))
+    metrics = nest(run.data.metrics)
     digests: dict[str, Any] = {}
     images = None
     for name, stage in stages.items():
@@ -128,18 +129,6 @@ def _record(name: str, run: Run, stage: Run) -> dict[str, Any]:
         "finished": stage.info.end_time,
         "git": {"commit": commit} if commit else None,
     }
-
-
-def _nested(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Dotted names as mappings in mappings."""
-    nested: dict[str, Any] = {}
-    for name, value in items:
-        *path, last = name.split(".")
-        inner = nested
-        for part in path:
-            inner = inner.setdefault(part, {})
-        inner[last] = value
-    return nested
 
 
 def _whole(value: Any) -> Any:

@@ -7,6 +7,8 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeGuard
 
+from sslpipe.core.config import flatten
+
 NARROW_SPACE = "\u202f"
 
 
@@ -80,15 +82,9 @@ def setting(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, names joined by dots."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            found.update(flat(value, f"{prefix}{name}."))
-        else:
-            found[f"{prefix}{name}"] = value
-    return found
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings as one, names joined by dots; empty ones are left out."""
+    return {name: value for name, value in flatten(values).items() if not isinstance(value, Mapping)}
 
 
 def natural(name: str) -> tuple[int, int, str]:

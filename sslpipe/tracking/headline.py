@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sslpipe.core.config import flatten
+from sslpipe.core.config import numbers
 from sslpipe.tracking.journal import read_json
 
 
@@ -19,22 +18,19 @@ def headline(stage: str, result: Mapping[str, Any] | None, metrics_folder: str |
     """
     if result is None:
         content = read_json(Path(metrics_folder) / f"{stage}.json") or {}
-        numbers = content[stage] if content.keys() == {stage} else content
+        found = content[stage] if content.keys() == {stage} else content
     else:
-        numbers = result["metrics"]
-    return {f"{stage}.{name}": value for name, value in flat(numbers).items()}
+        found = result["metrics"]
+    return {f"{stage}.{name}": value for name, value in flat(found).items()}
 
 
-def flat(numbers: Mapping[str, Any]) -> dict[str, float]:
+def flat(nested: Mapping[str, Any]) -> dict[str, float]:
     """The finite numbers in nested mappings, by dotted name.
 
     Words and truth values are left out, and so is what lies under `protocol`: those are settings, not results.
     """
     return {
-        name: float(value)
-        for name, value in flatten(numbers).items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if "protocol" not in name.split(".")
+        name: float(value) for name, value in numbers(nested).items() if "protocol" not in name.split(".")
     }
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sslpipe.core.config import flatten
+from sslpipe.core.config import nest, numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,26 +25,11 @@ class Outcome:
     details: Any = None
 
 
-def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The finite numbers among nested metrics by dotted name; words, lists and truth values are left out."""
-    return {
-        name: value
-        for name, value in flatten(metrics).items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    }
-
-
 def headline(metrics: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     """The part of nested metrics that `names`, an `Evaluation.headline`, stand for, nested as before."""
-    picked: dict[str, Any] = {}
-    for name, value in numbers(metrics).items():
-        if any(fits(name, pattern) for pattern in names):
-            *path, last = name.split(".")
-            inner = picked
-            for part in path:
-                inner = inner.setdefault(part, {})
-            inner[last] = value
-    return picked
+    return nest(
+        {name: value for name, value in numbers(metrics).items() if any(fits(name, each) for each in names)}
+    )
 
 
 def fits(name: str, pattern: str) -> bool:
