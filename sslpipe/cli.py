@@ -99,11 +99,9 @@ def profile(options: Options) -> None:
     """  # noqa: E501 (120 columns when printed)
     from sslpipe.settings import load
     from sslpipe.training import profile
-    from sslpipe.training.core.config import Setup
 
     own = load(options.params, sections=("seed", "pretrain", "method", "views", "loader"))
-    setup = Setup(own.pretrain, own.method, own.seed, own.views, own.loader)
-    for line in profile.run(setup, steps=options.steps, out=options.out):
+    for line in profile.run(own.setup, steps=options.steps, out=options.out):
         print(line)
 
 

@@ -27,6 +27,7 @@ from sslpipe.sharding.config import Config as ShardConfig
 from sslpipe.sharding.sources import Config as SourceConfig
 from sslpipe.tracking.config import Config as TrackingConfig
 from sslpipe.training.core.config import Config as PretrainConfig
+from sslpipe.training.core.config import Setup
 from sslpipe.views.config import Config as ViewsConfig
 
 Kind = TypeVar("Kind", bound=Config)
@@ -67,6 +68,11 @@ class Settings:
     def method(self) -> MethodConfig:
         """Settings of the chosen method."""
         return self.method_config(self.pretrain.method)
+
+    @property
+    def setup(self) -> Setup:
+        """The settings that a training depends on."""
+        return Setup(self.pretrain, self.method, self.seed, self.views, self.loader)
 
     def __getattr__(self, name: str) -> Any:
         """A section, validated when it is first asked for."""

@@ -6,18 +6,13 @@ from sslpipe.core import pipeline, scratch
 from sslpipe.settings import Settings
 from sslpipe.tracking.record import Record
 from sslpipe.training.core import plan
-from sslpipe.training.core.config import Setup
 from sslpipe.training.core.run import fingerprint_parts, run
 from sslpipe.training.launch.role import role
 from stages.runner import stage
 
 
-def _setup(settings: Settings) -> Setup:
-    return Setup(settings.pretrain, settings.method, settings.seed, settings.views, settings.loader)
-
-
 def _parts(settings: Settings) -> dict[str, str]:
-    return fingerprint_parts(_setup(settings), pipeline.resolved().get("pretrain", {}).get("code", {}))
+    return fingerprint_parts(settings.setup, pipeline.resolved().get("pretrain", {}).get("code", {}))
 
 
 def make(settings: Settings, record: Record) -> None:
@@ -27,7 +22,7 @@ def make(settings: Settings, record: Record) -> None:
     record.tag("renderer", parts["renderer"])
     record.tag("processes", plan.world_size(settings.pretrain))
     result = run(
-        _setup(settings),
+        settings.setup,
         parts,
         on_log=lambda row: record.metrics({k: v for k, v in row.items() if k != "step"}, int(row["step"])),
         on_resume=record.resumed,
