@@ -20,7 +20,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.nodes import MappingNode
 
-from sslpipe.console.errors import UserError, explain_os_error
+from sslpipe.console.errors import UserError, explained
 from sslpipe.core.config import flatten
 from sslpipe.core.yaml import read
 from sslpipe.settings import SECTIONS, SettingsError, defaults, kind_of, load, unknown_value
@@ -93,10 +93,8 @@ def write(name: str, out: Path = Path("params.yaml"), *, force: bool = False) ->
             "write elsewhere by --out FILE, or give --force"
         )
     before = _resolved(out)
-    try:
+    with explained(f"writing {out}"):
         out.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise explain_os_error(error, f"writing {out}") from error
     yield f"wrote {out}: preset {name}"
     after = _resolved(out)
     assert after is not None

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sslpipe.console.errors import explain_os_error
+from sslpipe.console.errors import explain_os_error, explained
 
 
 def root() -> Path:
@@ -31,10 +31,8 @@ def root() -> Path:
 def folder(*parts: str) -> Path:
     """A folder of scratch, `.sslpipe/<parts>` under the project's root, made if it is not there."""
     path = root().joinpath(".sslpipe", *parts)
-    try:
+    with explained(f"making {path}"):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise explain_os_error(error, f"making {path}") from error
     return path
 
 

@@ -33,7 +33,7 @@ class SplitReader:
         self.resolution = self.manifest.resolution
         self._files = Files(self.folder, known.shards)
         self._check(known)
-        self.blocks = np.concatenate([[0], np.cumsum(np.bincount(self.rows["shard"]))]).astype(np.int64)
+        self.blocks = np.cumsum([0, *(shard.count for shard in known.shards)], dtype=np.int64)
         self.labels = torch.from_numpy(self.rows["label"].astype(np.int64))
 
     def __len__(self) -> int:

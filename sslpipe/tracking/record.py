@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from sslpipe.console.errors import UserError, explain_os_error
+from sslpipe.console.errors import UserError, explain_os_error, explained
 from sslpipe.core import scratch
 from sslpipe.tracking import energy, journal, memory, notes
 from sslpipe.tracking.config import Config
@@ -208,11 +208,9 @@ class Record:
         keep = size <= KEPT_BYTES
         if keep:
             copy = self.folder / "artifacts" / name
-            try:
+            with explained(f"keeping a copy of {name}"):
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, copy)
-            except OSError as error:
-                raise explain_os_error(error, f"keeping a copy of {name}") from error
             file = copy
         return {"path": name, "sha256": scratch.file_digest(file), "bytes": size, "kept": keep}
 

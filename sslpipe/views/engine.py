@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sslpipe.core.device import to_device
 from sslpipe.data.batch import Batch
 from sslpipe.data.buffers import Buffers
 from sslpipe.views import drawing, geometry, masks
@@ -132,10 +133,7 @@ class ViewEngine:
         return torch.empty(shape, dtype=self.dtype, device=self.device, memory_format=self.memory_format)
 
     def _upload(self, array: NDArray[Any]) -> Tensor:
-        tensor = torch.from_numpy(array)
-        if self.device.type == "cuda":
-            tensor = tensor.pin_memory()  # else the copy would wait for the work before it
-        return tensor.to(self.device, non_blocking=True)
+        return to_device(torch.from_numpy(array), self.device)
 
 
 def _hand_over(batch: Batch, views: list[View], made: torch.cuda.Event) -> tuple[Batch, list[View]]:
