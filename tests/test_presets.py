@@ -29,11 +29,8 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "presets"
 NAMES = presets.names(FOLDER)
 IMAGES = Source("images", ("a", "b"), {"train": range(500_000), "test": range(10_000)})  # type: ignore[dict-item]
-QUICK = (
-    "mnist5k",
-    "cifar10-resnet18",
-    "folder-224-vit-b",
-)  # one of each backbone; the others build as many networks
+# One of each backbone; the others build as many networks.
+QUICK = ("mnist5k", "cifar10-resnet18", "folder-224-vit-b")
 LAYOUT = (FOLDER / f"{presets.LAYOUT}.yaml").read_text()
 
 

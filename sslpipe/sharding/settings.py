@@ -41,9 +41,8 @@ class Declaration:
     about: str  # what its images are, in a few words
     needs: tuple[str, ...] = ()  # those of `OPTIONAL` that must be set
     reads: tuple[str, ...] = ()  # those of `OPTIONAL` that may be set; the rest must not be
-    names: tuple[
-        str, ...
-    ] = ()  # the sets to choose from by `data.source: <source>:<name>`; none: it is one set
+    #: The sets to choose from by `data.source: <source>:<name>`; none: it is one set.
+    names: tuple[str, ...] = ()
 
     def takes(self, setting: str) -> bool:
         """Whether a setting of `OPTIONAL` may be set."""

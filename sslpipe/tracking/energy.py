@@ -62,9 +62,8 @@ class Meter:
             for name, counter in list(self._counters.items()):
                 try:
                     now = counter.joules()
-                except (
-                    Exception
-                ):  # gone, whatever its driver raises: a sum without it would be taken for all of it
+                except Exception:  # whatever its driver raises
+                    # It is gone: a sum without it would be taken for all of it.
                     self._counters.clear()
                     return
                 step = now - self._last.get(name, now)

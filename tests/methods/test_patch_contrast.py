@@ -599,12 +599,9 @@ def test_pictures_show_the_most_similar_patch_reddest_and_frame_the_match() -> N
         white = (second[n] == 255).all(dim=-1)
         framed = (first[n] == 255).all(dim=-1) & white  # the anchor and its match, the same patch here
         assert framed.sum() >= 200
-        plain, tinted = (
-            rows[n, 14::28, 14::28].int() for rows in (first, second)
-        )  # [4, 4, 3], the same view
-        red, _, blue = (
-            (2 * tinted - plain).flatten(0, 1).T
-        )  # half of each pixel is the colour: 255 for the greatest
+        # Of the same view, [4, 4, 3] each. Half of a tinted pixel is the colour: 255 for the greatest similarity.
+        plain, tinted = (rows[n, 14::28, 14::28].int() for rows in (first, second))
+        red, _, blue = (2 * tinted - plain).flatten(0, 1).T
         row, column = (int(t.float().mean()) // 28 for t in framed.nonzero(as_tuple=True))
         assert red[4 * row + column] >= 253
         assert blue.max() >= 253

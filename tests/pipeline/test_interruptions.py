@@ -100,7 +100,7 @@ def test_however_often_it_is_stopped_it_ends_with_the_same_weights(
     draw = random.Random(0)
     for _ in range(
         3
-    ):  # and outright again, at whatever it is doing, with dvc or without; tests/crash does it often
+    ):  # and outright again, at whatever it is doing, half of the time with dvc; see tests/crash
         running, pid = start_and_wait()
         time.sleep(draw.uniform(0, 0.5))
         if draw.random() < 0.5:
