@@ -9,7 +9,8 @@ PYTHON ?= python3
 PORT ?= 5000
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
-unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME CONDA_PREFIX
+# Without bytecode every stage would compile torch again: 5 s each. Images of Docker often switch it off.
+unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME CONDA_PREFIX PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup repro test test-slow ui bench crash gpu lint format clean
 help:

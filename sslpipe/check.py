@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,10 @@ def check_packages(settings: Settings) -> Iterator[str]:
 
     versions = ", ".join(f"{name} {version_of(name)}" for name in ("torch", *PIPELINE_PACKAGES))
     yield f"environment: Python {sys.version.split()[0]}, {versions}"
+    if sys.dont_write_bytecode and not Path(cache_from_source(torch.__file__)).exists():
+        yield (
+            "  note: PYTHONDONTWRITEBYTECODE is set, so every stage compiles torch again, which takes seconds: unset it"
+        )
     for name in (*OWNERS, *evals.names()):
         resolve(getattr(getattr(settings, name), "device", "cpu"))
     device = resolve(settings.pretrain.device)

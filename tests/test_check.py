@@ -13,9 +13,10 @@ import yaml
 from dvc_project import TINY
 from PIL import Image
 
-from sslpipe.check import check
+from sslpipe.check import check, check_packages
 from sslpipe.cli import main
 from sslpipe.console.errors import UserError
+from sslpipe.settings import load
 
 DiskUsage = collections.namedtuple("DiskUsage", "total used free")
 
@@ -48,6 +49,18 @@ def test_a_good_project_passes_and_shows_the_resolved_recipe(small_project: Path
     assert "every key and value is known" in said
     assert "rotation: 10   (paper: 0)" in said
     assert "2 classes" in said
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_packages_that_are_compiled_again_and_again_are_said(
+    small_project: Path, monkeypatch: pytest.MonkeyPatch, compiled: bool
+) -> None:
+    (small_project / "torch.pyc").touch()
+    cached = small_project / ("torch.pyc" if compiled else "missing.pyc")
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    monkeypatch.setattr("sslpipe.check.cache_from_source", lambda path: str(cached))
+    told = "\n".join(check_packages(load("params.yaml")))
+    assert ("PYTHONDONTWRITEBYTECODE is set" in told) is not compiled
 
 
 def test_what_evaluations_read_besides(small_project: Path) -> None:
