@@ -52,7 +52,7 @@ ui: setup
 bench: setup
 	@for name in views data training evals methods; do echo "== $$name"; python benchmarks/$$name.py || exit 1; done
 
-# What `make test-slow` does 150 times: whatever is killed, cut or refused, the next run ends with the same bytes.
+# What `make test-slow` does 75 times: whatever is killed, cut or refused, the next run ends with the same bytes.
 crash: setup
 	@SSLPIPE_CRASHES=1000 python -m pytest -q tests/crash
 

@@ -1,6 +1,6 @@
 """Whatever is killed, cut or refused, and whenever: the next run goes on and ends with the same bytes.
 
-`SSLPIPE_CRASHES` is how many trials there are, 150 unless told otherwise; `make crash` makes it 1 000. A trial is drawn
+`SSLPIPE_CRASHES` is how many trials there are, 75 unless told otherwise; `make crash` makes it 1 000. A trial is drawn
 from its number, so that one that fails can be had again.
 """
 
@@ -35,7 +35,7 @@ from sslpipe.training.core.loop import train
 pytestmark = pytest.mark.slow
 
 CLOCK = Clock(0, 0, 0.0, torch.Generator())
-TRIALS = int(os.environ.get("SSLPIPE_CRASHES", "150"))
+TRIALS = int(os.environ.get("SSLPIPE_CRASHES", "75"))
 METHODS = ("moco", "byol", "swav", "mae")  # a queue, a momentum network, prototypes, masks
 SAVES = 6  # one a step
 #: Calls that change the disk in a training of so many saves: a few more than there are, so that some trials finish.

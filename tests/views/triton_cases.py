@@ -72,8 +72,10 @@ def off(pixels: torch.Tensor, table: Table, spec: ViewSpec) -> float:
 # ------------------------------------------------------------------------------------------------- geometry
 
 
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-@pytest.mark.parametrize("size", [1, 7, 28, 40])
+@pytest.mark.parametrize(
+    ("size", "interpolation"),
+    [(1, "bicubic"), (7, "bilinear"), (7, "bicubic"), (28, "bilinear"), (40, "bicubic")],
+)
 def test_crop_resize_flips_and_turns(size: int, interpolation: str) -> None:
     spec = ViewSpec(
         size=size, interpolation=interpolation, scale=(0.05, 1), ratio=(0.4, 2.5), vflip=0.5, quarter_turns=True,
@@ -145,9 +147,8 @@ def test_every_order_of_operations(order: tuple) -> None:
     assert off(smooth(1, 40), table, spec) <= EXACT
 
 
-@pytest.mark.parametrize("size", [28, 36])
-def test_every_order_of_jitter(size: int) -> None:
-    spec = ViewSpec(size=size, jitter=STRONG, **RAW)
+def test_every_order_of_jitter() -> None:
+    spec = ViewSpec(size=28, jitter=STRONG, **RAW)
     orders = np.array(list(permutations(range(4))), dtype=np.uint8)
     table = table_of(spec, np.tile(SIZES[:2], (12, 1))).change(order=orders)
     assert off(smooth(24, 40), table, spec) <= EXACT
@@ -186,7 +187,7 @@ def test_normalisation() -> None:
 
 
 @settings(
-    max_examples=25, deadline=None, derandomize=True, database=None,
+    max_examples=20, deadline=None, derandomize=True, database=None,
     suppress_health_check=[HealthCheck.too_slow],
 )  # fmt: skip
 @given(
