@@ -134,15 +134,14 @@ class TimmTransformer(Transformer):
         return list(self.model.blocks), self.model.norm
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Layers for layer decay as MAE's and BEiT's: all before the blocks, each block, the norm (with the head).
+        """Layers for layer decay as MAE's and BEiT's: all before the blocks, then each block.
 
-        The positions that all of BEiT's blocks share are with the norm.
+        What is not named is in one last layer with the head: the norm, and the positions that all of BEiT's blocks share.
         """
         before = "cls_token|reg_token|dist_token|pos_embed|patch_embed|norm_pre"
         return {
             "stem": rf"^(?:mask_token|model\.(?:{before}))",
             "blocks": r"^model\.blocks\.(\d+)",
-            "norm": r"^model\.(?:norm|rel_pos_bias)\.",
         }
 
 

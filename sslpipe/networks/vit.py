@@ -85,15 +85,11 @@ class SmallViT(Transformer):
         return self.norm(t)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Layers for layer decay as MAE's and BEiT's: all before the blocks, each block, the norm (with the head).
+        """Layers for layer decay as MAE's and BEiT's: all before the blocks, then each block.
 
-        What all blocks share, the relative positions, is with the norm.
+        What is not named is in one last layer with the head: the norm, and the relative positions that all blocks share.
         """
-        return {
-            "stem": r"^(?:cls_token|mask_token|pos_embed|patch_embed)",
-            "blocks": r"^blocks\.(\d+)",
-            "norm": r"^(?:norm|pos_bias)",
-        }
+        return {"stem": r"^(?:cls_token|mask_token|pos_embed|patch_embed)", "blocks": r"^blocks\.(\d+)"}
 
     def no_weight_decay(self) -> set[str]:
         """Tokens and positions are not decayed."""
