@@ -105,6 +105,41 @@ def test_layer_decay_grows_from_stem_to_head_and_spares_positions(name: str) -> 
     assert decay[id(named["head.weight"])] == 0.05
 
 
+def layer_of_mae(name: str, blocks: int) -> int:
+    """`get_layer_id_for_vit` of MAE's util/lr_decay.py, and of BEiT's optim_factory.py, for our names."""
+    parts = name.split(".")
+    if "blocks" in parts:
+        return int(parts[parts.index("blocks") + 1]) + 1
+    first = ("cls_token", "mask_token", "pos_embed", "patch_embed")
+    return 0 if any(part in first for part in parts) else blocks + 1
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("timm:vit_base_patch16_224", {}),
+        ("timm:beit_base_patch16_224", {}),
+        ("small_vit", {"depth": 3, "position": "relative"}),
+    ],
+)
+def test_exponents_of_layer_decay_are_maes_and_beits(name: str, options: dict[str, Any]) -> None:
+    from timm.optim import param_groups_layer_decay
+
+    with torch.device("meta"):
+        model = Classifier(networks.backbone(name, image_size=32, **options), 4)
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    found = model.backbone.blocks_and_norm()
+    assert found is not None
+    blocks = len(found[0])
+    scale = {
+        id(p): g["lr_scale"] for g in param_groups_layer_decay(model, layer_decay=0.75) for p in g["params"]
+    }
+    for key, parameter in model.named_parameters():
+        assert scale[id(parameter)] == pytest.approx(0.75 ** (blocks + 1 - layer_of_mae(key, blocks))), key
+    assert min(scale.values()) == pytest.approx(0.75 ** (blocks + 1))
+
+
 def test_flips_and_turns_of_the_recipe_hold_but_not_its_crop() -> None:
     dataset = {"hflip": 0.0, "rotation": 15.0, "scale": [0.3, 1.0], "jitter": {"probability": 0.8}}
     (spec,) = recipe(preprocess(), QUICK.crop_scale, dataset).views
