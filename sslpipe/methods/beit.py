@@ -56,6 +56,7 @@ class BEiT(Method):
         )  # fmt: skip
 
     paper = "Bao et al., ICLR 2022, arXiv:2106.08254"
+    backbone_options = {"start": "beit"}
     small = {
         "tokenizer": {"words": 128, "dim": 16, "width": 32, "epochs": 6, "batch_size": 128, "lr": 0.002},
         "optimizer": SMALL_ADAMW,

@@ -51,6 +51,7 @@ class BYOL(Method):
         )
 
     paper = "Grill et al., NeurIPS 2020, arXiv:2006.07733"
+    backbone_options = {"zero_init_residual": True}
     small = {
         "momentum": 0.9, "projector_hidden": 512, "projector_out": 512, "predictor_hidden": 512,
         "projector_norm": "plain",  # not in the paper: without it, small data and short runs collapse
@@ -70,8 +71,11 @@ class BYOL(Method):
         super().__init__(backbone, config)
         self.momentum = config.momentum
         D, out = backbone.dim, config.projector_out
-        self.projector = mlp(D, config.projector_hidden, out, last_norm=config.projector_norm)  # g_θ
-        self.predictor = mlp(out, config.predictor_hidden, out)  # q_θ
+        # The official heads end without a bias (networks.py, with_bias=False).
+        self.projector = mlp(
+            D, config.projector_hidden, out, last_norm=config.projector_norm, last_bias=False
+        )  # g_θ
+        self.predictor = mlp(out, config.predictor_hidden, out, last_bias=False)  # q_θ
         self.target = Momentum(nn.Sequential(self.backbone, self.projector))  # f_ξ, g_ξ
 
     def step(self, views: list[View], clock: Clock) -> Step:

@@ -61,6 +61,7 @@ class MoCoV3(Method):
 
     title = "MoCo v3"
     paper = "Chen et al., ICCV 2021, arXiv:2104.02057"
+    backbone_options = {"zero_init_residual": True, "start": "moco"}
     small = {
         "temperature": 0.2, "momentum": 0.99,
         "projector_hidden": 512, "projector_out": 128, "predictor_hidden": 512,

@@ -42,6 +42,7 @@ class SimCLR(Method):
         )
 
     paper = "Chen et al., ICML 2020, arXiv:2002.05709"
+    backbone_options = {"zero_init_residual": True}
     small = {"temperature": 0.1, "projector_hidden": 256, "projector_out": 128, "optimizer": SMALL_ADAMW}
     needs = "large batches: they are the negatives"
     suspects = (

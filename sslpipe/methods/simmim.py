@@ -37,6 +37,7 @@ class SimMIM(Method):
         )  # fmt: skip
 
     paper = "Xie et al., CVPR 2022, arXiv:2111.09886"
+    backbone_options = {"start": "beit"}
     small = {"optimizer": {**SMALL_ADAMW, "lr": 0.001, "schedule": "cosine"}}
     takes = ("vit",)
     default_backbone = "small_vit"

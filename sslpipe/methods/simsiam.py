@@ -9,8 +9,7 @@ each with a batch norm, the last without affine; a predictor of 2048-512-2048 wh
 are in views/recipes/simsiam.yaml.
 
 The official projector's last linear layer has a bias that is kept as it starts; the batch norm behind it takes it away
-again, so here there is none. Its ResNets start with zero-initialised residual branches, which is the backbone's matter
-here. Biases and norms are not decayed here, there they are.
+again, so here there is none. Biases and norms are not decayed here, there they are.
 """
 
 from __future__ import annotations
@@ -42,6 +41,7 @@ class SimSiam(Method):
         )
 
     paper = "Chen & He, CVPR 2021, arXiv:2011.10566"
+    backbone_options = {"zero_init_residual": True}
     small = {"projector_hidden": 512, "projector_out": 512, "predictor_hidden": 128, "optimizer": SMALL_ADAMW}
     suspects = "check the stop-gradient, that the predictor keeps its rate, and the learning rate itself"
     scales = (Scale(batch=512, epochs=100, source="the official code's defaults, main_simsiam.py"),)

@@ -38,10 +38,7 @@ def backbone(
     """
     if image_size < 1:
         raise UserError(f"image_size is {image_size}: give the side of the images in pixels")
-    build = _builder(name)
-    known = {
-        key: each.default for key, each in inspect.signature(build).parameters.items() if key != "image_size"
-    }
+    build, known = _builder(name), options_of(name)
     for option in options:
         if option not in known:
             near = meant(option, known)
@@ -60,6 +57,12 @@ def backbone(
     if lightness is not None:
         network = Lightness(network, **lightness)
     return network
+
+
+def options_of(name: str) -> dict[str, Any]:
+    """The options that a backbone has, and their defaults; a UserError for an unknown name."""
+    parameters = inspect.signature(_builder(name)).parameters.items()
+    return {key: each.default for key, each in parameters if key != "image_size"}
 
 
 def patch_size(name: str, *, image_size: int, **options: Any) -> int | None:

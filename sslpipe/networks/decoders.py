@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from sslpipe.console.errors import UserError
 from sslpipe.core.distributed import BatchNorm2d
+from sslpipe.networks import starts
 from sslpipe.networks.patches import Grid, sincos_positions
-from sslpipe.networks.vit import Block, initialise
+from sslpipe.networks.vit import Block
 
 
 class MAEDecoder(nn.Module):
@@ -42,7 +43,7 @@ class MAEDecoder(nn.Module):
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.predict = nn.Linear(width, patch_dim)
-        initialise(self)
+        starts.start(self, "mae", list(self.blocks))
 
     def forward(self, visible: Tensor, keep: Tensor) -> Tensor:
         """All patches, [N, P, patch_dim].

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sslpipe.console.errors import UserError
 from sslpipe.console.spelling import meant
 from sslpipe.core.distributed import synchronise
+from sslpipe.networks import starts
 from sslpipe.networks.patches import sincos_positions, take
 from sslpipe.networks.protocol import (
     Backbone,
@@ -136,7 +137,7 @@ class TimmTransformer(Transformer):
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Layers for layer decay as MAE's and BEiT's: all before the blocks, then each block.
 
-        What is not named is in one last layer with the head: the norm, and the positions that all of BEiT's blocks share.
+        What is not named is in one last layer with the head: the norm, and positions that all of BEiT's blocks share.
         """
         before = "cls_token|reg_token|dist_token|pos_embed|patch_embed|norm_pre"
         return {
@@ -160,10 +161,13 @@ class TimmViT(TimmTransformer):
         drop_path: float = 0.0,
         layer_scale: float | None = None,
         position: str = "learned",  # or "sincos": fixed, as MAE's
+        start: str = "timm",  # what the weights are before training: timm's own, or see `starts.start`
     ) -> None:
         if position not in ("learned", "sincos"):
             raise UserError(f"timm:{member} takes position 'learned' or 'sincos': got {position!r}")
         super().__init__(member, image_size, patch_size, pool, drop_path, layer_scale)
+        if start != "timm":
+            starts.start(self, start, list(self.model.blocks))
         if position == "sincos":
             table: nn.Parameter = self.model.pos_embed.requires_grad_(False)
             side = image_size // self.patch_size

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -37,19 +37,20 @@ def find(member: str) -> Callable[..., Backbone]:
             f"torchvision:{member} is not covered: choose a network of the families {', '.join(_FAMILIES)}, "
             "or timm:<name>, which has nearly all others"
         )
-    return partial(TorchvisionCNN, member)
+    return partial(TorchvisionResNet if families[member] == "resnet" else TorchvisionCNN, member)
 
 
 class TorchvisionCNN(ConvBackbone):
-    """A network of feature maps; `stem` as in `TimmCNN`."""
+    """A network of feature maps; `stem` as in `TimmCNN`, `own` for torchvision's constructor."""
 
-    def __init__(self, member: str, image_size: int, stem: str = "imagenet") -> None:
+    kind: Literal["resnet", "cnn"] = "cnn"
+
+    def __init__(self, member: str, image_size: int, stem: str = "imagenet", **own: bool) -> None:
         from torchvision import models
 
         super().__init__()
         self.name, self.image_size = f"torchvision:{member}", image_size
-        model = models.get_model(member, weights=None)
-        self.kind = "resnet" if isinstance(model, models.ResNet) else "cnn"
+        model = models.get_model(member, weights=None, **own)
         set_stem(self.name, stem, model)
         kept = {name: child for name, child in model.named_children() if name not in ("avgpool", "fc")}
         self.trunk = synchronise(getattr(model, "features", nn.Sequential(OrderedDict(kept))))
@@ -60,7 +61,24 @@ class TorchvisionCNN(ConvBackbone):
         return self.trunk(x)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Layers for layer decay: a ResNet's stem, then each block; elsewhere each block."""
-        if self.kind == "resnet":
-            return {"stem": r"^trunk\.(?:conv1|bn1)\.", "blocks": r"^trunk\.layer(\d+)\.(\d+)"}
+        """Layers for layer decay: each block."""
         return {"blocks": r"^trunk\.(\d+)"}
+
+
+class TorchvisionResNet(TorchvisionCNN):
+    """A ResNet.
+
+    With `zero_init_residual`, the last batch norm of each block starts at 0, so that the block starts as its shortcut
+    (Goyal et al. 2017).
+    """
+
+    kind = "resnet"
+
+    def __init__(
+        self, member: str, image_size: int, stem: str = "imagenet", zero_init_residual: bool = False
+    ) -> None:
+        super().__init__(member, image_size, stem, zero_init_residual=zero_init_residual)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Layers for layer decay: the stem, then each block."""
+        return {"stem": r"^trunk\.(?:conv1|bn1)\.", "blocks": r"^trunk\.layer(\d+)\.(\d+)"}

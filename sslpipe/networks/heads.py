@@ -17,7 +17,7 @@ def mlp(
     layers: int = 2,  # linear ones, at least 1
     norm: bool = True,  # batch norm after every layer but the last
     last_norm: Literal["affine", "scale", "plain"] | None = None,  # None: BYOL
-    last_bias: bool | None = None,  # unless told, the last layer has one where no norm follows (BYOL: none)
+    last_bias: bool | None = None,  # unless told, the last layer has one where no norm follows
 ) -> nn.Sequential:
     """Linear, batch norm and ReLU, `layers` times, the last without ReLU: [N, in] → [N, out].
 

@@ -1,4 +1,4 @@
-"""`small_vit`: a plain pre-norm vision transformer (Dosovitskiy et al. 2021), initialised as MAE's."""
+"""`small_vit`: a plain pre-norm vision transformer (Dosovitskiy et al. 2021)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sslpipe.console.errors import UserError
+from sslpipe.networks import starts
 from sslpipe.networks.patches import resize_positions, sincos_positions, take
 from sslpipe.networks.protocol import Transformer, check_patch_size
 from sslpipe.networks.relative import entries, relative_bias
@@ -36,6 +37,7 @@ class SmallViT(Transformer):
         class_token: bool = True,
         drop_path: float = 0.0,  # chance that a block is skipped in training, rising linearly from 0 to this
         layer_scale: float | None = None,  # start of a learned scale of each residual branch (BEiT: .1)
+        start: str = "mae",  # what the weights are before training: see `starts.start`
     ) -> None:
         super().__init__()
         check_patch_size("small_vit", image_size, patch_size)
@@ -58,7 +60,7 @@ class SmallViT(Transformer):
         chances = [drop_path * block / max(depth - 1, 1) for block in range(depth)]
         self.blocks = nn.ModuleList(Block(width, heads, chance, layer_scale) for chance in chances)
         self.norm = nn.LayerNorm(width, eps=1e-6)
-        initialise(self)
+        starts.start(self, start, list(self.blocks))
 
     def blocks_and_norm(self) -> tuple[Sequence[nn.Module], nn.Module]:
         """See `Backbone.blocks_and_norm`."""
@@ -87,7 +89,7 @@ class SmallViT(Transformer):
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Layers for layer decay as MAE's and BEiT's: all before the blocks, then each block.
 
-        What is not named is in one last layer with the head: the norm, and the relative positions that all blocks share.
+        What is not named is in one last layer with the head: the norm, and relative positions that all blocks share.
         """
         return {"stem": r"^(?:cls_token|mask_token|pos_embed|patch_embed)", "blocks": r"^blocks\.(\d+)"}
 
@@ -163,21 +165,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
     with torch.autocast("cpu", enabled=False):
         wide = None if bias is None else bias.float()
         return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), wide).to(q.dtype)
-
-
-def initialise(transformer: nn.Module) -> None:
-    """MAE's official start: Xavier-uniform linear layers (the patch embedding as one), tokens normal(.02).
-
-    But the patch embedding's bias starts at 0, where the official code leaves torch's random start.
-    """
-    for name, parameter in transformer.named_parameters():
-        if name.endswith(("cls_token", "mask_token", "pos_embed")):
-            nn.init.normal_(parameter, std=0.02)
-    for module in transformer.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            nn.init.xavier_uniform_(module.weight.view(module.weight.shape[0], -1))
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
 
 
 def _check(width: int, depth: int, heads: int, position: str, pool: str, cls: bool, drop_path: float) -> None:

@@ -79,6 +79,8 @@ class Method(nn.Module):
     takes: ClassVar[tuple[str, ...]] = ("resnet", "cnn", "vit")
     needs: ClassVar[str] = ""  # what it asks of data or batches beside images, in a few words
     default_backbone: ClassVar[str] = "small_resnet"
+    #: Options of the backbone that the official code has, for those backbones that have such an option.
+    backbone_options: ClassVar[Mapping[str, Any]] = {}
     suspects: ClassVar[str] = "check the learning rate and the views"  # where features have collapsed
     scales: ClassVar[tuple[Scale, ...]]  # runs that the paper's settings are of, the first with all defaults
     #: Settings for a few thousand small images, where they are not the paper's; found by trying.

@@ -11,7 +11,7 @@ from sslpipe import methods, networks
 from sslpipe.console.errors import UserError
 from sslpipe.methods.base.config import MethodConfig
 from sslpipe.methods.base.method import Method
-from sslpipe.networks.build import patch_size
+from sslpipe.networks.build import options_of, patch_size
 from sslpipe.networks.protocol import Backbone, ConvBackbone, probe
 from sslpipe.training.core import accumulation
 from sslpipe.training.core.config import Config
@@ -27,7 +27,14 @@ def backbone_name(config: Config) -> str:
 def build_backbone(config: Config, image_size: int, seed: int) -> Backbone:
     """The backbone with weights drawn from the seed; raises a UserError for an unknown name or option."""
     torch.manual_seed(seed)
-    return networks.backbone(backbone_name(config), image_size=image_size, **config.backbone_options)
+    return networks.backbone(backbone_name(config), image_size=image_size, **backbone_options(config))
+
+
+def backbone_options(config: Config) -> dict[str, Any]:
+    """The backbone's options: what the method's official code has of them, and on top `pretrain.backbone_options`."""
+    known = options_of(backbone_name(config))
+    official = methods.find(config.method).backbone_options
+    return {key: value for key, value in official.items() if key in known} | config.backbone_options
 
 
 def build_method(config: Config, method_config: MethodConfig, image_size: int, seed: int) -> Method:
@@ -50,7 +57,7 @@ def build_recipe(
     Raises:
         UserError: a change that no recipe takes, or masked views of another size than the encoder's.
     """
-    patch = patch_size(backbone_name(config), image_size=views.size, **config.backbone_options)
+    patch = patch_size(backbone_name(config), image_size=views.size, **backbone_options(config))
     paper = methods.recipe(config.method, views.size, patch_size=patch, config=method_config)
     own = f"methods.{config.method}.views"
     recipe = resolve(paper, dataset=dataset, user=method_config.views, mean=mean, std=std, setting=own)
