@@ -9,7 +9,8 @@ run_beit_pretraining.py): AdamW with a rate of 1.5e-3 for a batch of 2048, not s
 tokenizer's crop, are in views/recipes/beit.yaml.
 
 The official transformer has relative positions, a layer scale of .1 and a drop path of .1: `timm:beit_base_patch16_224`
-with `backbone_options: {drop_path: 0.1}`, or `small_vit` with `{position: relative, layer_scale: 0.1, drop_path: 0.1}`.
+with `backbone_options: {layer_scale: 0.1, drop_path: 0.1}`, or `small_vit` with `{position: relative, layer_scale: 0.1,
+drop_path: 0.1}`.
 
 What differs: the tokenizer is not DALL-E's but is trained on the same images first (sslpipe/networks/tokenizer.py),
 and the loss is one mean over the hidden patches of all ranks, where the official code averages the ranks' means.

@@ -9,8 +9,8 @@ a tenth of the rate after 700 of 800 epochs. (For Swin it has 2e-4 · batch / 51
 and a cosine.) The view, with its masks of 32-pixel squares, is in views/recipes/simmim.yaml.
 
 The official transformer has relative positions shared by all blocks, a layer scale of .1 and a drop path of .1:
-`timm:beit_base_patch16_224` with `backbone_options: {drop_path: 0.1}`, or `small_vit` with `{position: relative,
-layer_scale: 0.1, drop_path: 0.1}`.
+`timm:beit_base_patch16_224` with `backbone_options: {layer_scale: 0.1, drop_path: 0.1}`, or `small_vit` with
+`{position: relative, layer_scale: 0.1, drop_path: 0.1}`. Its warm-up starts at 5e-7 · batch / 512, here at 0.
 """
 
 from __future__ import annotations

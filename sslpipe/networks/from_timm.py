@@ -112,6 +112,7 @@ class TimmTransformer(Transformer):
         pool: str = "mean",  # "mean" of the patches or the "cls" token
         drop_path: float = 0.0,  # chance that a block is skipped in training, rising linearly to this
         layer_scale: float | None = None,  # start of each residual branch's scale; None: timm's default
+        start: str = "timm",  # what the weights are before training: timm's own, or see `starts.start`
     ) -> None:
         super().__init__()
         self.name, self.image_size, self.pool = f"timm:{member}", image_size, pool
@@ -125,10 +126,13 @@ class TimmTransformer(Transformer):
         self.model = synchronise(_create(member, image_size, **sizes, **heads, **self.own, **layer_scaled))
         self.model.patch_embed.strict_img_size = False  # images of other sizes can be fed
         self.prefixes, self.dim = int(self.model.num_prefix_tokens), int(self.model.embed_dim)
-        if pool == "cls" and self.model.cls_token is None:
+        self.class_token = self.model.cls_token is not None
+        if pool == "cls" and not self.class_token:
             raise UserError(f"{self.name} has no class token: set its pool to 'mean'")
         self.mask_token = nn.Parameter(torch.empty(1, 1, 1, self.dim), requires_grad=False)
         nn.init.normal_(self.mask_token, std=0.02)
+        if start != "timm":
+            starts.start(self, start, list(self.model.blocks))
 
     def blocks_and_norm(self) -> tuple[Sequence[nn.Module], nn.Module]:
         """See `Backbone.blocks_and_norm`."""
@@ -160,14 +164,12 @@ class TimmViT(TimmTransformer):
         pool: str = "mean",
         drop_path: float = 0.0,
         layer_scale: float | None = None,
+        start: str = "timm",
         position: str = "learned",  # or "sincos": fixed, as MAE's
-        start: str = "timm",  # what the weights are before training: timm's own, or see `starts.start`
     ) -> None:
         if position not in ("learned", "sincos"):
             raise UserError(f"timm:{member} takes position 'learned' or 'sincos': got {position!r}")
-        super().__init__(member, image_size, patch_size, pool, drop_path, layer_scale)
-        if start != "timm":
-            starts.start(self, start, list(self.model.blocks))
+        super().__init__(member, image_size, patch_size, pool, drop_path, layer_scale, start)
         if position == "sincos":
             table: nn.Parameter = self.model.pos_embed.requires_grad_(False)
             side = image_size // self.patch_size

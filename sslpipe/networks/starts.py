@@ -21,7 +21,7 @@ def start(network: nn.Module, name: str, blocks: Sequence[nn.Module]) -> None:
     - `moco`: the same, but queries, keys and values are each a matrix of their own, and the class token is nearly 0
       (MoCo v3's vits.py). The frozen patch embedding is uniform in ±√(6 / (3p² + D)): ±.0625 of a ViT-B/16.
     - `beit`: all normal(.02) cut off at ±.02, and the last layers of block l's attention and MLP divided by √(2l)
-      (BEiT's modeling_pretrain.py, SimMIM's simmim.py). timm's own BEiTs start so, but cut off at ±2.
+      (BEiT's modeling_pretrain.py, SimMIM's simmim.py). timm's own BEiTs are cut off at ±2, so 1.9 times as large.
 
     Args:
         blocks: its blocks, in order; the start `beit` finds `attn.proj` or `attention.out`, and the MLP, in each.

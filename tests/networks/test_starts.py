@@ -16,13 +16,16 @@ from sslpipe.training.core.build import backbone_options
 from sslpipe.training.core.config import Config
 
 TIMM = "timm:vit_tiny_patch16_224"
+BEIT = "timm:beit_base_patch16_224"
 
 
 def build(name: str, start: str) -> nn.Module:
     torch.manual_seed(0)
     size: dict[str, Any] = {"image_size": 32, "patch_size": 8}
     return (
-        backbone(name, start=start, **size) if name == TIMM else backbone(name, start=start, width=96, **size)
+        backbone(name, start=start, width=96, **size)
+        if name == "small_vit"
+        else backbone(name, start=start, **size)
     )
 
 
@@ -75,7 +78,7 @@ def test_mocos_frozen_patch_embedding_of_a_vit_b_is_within_a_sixteenth() -> None
     assert tokens.square().mean().sqrt().item() == pytest.approx(1.0, abs=0.05)
 
 
-@pytest.mark.parametrize("name", ["small_vit", TIMM])
+@pytest.mark.parametrize("name", ["small_vit", TIMM, BEIT])
 def test_beits_start_is_cut_off_and_shrinks_what_deep_blocks_add(name: str) -> None:
     network = build(name, "beit")
     for layer, weight in matrices(network).items():
@@ -107,7 +110,11 @@ def test_another_start_is_refused() -> None:
         ("mocov3", "torchvision:resnet50", {"zero_init_residual": True}),
         ("beit", "small_vit", {"start": "beit"}),
         ("simmim", "small_vit", {"start": "beit"}),
-        ("beit", "timm:beit_base_patch16_224", {}),  # which starts so by itself
+        ("beit", "timm:beit_base_patch16_224", {"start": "beit"}),
+        ("simclr", "torchvision:resnet50", {"zero_init_residual": True}),
+        ("byol", "torchvision:resnet50", {"zero_init_residual": True}),
+        ("simsiam", "torchvision:resnet50", {"zero_init_residual": True}),
+        ("simclr", "torchvision:efficientnet_b0", {}),
         ("moco", "torchvision:resnet50", {}),
         ("swav", "torchvision:resnet50", {}),
         ("byol", "small_resnet", {}),
