@@ -36,6 +36,15 @@ def test_the_target_starts_as_a_copy_of_backbone_and_projector() -> None:
         assert a.data_ptr() != b.data_ptr()
 
 
+def test_heads_end_without_a_bias_as_the_official_networks_do() -> None:
+    """`networks.py` of the official code: a linear layer, batch norm, relu, a linear layer `with_bias=False`."""
+    method = build()
+    for head in (method.projector, method.predictor):
+        linear = [module for module in head.modules() if isinstance(module, nn.Linear)]
+        assert len(linear) == 2
+        assert linear[-1].bias is None
+
+
 def test_the_loss_is_equation_2_both_ways(toy_reader: Any) -> None:
     method = build().double()
     v1, v2 = (view.pixels.double() for view in views(toy_reader))
