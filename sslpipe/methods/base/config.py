@@ -25,8 +25,9 @@ class OptimizerConfig(Config):
         "cosine", description="the learning rate after the warm-up"
     )
     milestones: tuple[float, ...] = Field(
-        (0.6, 0.8), description="`steps`: shares of training at which lr · 0.1"
+        (0.6, 0.8), description="`steps`: shares of training at which lr · step_factor"
     )
+    step_factor: float = Field(0.1, gt=0, lt=1, description="`steps`: what lr is multiplied by at each")
     warmup_epochs: float = Field(
         10.0, ge=0, description="epochs in which the learning rate rises to its peak"
     )

@@ -23,7 +23,7 @@ def lr_factor(config: OptimizerConfig, epoch: float, epochs: float) -> float:
     if config.schedule == "constant":
         return 1.0
     if config.schedule == "steps":
-        return 0.1 ** sum(epoch / epochs >= milestone for milestone in config.milestones)
+        return config.step_factor ** sum(epoch / epochs >= milestone for milestone in config.milestones)
     progress = (epoch - warmup) / max(epochs - warmup, 1e-9)
     return config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 

@@ -146,3 +146,14 @@ def test_sgd_takes_parameters_that_are_frozen_at_first_and_is_torchs_else() -> N
         reference.step()
     for own, other in zip(values, theirs, strict=True):
         torch.testing.assert_close(own, other)
+
+
+def test_steps_may_be_of_another_factor_as_rotnets_on_cifar() -> None:
+    """`LUT_lr` of config/CIFAR10_RotNet_NIN4blocks.py: up to each epoch, the rate."""
+    official = [(60, 0.1), (120, 0.02), (160, 0.004), (200, 0.0008)]
+    steps = OptimizerConfig(
+        lr=0.1, schedule="steps", milestones=(0.3, 0.6, 0.8), step_factor=0.2, warmup_epochs=0
+    )
+    for epoch in range(200):
+        expected = next(rate for end, rate in official if epoch < end)
+        assert 0.1 * lr_factor(steps, epoch, 200) == pytest.approx(expected)
