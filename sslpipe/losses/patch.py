@@ -20,6 +20,7 @@ def patch_info_nce(
     *,
     anchors: int | None = None,
     chunk: int = 2048,
+    by_image: bool = False,
 ) -> Tensor:
     """InfoNCE over patches: view 1's matched patches are anchors, one mean over all of the batch's.
 
@@ -36,6 +37,7 @@ def patch_info_nce(
         ignore: bool [N, P, P]; `ignore[n, i, j]` drops view 1's patch j from the denominator of its anchor i.
         anchors: how many patches are matched at most, where the caller knows: else the device is waited for to tell.
         chunk: anchors at a time; changes memory, not the result.
+        by_image: a mean over the anchors of each image, and then over the images that have any.
     """
     patches1 = F.normalize(z1, dim=-1).flatten(0, 1)  # [NP, D]
     patches2 = F.normalize(z2, dim=-1).flatten(0, 1)  # [NP, D]
@@ -45,6 +47,8 @@ def patch_info_nce(
     rows = (~matched).to(torch.uint8).argsort(stable=True)[:anchors]  # [A], the matched ones first
     counts = matched[rows].to(z1.dtype)  # [A] 1, and 0 for those that only fill up
     P = z1.shape[1]
+    if by_image:
+        counts = counts / (matches >= 0).sum(dim=1).clamp(min=1)[rows // P]  # [A], 1 in all of each image
     positives = rows // P * z2.shape[1] + matches.flatten()[rows].clamp(min=0)  # [A] rows of patches2
 
     def sum_over(anchor: Tensor, positive: Tensor, count: Tensor) -> Tensor:

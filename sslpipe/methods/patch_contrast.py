@@ -14,7 +14,9 @@ has 57.0 (the official repository), linear 63.5 (OpenMMLab): patches help where 
 Settings: DenseCL's (its repository's configs/selfsup/densecl/densecl_imagenet_200ep.py) are both λ of .5, τ .2 for
 patches, a patch head of two 1×1 convolutions, 2048 and 128, without batch norm, and the views, which are MoCo v2's
 (views/recipes/patch_contrast.yaml). SimCLR's, whose loss is that of images here, are τ .1, the head of images, and LARS
-with .3 · batch / 256 and weight decay 1e-6. Units, anchors and `ignore_overlap` are our own.
+with .3 · batch / 256 and weight decay 1e-6. Units, anchors and `ignore_overlap` are our own. The loss to the letter,
+all other patches as negatives and 1/P Σ over the pairs of each image, is `ignore_overlap: false`, `mean: image` and
+more `anchors` than there are patches.
 """
 
 from __future__ import annotations
@@ -73,6 +75,10 @@ class PatchContrast(Method):
         anchors: int = Field(4096, ge=1, description="anchors drawn, at most, for each batch and direction")
         ignore_overlap: bool = Field(
             True, description="patches that share an anchor's match are no negatives of it"
+        )
+        mean: Literal["anchors", "image"] = Field(
+            "anchors",
+            description="L_12 is one mean over all anchors, or over each image's and then over images",
         )
         optimizer: OptimizerConfig = OptimizerConfig(
             name="lars", lr=0.3, rule="linear", weight_decay=1e-6, warmup_epochs=10
@@ -186,7 +192,8 @@ class PatchContrast(Method):
         ignore = share_match(m) if self.config.ignore_overlap else None  # of all patches, drawn or not
         most, chunk = self.config.anchors, max(1, _LOGITS // (2 * m.numel()))
         drawn, tau = draw(m, most, generator), self.config.patch_temperature
-        return patch_info_nce(p_1, p_2, drawn, tau, ignore, anchors=min(most, m.numel()), chunk=chunk)
+        most, by_image = min(most, m.numel()), self.config.mean == "image"
+        return patch_info_nce(p_1, p_2, drawn, tau, ignore, anchors=most, chunk=chunk, by_image=by_image)
 
     def _region_size(self, side: int) -> int:
         """Pixels a side of a region as it is encoded: whole patches for a vision transformer."""

@@ -36,6 +36,34 @@ def patches() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return z1, z2, matches, torch.rand(3, 5, 5) < 0.3
 
 
+def plainly(z1: Tensor, z2: Tensor, matches: Tensor, temperature: float) -> float:
+    """The mean over images of 1/P Σ −log(exp(s(z_i, z_m(i))/τ) / Σ_k≠i exp(s(z_i, z_k)/τ)), P the pairs of an image."""
+    z1, z2 = (torch.nn.functional.normalize(z, dim=-1) for z in (z1, z2))
+    images = []
+    for n in range(len(z1)):
+        pairs = [(i, int(j)) for i, j in enumerate(matches[n]) if j >= 0]
+        terms = []
+        for i, j in pairs:
+            others = [z1[m, k] for m in range(len(z1)) for k in range(z1.shape[1]) if (m, k) != (n, i)]
+            others += list(z2.flatten(0, 1))
+            total = sum(math.exp(float(z1[n, i] @ other) / temperature) for other in others)
+            terms.append(-math.log(math.exp(float(z1[n, i] @ z2[n, j]) / temperature) / total))
+        if pairs:
+            images.append(sum(terms) / len(pairs))
+    return sum(images) / len(images)
+
+
+@pytest.mark.parametrize("chunk", [2, 2048])
+def test_by_image_it_is_the_formula_read_plainly(
+    patches: tuple[Tensor, Tensor, Tensor, Tensor], chunk: int
+) -> None:
+    z1, z2, matches, _ = patches
+    matches[0, 2:], matches[1], matches[2] = -1, -1, torch.arange(5)  # of 1, 0 and 5 pairs
+    value = patch_info_nce(z1, z2, matches, 0.2, chunk=chunk, by_image=True).item()
+    assert value == pytest.approx(plainly(z1, z2, matches, 0.2), 1e-12)
+    assert value != pytest.approx(by_loops(z1, z2, matches, 0.2), 1e-3)
+
+
 @pytest.mark.parametrize("chunk", [1, 4, 2048])
 @pytest.mark.parametrize("with_ignore", [False, True])
 def test_is_the_contract(

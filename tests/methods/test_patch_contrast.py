@@ -109,14 +109,21 @@ def patches_by_loops(
     return losses
 
 
-def mean_of_view(losses: dict[Any, float], view: int) -> float:
-    chosen = [value for (v, _, _), value in losses.items() if v == view]
-    return sum(chosen) / len(chosen)
+def mean_of_view(losses: dict[Any, float], view: int, mean: str) -> float:
+    images = [[value for (v, k, _), value in losses.items() if (v, k) == (view, n)] for n in range(4)]
+    if mean == "anchors":
+        return sum(map(sum, images)) / sum(map(len, images))
+    means = [sum(image) / len(image) for image in images if image]
+    return sum(means) / len(means)
 
 
-@pytest.mark.parametrize("ignore", [True, False])
-def test_the_loss_is_the_formula(ignore: bool) -> None:
-    method = build(lambda_img=0.3, lambda_patch=0.9, temperature=0.3, ignore_overlap=ignore).double()
+@pytest.mark.parametrize(
+    ("ignore", "mean"), [(True, "anchors"), (False, "anchors"), (True, "image"), (False, "image")]
+)
+def test_the_loss_is_the_formula(ignore: bool, mean: str) -> None:
+    method = build(
+        lambda_img=0.3, lambda_patch=0.9, temperature=0.3, ignore_overlap=ignore, mean=mean
+    ).double()
     a, b = views = double(pair(4))
     reference = copy.deepcopy(method)
     with torch.no_grad():
@@ -137,7 +144,7 @@ def test_the_loss_is_the_formula(ignore: bool) -> None:
     assert 0.2 < sum(match >= 0 for match in m.values()) / len(m) < 0.9
     losses = patches_by_loops(p, m, 0.2, ignore)
     expected = 0.3 * images_by_loops(z, 0.3)
-    expected += 0.9 * (mean_of_view(losses, 0) + mean_of_view(losses, 1)) / 2
+    expected += 0.9 * (mean_of_view(losses, 0, mean) + mean_of_view(losses, 1, mean)) / 2
     outcome = method.step(views, clock())
     assert outcome.loss.item() == pytest.approx(expected, rel=1e-9)
     found = [
