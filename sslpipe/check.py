@@ -174,11 +174,16 @@ def check_networks(settings: Settings, source: Source) -> Iterator[str]:
     import torch
 
     from sslpipe import methods
+    from sslpipe.evals.base import embed
     from sslpipe.training.core import build, parallel, plan
 
     pretrain, size = settings.pretrain, settings.views.size
     with torch.device("meta"):
         method = build.build_method(pretrain, settings.method, size, settings.seed)
+    embed.fitting(settings.embed, method.encoder, method.probe_pool)
+    for evaluation in evals.names():
+        if (config := getattr(settings, evaluation)).enabled:
+            evals.check(evaluation, method.encoder, config)
     parameters = sum(parameter.numel() for parameter in method.encoder.parameters())
     name = build.backbone_name(pretrain)
     yield f"method: {pretrain.method} trains {name}, {parameters / 1e6:.2f} M parameters, for {pretrain.epochs} epochs"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sslpipe import load_encoder
 from sslpipe.data.loader import open_split
 from sslpipe.evals.base import patches
 from sslpipe.evals.base.embed import embed
+from sslpipe.evals.base.inputs import Inputs
 from sslpipe.settings import Settings
 from sslpipe.shards import manifest as manifests
 from sslpipe.tracking.record import Record
@@ -18,16 +18,16 @@ def make(settings: Settings, record: Record) -> None:
     """Write data/features/{train,test}.safetensors and plots/embed/."""
     manifest = manifests.read(Path("data/shards"))
     record.dataset(manifest.source.name, manifest.digest, manifest.source.name)
-    encoder = load_encoder("models/encoder.safetensors")
+    inputs = Inputs(section=lambda name: getattr(settings, name))
     readers = {}
     for split in ("train", "test"):
         reader = open_split(Path("data/shards"), split, settings.loader.reader)
-        features = embed(encoder, reader, settings.embed, settings.seed)
+        features = embed(inputs.encoder, reader, inputs.embedding, settings.seed)
         features.save(Path(f"data/features/{split}.safetensors"))
         record.metric(f"{split}_images", len(features.index))
         readers[split] = reader
     shown = readers["test"] if len(readers["test"]) else readers["train"]
-    patches.show(Path("plots/embed"), encoder, shown, settings.embed.shown, settings.seed)
+    patches.show(Path("plots/embed"), inputs.encoder, shown, settings.embed.shown, settings.seed)
     record.artifact("plots/embed")
 
 

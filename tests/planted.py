@@ -44,7 +44,7 @@ class Colours(ConvBackbone):
         """With `sight` 1, and a `preprocess`."""
         found = cls(SIZE).eval()
         found.sight.fill_(1)
-        found.preprocess = preprocess()
+        found.preprocess, found.info = preprocess(), {}
         return found
 
     def maps(self, x: Tensor) -> Tensor:

@@ -162,7 +162,7 @@ def encoder(name: str = "small_resnet", image_size: int = SIZE, **options: Any) 
     torch.manual_seed(0)
     small: dict[str, Any] = {"width": 8} if name == "small_resnet" else {"width": 16, "depth": 1, "heads": 2}
     network = networks.backbone(name, image_size=image_size, **{**small, **options}).eval()
-    network.preprocess = preprocess(image_size)
+    network.preprocess, network.info = preprocess(image_size), {}
     return network
 
 

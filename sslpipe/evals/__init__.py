@@ -1,8 +1,9 @@
 """Evaluations of an encoder, each beside the same protocol on random weights. One folder an evaluation.
 
 A folder NAME is found by its name. NAME/__init__.py declares it, without torch: `EVALUATION`, and `Config`, the section
-NAME of params.yaml. NAME/evaluate.py has `evaluate(inputs, config, seed) -> Outcome`, and where there is something to
-draw `plots(inputs, config, outcome)`, the files of plots/NAME.
+NAME of params.yaml. NAME/evaluate.py has `evaluate(inputs, config, seed) -> Outcome`; where there is something to draw
+`plots(inputs, config, outcome)`, the files of plots/NAME; and where it does not take every encoder
+`check(encoder, config)`, which `sslpipe check` asks, too.
 """
 
 from __future__ import annotations
@@ -68,6 +69,13 @@ def reason_to_skip(
         if declared.labels and not splits[split]["labelled"]:
             return f"the {split} images have no labels"
     return None
+
+
+def check(name: str, encoder: Any, config: Any) -> None:
+    """Raise the UserError that the evaluation would end with, where it does not take this encoder."""
+    module = importlib.import_module(f"{__name__}.{name}.evaluate")
+    if hasattr(module, "check"):
+        module.check(encoder, config)
 
 
 def headlines(names_of_numbers: Iterable[str]) -> list[str]:

@@ -34,7 +34,9 @@ class ProbeConfig(Config):
     )
     batch_size: int = Field(256, ge=1, description="features a step")
     lrs: tuple[float, ...] = Field(
-        (0.001, 0.003, 0.01, 0.03, 0.1, 0.3), min_length=1, description="learning rates to choose from"
+        (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
+        min_length=1,
+        description="learning rates to choose from",
     )
     weight_decays: tuple[float, ...] = Field(
         (0.0,), min_length=1, description="each is tried with each learning rate; on weights, not on biases"

@@ -40,6 +40,7 @@ class MAE(Method):
 
     paper = "He et al., CVPR 2022, arXiv:2111.06377"
     backbone_options = {"start": "mae"}
+    probe_pool = "cls"
     small = {
         "mask_ratio": 0.75, "decoder_width": 64, "decoder_depth": 2, "decoder_heads": 4,
         "optimizer": {**SMALL_ADAMW, "lr": 0.001, "warmup_epochs": 4},

@@ -80,7 +80,7 @@ class Lightness(Backbone):
         super().__init__()
         self.network = network
         self.name, self.image_size, self.dim = network.name, network.image_size, network.dim
-        self.patch_size, self.kind = network.patch_size, network.kind
+        self.patch_size, self.kind, self.class_token = network.patch_size, network.kind, network.class_token
         self.options = {**network.options, "lightness": {"mean": list(mean), "std": list(std)}}
         for key, values in (("mean", mean), ("std", std)):
             self.register_buffer(key, torch.tensor(list(values)).view(1, 3, 1, 1), persistent=False)
@@ -99,9 +99,9 @@ class Lightness(Backbone):
         """See `Backbone.features`."""
         return self.network.features(self._seen(x))
 
-    def last_blocks(self, x: Tensor, count: int) -> Tensor:
+    def last_blocks(self, x: Tensor, count: int, pool: str = "encoder") -> Tensor:
         """See `Backbone.last_blocks`."""
-        return self.network.last_blocks(self._seen(x), count)
+        return self.network.last_blocks(self._seen(x), count, pool)
 
     def blocks_and_norm(self) -> tuple[Sequence[nn.Module], nn.Module] | None:
         """The network's."""

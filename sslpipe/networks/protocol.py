@@ -24,6 +24,7 @@ class Backbone(nn.Module):
     image_size: int  # side of the square images it is made for, pixels
     dim: int  # features a vector
     patch_size: int | None = None  # pixels; None for a CNN, which cannot hide patches
+    class_token: bool = False  # whether a transformer has one
     kind: Literal["resnet", "cnn", "vit"]  # "cnn": other networks of feature maps
     preprocess: Preprocess  # set by `load_encoder`: images in, [N, 3, S, S] out
     info: dict[str, Any]  # set by `load_encoder`: where the weights come from
@@ -59,11 +60,13 @@ class Backbone(nn.Module):
         """A transformer's blocks, in order, and the norm after the last; None for a CNN."""
         return None
 
-    def last_blocks(self, x: Tensor, count: int) -> Tensor:
+    def last_blocks(self, x: Tensor, count: int, pool: str = "encoder") -> Tensor:
         """Vectors of the last blocks side by side, [N, 3, S, S] → [N, count · D]; of a CNN, what `forward` gives.
 
         DINO's protocol of linear probes (Caron et al. 2021, App. F.1). Methods that rebuild what is hidden leave
         their last block to that; what an image shows is found before.
+
+        `pool` is "encoder", as `forward` pools; or for a transformer "mean" of the patches, or "cls", the class token.
         """
         return self(x)
 
@@ -141,13 +144,14 @@ class Transformer(Backbone):
         """[N, 3, S, S] → [N, D, S / patch_size, S / patch_size]."""
         return as_maps(self.tokens(x), x, self.patch_size)
 
-    def _pooled(self, tokens: Tensor) -> Tensor:
-        return tokens[:, 0] if self.pool == "cls" else tokens[:, self.prefixes :].mean(dim=1)
+    def _pooled(self, tokens: Tensor, pool: str = "encoder") -> Tensor:
+        pool = self.pool if pool == "encoder" else pool
+        return tokens[:, 0] if pool == "cls" else tokens[:, self.prefixes :].mean(dim=1)
 
-    def last_blocks(self, x: Tensor, count: int) -> Tensor:
+    def last_blocks(self, x: Tensor, count: int, pool: str = "encoder") -> Tensor:
         """See `Backbone.last_blocks`; each block's tokens go through the last norm and the pooling."""
         if count == 1:
-            return self(x)
+            return self._pooled(self.encode(x), pool)
         blocks, norm = self.blocks_and_norm()
         found: list[Tensor] = []
         with ExitStack() as hooks:
@@ -155,7 +159,7 @@ class Transformer(Backbone):
                 hook = block.register_forward_hook(lambda module, given, tokens: found.append(tokens))
                 hooks.enter_context(hook)
             self.features(x)
-        return torch.cat([self._pooled(norm(tokens)) for tokens in found], dim=1)
+        return torch.cat([self._pooled(norm(tokens), pool) for tokens in found], dim=1)
 
     def learn_mask_token(self) -> None:
         """See `Backbone.learn_mask_token`."""

@@ -43,7 +43,7 @@ class SmallViT(Transformer):
         check_patch_size("small_vit", image_size, patch_size)
         _check(width, depth, heads, position, pool, class_token, drop_path)
         self.name, self.image_size, self.dim, self.patch_size = "small_vit", image_size, width, patch_size
-        self.pool, self.prefixes = pool, int(class_token)
+        self.pool, self.class_token, self.prefixes = pool, class_token, int(class_token)
         side = image_size // patch_size
         self.square = (side, side)  # the grid that the positions are for
         self.patch_embed = nn.Conv2d(3, width, patch_size, patch_size)

@@ -59,8 +59,17 @@ class Preprocess(Config):
 
     def plain(self, pixels: Tensor) -> Tensor:
         """Pixels [N, 3, S, S] as they were before the normalisation."""
-        mean, std = (torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (self.mean, self.std))
+        mean, std = self._levels(pixels)
         return pixels * std + mean
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """What `plain` gave, in [0, 1], normalised again."""
+        mean, std = self._levels(pixels)
+        return (pixels - mean) / std
+
+    def _levels(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        mean, std = (torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (self.mean, self.std))
+        return mean, std
 
 
 def centre(

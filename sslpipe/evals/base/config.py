@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from sslpipe.core.config import Config as Base
@@ -16,6 +18,11 @@ class EmbedConfig(Base):
         1,
         ge=1,
         description="blocks of a ViT, counted from the last, whose features stand side by side (DINO: 4)",
+    )
+    pool: Literal["encoder", "mean", "cls", "paper"] = Field(
+        "encoder",
+        description="a ViT's vector of an image: as in pretraining; its patches' mean; its class token; or as the "
+        "method's paper probes it (MAE: cls)",
     )
     shown: int = Field(8, ge=0, le=12, description="images whose patches the report shows")
     device: Device = "auto"

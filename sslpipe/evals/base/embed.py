@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from sslpipe import networks
+from sslpipe.console.errors import UserError
 from sslpipe.console.progress import progress
 from sslpipe.core.device import resolve
 from sslpipe.data.loader import Loader, Reader
@@ -32,30 +35,49 @@ def beside_random(encoder: Backbone, device: torch.device, seed: int) -> dict[st
     return {"": encoder, "random_init_": random_twin(encoder, seed)}
 
 
+def fitting(settings: Config, encoder: Backbone, paper: str = "encoder") -> Config:
+    """The settings for an encoder: where `pool` is "paper", that of the method, which `paper` says.
+
+    Raises:
+        UserError: a class token is asked of an encoder without.
+    """
+    pool = paper if settings.pool == "paper" and encoder.kind == "vit" else settings.pool
+    if pool == "cls" and not encoder.class_token:
+        raise UserError(f"embed.pool: {encoder.name} has no class token; set it to encoder")
+    return settings.model_copy(update={"pool": pool})
+
+
+def vectors(network: Backbone, pixels: Tensor, settings: Config) -> Tensor:
+    """What stands for images [N, 3, S, S] in evaluations of features: float32 [N, D]."""
+    return network.last_blocks(pixels, settings.last_blocks, settings.pool).float()
+
+
 @torch.inference_mode()
-def central(network: Backbone, reader: Reader, last_blocks: int = 1) -> Tensor:
-    """Features of the central view of each image of a split, by a network in eval mode: float32 [N, D], on the CPU."""
+def central(network: Backbone, reader: Reader, features: Callable[[Tensor], Tensor]) -> Tensor:
+    """Features of the central view of each image of a split, by a network in eval mode: float32 [N, D], on the CPU.
+
+    They are what `features` gives of pixels [N, 3, S, S] on the network's device.
+    """
     device = next(network.parameters()).device
     loader = Loader(reader, batch_size=_BATCH, seed=0, shuffle=False, drop_last=False)
-    return torch.cat(
-        [
-            network.last_blocks(network.preprocess.view(batch.to(device)), last_blocks).float().cpu()
-            for batch in loader.epoch(0)
-        ]
-    )
+    views = (network.preprocess.view(batch.to(device)) for batch in loader.epoch(0))
+    return torch.cat([features(pixels).float().cpu() for pixels in views])
 
 
 @torch.inference_mode()
 def embed(encoder: Backbone, reader: Reader, settings: Config, seed: int) -> Features:
-    """Features of a whole split, each image once and in order; `seed` is of the random weights."""
+    """Features of a whole split, each image once and in order; `seed` is of the random weights.
+
+    The settings are such as `fitting` gives.
+    """
     device = resolve(settings.device)
-    nets, blocks = beside_random(encoder, device, seed).values(), settings.last_blocks
+    nets = beside_random(encoder, device, seed).values()
     loader = Loader(reader, batch_size=settings.batch_size, seed=0, shuffle=False, drop_last=False)
     rows: list[tuple[Tensor, ...]] = []
     with progress("embed", len(reader), "images") as bar:
         for batch in loader.epoch(0):
             pixels = encoder.preprocess.view(batch.to(device))  # [N, 3, S, S]
-            features = [net.last_blocks(pixels, blocks).float().cpu() for net in nets]
+            features = [vectors(net, pixels, settings).cpu() for net in nets]
             rows.append((*features, _raw_pixels(pixels, encoder.preprocess), batch.label, batch.index))
             bar.update(len(batch))
     return Features(*(torch.cat(column) for column in zip(*rows, strict=True))).with_grey_once()

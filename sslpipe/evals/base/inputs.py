@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from sslpipe.evals.base.config import EmbedConfig
 from sslpipe.evals.base.features import Features
 from sslpipe.shards import manifest as manifests
 from sslpipe.shards.manifest import Manifest
@@ -58,6 +59,13 @@ class Inputs:
         from sslpipe.export import load_encoder
 
         return load_encoder(self.root / "models" / "encoder.safetensors")
+
+    @cached_property
+    def embedding(self) -> EmbedConfig:
+        """How the encoder's features are made."""
+        from sslpipe.evals.base.embed import fitting
+
+        return fitting(self.config("embed"), self.encoder, self.encoder.info.get("probe_pool", "encoder"))
 
     @cached_property
     def encoder_digest(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,20 @@ def digests(data: str, encoder: str, settings: Config, seeds: int) -> dict[str, 
     """What tells two numbers apart: digests of data, of the encoder's weights and of the protocol's settings."""
     own = settings.model_dump(mode="json", exclude={"enabled", "device"})
     return {"data": data, "encoder": encoder, "settings": scratch.digest({**own, "seeds": seeds})}
+
+
+def at_edge(setting: str, lr: float, lrs: Sequence[float]) -> dict[str, str]:
+    """For the protocol, and printed: that the learning rate chosen is the first or last of those tried.
+
+    Then a better one may lie beyond. Nothing where it lies between others, or was the only one.
+    """
+    if len(lrs) == 1 or min(lrs) < lr < max(lrs):
+        return {}
+    told = (
+        f"{lr:g} was chosen, the {'lowest' if lr == min(lrs) else 'highest'} of {setting}: add further ones"
+    )
+    print(f"{setting.partition('.')[0]}: {told}", flush=True)
+    return {"lr_at_edge": told}
 
 
 def without_duplicates(manifest: Manifest, test: Features, predicted: Mapping[str, Tensor]) -> dict[str, Any]:

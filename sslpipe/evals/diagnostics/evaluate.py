@@ -18,7 +18,7 @@ from sslpipe.core.device import resolve
 from sslpipe.data.loader import Reader
 from sslpipe.evals.base import tables
 from sslpipe.evals.base.config import EmbedConfig
-from sslpipe.evals.base.embed import beside_random
+from sslpipe.evals.base.embed import beside_random, vectors
 from sslpipe.evals.base.features import KINDS
 from sslpipe.evals.base.inputs import Inputs
 from sslpipe.evals.base.outcome import Outcome
@@ -60,7 +60,7 @@ def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
             bank, queries = getattr(known, kind), getattr(few, kind)
             metrics[f"{prefix}nn_purity"] = measures.purity(bank, known.label, queries, few.label, k)
     nets = beside_random(inputs.encoder, device, seed)
-    views = embedded_views(nets, inputs.train, inputs.recipe, config, inputs.config("embed"), seed)
+    views = embedded_views(nets, inputs.train, inputs.recipe, config, inputs.embedding, seed)
     varied = any(_vary(x) for x in views.values())
     if varied:
         for prefix, x in views.items():
@@ -142,7 +142,7 @@ def embedded_views(
             views = engine(reader.gather(part), epoch=0)
             pixels = torch.cat([view.pixels for view in views])  # [q·n, 3, S, S], the first views first
             for name, net in nets.items():
-                features = net.last_blocks(pixels, embedding.last_blocks).float()
+                features = vectors(net, pixels, embedding)
                 found[name].append(features.unflatten(0, (settings.views, len(part))).transpose(0, 1).cpu())
             bar.update(len(part))
     return {name: torch.cat(parts) for name, parts in found.items()}

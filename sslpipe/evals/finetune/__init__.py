@@ -12,8 +12,13 @@ from sslpipe.measures.config import Labels
 
 
 class MixingConfig(Base):
-    """How labelled images are mixed and erased in fine-tuning; all off by default."""
+    """How labelled images are distorted, erased and mixed in fine-tuning; all off by default."""
 
+    rand_augment: str = Field(
+        "",
+        pattern=r"^(rand(-[a-z]+[0-9.]*)*)?$",
+        description="RandAugment (Cubuk et al. 2020) in timm's words; MAE and BEiT: rand-m9-mstd0.5-inc1",
+    )
     mixup: float = Field(0.0, ge=0, description="alpha of mixup (Zhang et al. 2018); MAE's fine-tuning: 0.8")
     cutmix: float = Field(0.0, ge=0, description="alpha of CutMix (Yun et al. 2019); MAE's fine-tuning: 1.0")
     probability: float = Field(1.0, gt=0, le=1, description="of mixing a batch at all")
@@ -24,7 +29,7 @@ class MixingConfig(Base):
     @property
     def on(self) -> bool:
         """Whether anything is done."""
-        return bool(self.mixup or self.cutmix or self.erasing)
+        return bool(self.rand_augment or self.mixup or self.cutmix or self.erasing)
 
 
 class Config(Base):
@@ -48,9 +53,13 @@ class Config(Base):
     head: Literal["zero", "linear"] = Field(
         "zero", description="what the new layer starts from: nothing, or a linear probe on the same labels"
     )
+    norm: Literal["before", "after"] = Field(
+        "before",
+        description="a ViT's last norm: the encoder's, before its patches are averaged, or a new one after (MAE, BEiT)",
+    )
     freeze_epochs: int = Field(0, ge=0, description="first epochs in which the new layer learns alone")
     drop_path: float = Field(
-        0.0, ge=0, lt=1, description="chance that a block is skipped; timm's backbones only"
+        0.0, ge=0, lt=1, description="chance that a block is skipped; small_vit and timm's backbones"
     )
     mixing: MixingConfig = MixingConfig()
     device: Device = "auto"

@@ -38,18 +38,29 @@ from sslpipe.views.recipe import Recipe
 
 
 class Classifier(nn.Module):
-    """A backbone with a linear layer on top."""
+    """A backbone with a linear layer on top, which starts near 0 as MAE's and BEiT's do.
 
-    def __init__(self, backbone: Backbone, classes: int) -> None:
+    With `norm` "after", a ViT's patches are averaged as the last block gives them, and then normalised by a new norm.
+    """
+
+    def __init__(self, backbone: Backbone, classes: int, norm: str = "before") -> None:
         super().__init__()
         self.backbone = backbone
+        self.norm: nn.Module | None = None
+        if norm == "after":
+            own = _take_norm(backbone)
+            self.norm = nn.LayerNorm(backbone.dim, eps=getattr(own, "eps", 1e-6))
         self.head = nn.Linear(backbone.dim, classes)
-        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.trunc_normal_(self.head.weight, std=2e-5)
         nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [N, C] of images [N, 3, S, S]."""
-        return self.head(self.backbone(x))
+        return self.head(self.features(x))
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the linear layer reads, [N, 3, S, S] → [N, D]."""
+        return self.backbone(x) if self.norm is None else self.norm(self.backbone.tokens(x).mean(dim=1))
 
     @torch.no_grad()
     def start_from(self, probe: Probe) -> None:
@@ -66,6 +77,15 @@ class Classifier(nn.Module):
         return prefix_matcher(self.backbone.group_matcher(coarse))
 
 
+def _take_norm(backbone: Backbone) -> nn.Module:
+    """Take the last norm out of a ViT, and give it."""
+    found = backbone.blocks_and_norm()
+    assert found is not None, f"{backbone.name} has no last norm"
+    (name,) = (name for name, module in backbone.named_modules() if module is found[1])
+    backbone.set_submodule(name, nn.Identity())
+    return found[1]
+
+
 def prefix_matcher(matcher: Mapping[str, Any]) -> dict[str, Any]:
     """A group matcher whose patterns start at `backbone.`."""
 
@@ -77,9 +97,31 @@ def prefix_matcher(matcher: Mapping[str, Any]) -> dict[str, Any]:
     return {name: moved(pattern) for name, pattern in matcher.items()}
 
 
+def check(encoder: Backbone, config: Config) -> None:
+    """Refuse what an encoder cannot be fine-tuned with.
+
+    Raises:
+        UserError: the backbone cannot skip blocks, or has no norm to put after its pooling.
+    """
+    if config.drop_path and "drop_path" not in encoder.options:
+        raise UserError(
+            f"finetune.drop_path: {encoder.name} has no blocks that can be skipped; set it to 0, or pretrain small_vit "
+            "or one of timm's backbones"
+        )
+    if config.norm == "after" and encoder.blocks_and_norm() is None:
+        raise UserError(
+            f"finetune.norm: {encoder.name} averages feature maps and has no norm to put after; set it to before"
+        )
+
+
 def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
-    """Top-1 on test from the encoder's weights and from random ones; the encoder is left as it is."""
+    """Top-1 on test from the encoder's weights and from random ones; the encoder is left as it is.
+
+    Raises:
+        UserError: see `check`.
+    """
     encoder, device, (train, test) = inputs.encoder, resolve(config.device), inputs.labelled()
+    check(encoder, config)
     count = None if config.labels == "all" else count_of(config.labels, train.labels)
     draws = 1 if count is None or count >= len(train) else config.draws
     classes = int(train.labels.max()) + 1
@@ -96,9 +138,9 @@ def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
                 network = dropping(random_twin(encoder, seed + number), config.drop_path)
                 if prefix == "":
                     network.load_state_dict(start)
-                model = Classifier(network, classes).to(device)
+                model = Classifier(network, classes, config.norm).to(device)
                 if config.head == "linear":  # LP-FT, Kumar et al. 2022
-                    features = central(network.eval(), subset)
+                    features = central(network, subset, model.eval().features)
                     probe = fit_probe(features, subset.labels, classes, ProbeConfig(), seed + number)
                     model.start_from(probe)
                 fit(model, subset, views, config, layer_decay, seed + number, bar)
@@ -160,7 +202,10 @@ def fit(
     batch_size = min(settings.batch_size, len(subset))
     loader = Loader(subset, batch_size=batch_size, seed=seed, drop_last=len(subset) % batch_size == 1)
     classes = model.head.out_features
-    mix = Mixing(settings.mixing, classes, settings.label_smoothing, seed) if settings.mixing.on else None
+    mix = None
+    if settings.mixing.on:
+        preprocess = model.backbone.preprocess
+        mix = Mixing(settings.mixing, classes, settings.label_smoothing, seed, preprocess)
     learning = [parameter for parameter in model.backbone.parameters() if parameter.requires_grad]
     torch.manual_seed(seed)
     model.train()
@@ -189,18 +234,9 @@ def fit(
 
 
 def dropping(network: Backbone, drop_path: float) -> Backbone:
-    """The same architecture, its blocks skipped with some chance in training; weights are new.
-
-    Raises:
-        UserError: the backbone cannot skip blocks.
-    """
+    """The same architecture, its blocks skipped with some chance in training; weights are new."""
     if not drop_path:
         return network
-    if "drop_path" not in network.options:
-        raise UserError(
-            f"finetune.drop_path: {network.name} has no blocks that can be skipped; set it to 0, or pretrain one of "
-            "timm's backbones"
-        )
     options = {**network.options, "drop_path": drop_path}
     dropped = networks.backbone(network.name, image_size=network.image_size, **options)
     dropped.preprocess = network.preprocess

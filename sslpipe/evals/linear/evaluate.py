@@ -76,6 +76,7 @@ def scores(train: Features, test: Features, settings: Config, seed: int) -> Outc
         **settings.model_dump(mode="json", exclude={"enabled", "device"}),
         "optimiser": f"SGD, cosine, {decay}standardised features",
         **used,
+        **trust.at_edge("linear.lrs", used["lr_used"]["features"], settings.lrs),
         "chosen_on": f"{settings.folds}-fold cross-validation within the labels used; last epoch reported",
         "train_images": len(train.label),
         "test_images": len(test.label),

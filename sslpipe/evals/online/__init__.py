@@ -14,7 +14,7 @@ class Config(Base):
     enabled: Enabled = False
     epochs: Epochs = 30
     batch_size: int = Field(256, ge=1, description="images an optimiser step")
-    lrs: Rates = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+    lrs: Rates = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
     weight_decays: tuple[float, ...] = Field(
         (0.0,), min_length=1, description="each is tried with each learning rate"
     )

@@ -7,6 +7,8 @@ what is left out is seen in its central view, as the test images are.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,22 +17,21 @@ from torch import Tensor
 from sslpipe.console.progress import Progress, progress
 from sslpipe.core.device import resolve
 from sslpipe.data.loader import Reader
-from sslpipe.evals.base import tables
-from sslpipe.evals.base.embed import beside_random, central
+from sslpipe.evals.base import tables, trust
+from sslpipe.evals.base.embed import beside_random, central, vectors
 from sslpipe.evals.base.inputs import Inputs
 from sslpipe.evals.base.outcome import Outcome
 from sslpipe.evals.base.views import mild_recipe
 from sslpipe.evals.online import Config
 from sslpipe.measures import probe as probes
 from sslpipe.measures.config import ProbeConfig
-from sslpipe.networks.protocol import Backbone
 from sslpipe.views.engine import ViewEngine
 
 
 @torch.inference_mode()
 def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
     """Accuracy of a probe trained on views; the details are classes [M] by prefix, `` and `random_init_`."""
-    encoder, last_blocks = inputs.encoder, inputs.config("embed").last_blocks
+    encoder, embedding = inputs.encoder, inputs.embedding
     device, (train, test) = resolve(config.device), inputs.labelled()
     classes = int(train.labels.max()) + 1
     own = config.model_dump(include={"epochs", "batch_size", "lrs", "weight_decays", "folds"})
@@ -43,8 +44,9 @@ def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
     with progress("online", 2 * steps, "steps") as bar:
         for prefix, network in beside_random(encoder, device, seed).items():
             engine = ViewEngine(recipe, seed=seed, device=device)
-            views = _views(network, engine, train, last_blocks, bar)
-            x, queries = (central(network, split, last_blocks) for split in (train, test))
+            seen = partial(vectors, network, settings=embedding)
+            views = _views(seen, engine, train, bar)
+            x, queries = (central(network, split, seen) for split in (train, test))
             trained = probes.fit(x, train.labels, classes, probe, seed, device, views)
             predicted[prefix] = trained(queries).argmax(1)
             metrics[f"{prefix}top1"] = (predicted[prefix] == test.labels).double().mean().item()
@@ -54,9 +56,11 @@ def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
         del used["weight_decay_used"]
     protocol = {
         **config.model_dump(mode="json", exclude={"enabled", "device"}),
-        "last_blocks": last_blocks,
+        "last_blocks": embedding.last_blocks,
+        "pool": embedding.pool,
         "optimiser": f"SGD, momentum {probe.momentum}, cosine, standardised features",
         **used,
+        **trust.at_edge("online.lrs", used["lr_used"]["encoder"], config.lrs),
         "chosen_on": f"{config.folds}-fold cross-validation within the training images; last epoch reported",
         "train_images": len(train),
         "test_images": len(test),
@@ -68,13 +72,13 @@ plots = tables.confusions
 
 
 def _views(
-    network: Backbone, engine: ViewEngine, reader: Reader, last_blocks: int, bar: Progress
+    seen: Callable[[Tensor], Tensor], engine: ViewEngine, reader: Reader, bar: Progress
 ) -> probes.Views:
     """Gives features of an epoch's views of some images, float32 [n, D]; the bar moves on each time."""
 
     def features(indices: Tensor, epoch: int) -> Tensor:
         (view,) = engine(reader.gather(indices), epoch)
         bar.update(1)
-        return network.last_blocks(view.pixels, last_blocks).float()
+        return seen(view.pixels)
 
     return features

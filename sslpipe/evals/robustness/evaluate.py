@@ -19,7 +19,8 @@ from sslpipe.core.device import resolve
 from sslpipe.data.batch import Batch
 from sslpipe.data.loader import Reader
 from sslpipe.evals.base import tables
-from sslpipe.evals.base.embed import beside_random
+from sslpipe.evals.base.config import EmbedConfig
+from sslpipe.evals.base.embed import beside_random, vectors
 from sslpipe.evals.base.features import KINDS, Features
 from sslpipe.evals.base.inputs import Inputs
 from sslpipe.evals.base.outcome import Outcome
@@ -37,15 +38,15 @@ _VISIBLE = 1e-4  # mean change of a value in [0, 1] below which an operation cha
 class Nets:
     """The encoder and its random twin, asked together."""
 
-    def __init__(self, encoder: Backbone, last_blocks: int, device: torch.device, seed: int) -> None:
+    def __init__(self, encoder: Backbone, settings: EmbedConfig, device: torch.device, seed: int) -> None:
         self.nets = beside_random(encoder, device, seed)
-        self.preprocess, self.last_blocks, self.device = encoder.preprocess, last_blocks, device
+        self.preprocess, self.settings, self.device = encoder.preprocess, settings, device
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> dict[str, Tensor]:
         """Features [n, D] by prefix of normalised pixels [n, 3, S, S]."""
         x = pixels.to(self.device)
-        return {name: net.last_blocks(x, self.last_blocks).float().cpu() for name, net in self.nets.items()}
+        return {name: vectors(net, x, self.settings).cpu() for name, net in self.nets.items()}
 
 
 def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
@@ -59,7 +60,7 @@ def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
         raise UserError(
             "robustness compares images, and there are fewer than two: set robustness.enabled to false"
         )
-    nets = Nets(encoder, inputs.config("embed").last_blocks, resolve(config.device), seed)
+    nets = Nets(encoder, inputs.embedding, resolve(config.device), seed)
     known = inputs.features[0].labelled()
     indices = sample(len(test), config.images, seed)
     labelled = (test.labels >= 0).nonzero()[:, 0]

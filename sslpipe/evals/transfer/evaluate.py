@@ -83,7 +83,7 @@ def _embedded(inputs: Inputs, config: Config) -> tuple[Features, Features, Manif
     seed, how = inputs.config("seed"), inputs.config("loader").reader
     with shards(config, inputs.config("shard"), seed) as folder:
         train, test = (
-            embed(inputs.encoder, open_split(folder, split, how), inputs.config("embed"), seed).labelled()
+            embed(inputs.encoder, open_split(folder, split, how), inputs.embedding, seed).labelled()
             for split in ("train", "test")
         )
         return train, test, manifests.read(folder)

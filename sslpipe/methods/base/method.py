@@ -81,6 +81,7 @@ class Method(nn.Module):
     default_backbone: ClassVar[str] = "small_resnet"
     #: Options of the backbone that the official code has, for those backbones that have such an option.
     backbone_options: ClassVar[Mapping[str, Any]] = {}
+    probe_pool: ClassVar[str] = "encoder"  # which vector of an image its paper probes, see `embed.pool`
     suspects: ClassVar[str] = "check the learning rate and the views"  # where features have collapsed
     scales: ClassVar[tuple[Scale, ...]]  # runs that the paper's settings are of, the first with all defaults
     #: Settings for a few thousand small images, where they are not the paper's; found by trying.

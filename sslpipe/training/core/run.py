@@ -111,7 +111,7 @@ def run(
         data = {"name": manifest.source.name, "digest": manifest.digest}
         if leader:
             origin = {"method": config.method, "title": method.title, "seed": setup.seed, "data": data}
-            info = {"sslpipe": __version__, **origin}
+            info = {"sslpipe": __version__, **origin, "probe_pool": method.probe_pool}
             save_encoder(method.encoder, "models", preprocess=preprocess, info=info)
             _write_plots(method, history, engine, loader.reader)
             headline = {name: metrics[name] for name in HEADLINE if name in metrics}

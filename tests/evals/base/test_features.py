@@ -9,7 +9,7 @@ from support import encoder as small
 
 from sslpipe.console.errors import UserError
 from sslpipe.evals.base.config import EmbedConfig as Config
-from sslpipe.evals.base.embed import embed, random_twin
+from sslpipe.evals.base.embed import embed, fitting, random_twin
 from sslpipe.evals.base.features import Features
 from sslpipe.networks.protocol import Backbone
 from sslpipe.views.preprocess import Preprocess
@@ -39,6 +39,35 @@ def test_features_of_several_blocks_stand_side_by_side() -> None:
     network = encoder("small_vit", depth=3)
     features = embed(network, ToyReader(6), Config(last_blocks=2), seed=1)
     assert features.features.shape == features.random_init_features.shape == (6, 32)
+
+
+def test_features_may_be_of_the_class_token() -> None:
+    network = encoder("small_vit", depth=2)
+    reader = ToyReader(6)
+    features = embed(network, reader, Config(pool="cls"), seed=1).features
+    with torch.inference_mode():
+        tokens = network.tokens(network.preprocess.view(reader.gather(range(6))), prefix=True)
+    torch.testing.assert_close(features, tokens[:, 0])
+    assert not torch.allclose(features, embed(network, reader, Config(), seed=1).features)
+
+
+@pytest.mark.parametrize(
+    ("pool", "paper", "expected"),
+    [
+        ("encoder", "cls", "encoder"),
+        ("paper", "cls", "cls"),
+        ("paper", "encoder", "encoder"),
+        ("cls", "encoder", "cls"),
+    ],
+)
+def test_which_vector_is_the_settings_or_the_papers(pool: str, paper: str, expected: str) -> None:
+    assert fitting(Config.model_validate({"pool": pool}), encoder("small_vit"), paper).pool == expected
+
+
+def test_a_class_token_that_is_not_there_is_said() -> None:
+    for network in (encoder(), encoder("small_vit", class_token=False)):
+        with pytest.raises(UserError, match=r"embed\.pool: small_\w+ has no class token"):
+            fitting(Config(pool="cls"), network)
 
 
 def test_random_weights_see_the_same_view() -> None:

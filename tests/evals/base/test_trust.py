@@ -9,7 +9,7 @@ import torch
 from support import inputs, manifest
 
 from sslpipe.evals.base.features import Features
-from sslpipe.evals.base.trust import digests, without_duplicates
+from sslpipe.evals.base.trust import at_edge, digests, without_duplicates
 from sslpipe.evals.linear import Config
 
 
@@ -29,6 +29,17 @@ def test_scores_without_the_images_that_repeat_one_of_train() -> None:
             "test_images": 3,
         }
     }
+
+
+def test_a_rate_at_the_edge_of_those_tried_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    lrs = (0.1, 1.0, 3.0)
+    assert at_edge("linear.lrs", 1.0, lrs) == at_edge("linear.lrs", 0.3, (0.3,)) == {}
+    assert capsys.readouterr().out == ""
+    assert at_edge("linear.lrs", 3.0, lrs) == {
+        "lr_at_edge": "3 was chosen, the highest of linear.lrs: add further ones"
+    }
+    assert capsys.readouterr().out == "linear: 3 was chosen, the highest of linear.lrs: add further ones\n"
+    assert "the lowest of" in at_edge("online.lrs", 0.1, lrs)["lr_at_edge"]
 
 
 @pytest.mark.parametrize("pairs", [(), (("train", 1),), tuple(("test", n) for n in range(6))])

@@ -7,6 +7,7 @@ import torch
 from planted import ColourReader
 from support import ToyReader, inputs, preprocess
 from support import encoder as small
+from torch import nn
 
 from sslpipe import networks
 from sslpipe.console.errors import UserError
@@ -122,22 +123,56 @@ def layer_of_mae(name: str, blocks: int) -> int:
         ("small_vit", {"depth": 3, "position": "relative"}),
     ],
 )
-def test_exponents_of_layer_decay_are_maes_and_beits(name: str, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("norm", ["before", "after"])
+def test_exponents_of_layer_decay_are_maes_and_beits(name: str, options: dict[str, Any], norm: str) -> None:
     from timm.optim import param_groups_layer_decay
 
     with torch.device("meta"):
-        model = Classifier(networks.backbone(name, image_size=32, **options), 4)
+        model = Classifier(networks.backbone(name, image_size=32, **options), 4, norm)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     found = model.backbone.blocks_and_norm()
     assert found is not None
     blocks = len(found[0])
+    assert ("norm.weight" in dict(model.named_parameters())) == (norm == "after")
     scale = {
         id(p): g["lr_scale"] for g in param_groups_layer_decay(model, layer_decay=0.75) for p in g["params"]
     }
     for key, parameter in model.named_parameters():
         assert scale[id(parameter)] == pytest.approx(0.75 ** (blocks + 1 - layer_of_mae(key, blocks))), key
     assert min(scale.values()) == pytest.approx(0.75 ** (blocks + 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("small_vit", {}), ("timm:vit_tiny_patch16_224", {"patch_size": 8})]
+)
+def test_with_the_norm_after_it_is_maes_classifier(name: str, options: dict[str, Any]) -> None:
+    """models_vit.py with `global_pool`: blocks, the mean of the patches, `fc_norm`, the head; no norm before."""
+    network = networks.backbone(name, image_size=32, **options)
+    found = network.blocks_and_norm()
+    assert found is not None
+    nn.init.normal_(found[1].weight)  # type: ignore[arg-type]
+    x, seen = torch.randn(2, 3, 32, 32), []
+    found[0][-1].register_forward_hook(lambda module, given, tokens: seen.append(tokens))
+    model = Classifier(network, 4, "after").eval()
+    logits = model(x)
+    pooled = seen[0][:, 1:].mean(dim=1)  # [N, D]
+    fresh = nn.functional.layer_norm(pooled, (network.dim,), eps=1e-6)
+    torch.testing.assert_close(logits, fresh @ model.head.weight.T, rtol=1e-4, atol=1e-7)
+    assert model.features(x).mean(dim=1).abs().max() < 1e-5
+
+
+def test_the_head_starts_at_maes_and_beits_scale() -> None:
+    """`trunc_normal_(model.head.weight, std=2e-5)`, main_finetune.py; BEiT: .02 times an `init_scale` of .001."""
+    weight = Classifier(networks.backbone("small_vit", image_size=16, width=256), 200).head.weight
+    assert weight.std().item() == pytest.approx(2e-5, rel=0.02)
+
+
+def test_what_a_network_cannot_do_is_said_before_training() -> None:
+    for setting in ({"norm": "after"}, {"drop_path": 0.1}):
+        with pytest.raises(UserError, match=rf"finetune\.{next(iter(setting))}: small_resnet"):
+            finetune.check(encoder(), QUICK.model_copy(update=setting))
+        finetune.check(small("small_vit"), QUICK.model_copy(update=setting))
 
 
 def test_flips_and_turns_of_the_recipe_hold_but_not_its_crop() -> None:
@@ -166,7 +201,7 @@ def test_fine_tuning_may_start_from_the_probe_of_each_networks_own_features(
     def watched(self: Classifier, probe: Any) -> None:
         original(self, probe)
         reader = Subset(ToyReader(64), torch.arange(10))
-        features = finetune.central(self.backbone, reader)
+        features = finetune.central(self.backbone, reader, self.features)
         with torch.inference_mode():
             torch.testing.assert_close(self.head(features), probe(features), rtol=1e-3, atol=1e-3)
         started.append(True)
@@ -215,7 +250,7 @@ def test_mixing_trains_on_soft_targets(monkeypatch: pytest.MonkeyPatch) -> None:
     assert any((target > 0.2).sum(1).max() > 1 for target in seen)
 
 
-def test_blocks_are_skipped_where_a_backbone_can_and_else_it_is_said() -> None:
+def test_blocks_are_skipped_where_a_backbone_can() -> None:
     vit = networks.backbone("timm:vit_tiny_patch16_224", image_size=32)
     vit.preprocess = preprocess(32)
     assert finetune.dropping(vit, 0.0) is vit
@@ -223,5 +258,3 @@ def test_blocks_are_skipped_where_a_backbone_can_and_else_it_is_said() -> None:
     assert dropped.options == {**vit.options, "drop_path": 0.2}
     assert dropped.preprocess == vit.preprocess
     dropped.load_state_dict(vit.state_dict())
-    with pytest.raises(UserError, match="small_resnet has no blocks that can be skipped"):
-        finetune.dropping(encoder(), 0.2)
