@@ -146,8 +146,10 @@ def _mapping(node: MappingNode, text: str, lines: list[str]) -> Entries:
 
 
 def _over(base: Entries, over: Entries) -> Entries:
-    """`base` with `over` on top; a value takes its comment with it."""
+    """`base` with `over` on top; a value takes its comment with it. Another backbone has no options of the base's."""
     merged = dict(base)
+    if "backbone" in over:
+        merged.pop("backbone_options", None)
     for key, entry in over.items():
         below = merged.get(key)
         if below is not None and isinstance(below.value, dict) and isinstance(entry.value, dict):

@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,12 @@ def clone(project: Path) -> Path:
 
 def values_of(name: str, folder: Path) -> dict[str, Any]:
     """What a preset sets, that of the presets it starts from included."""
-    found = reduce(merge, [yaml.read(folder / f"{each}.yaml") for each in presets._chain(name, folder)])
+    found: dict[str, Any] = {}
+    for each in presets._chain(name, folder):
+        own = yaml.read(folder / f"{each}.yaml")
+        if "backbone" in own.get("pretrain", {}):
+            found.get("pretrain", {}).pop("backbone_options", None)
+        found = merge(found, own)
     found.pop("base", None)
     return found
 
@@ -277,3 +281,61 @@ def test_one_starts_from_another(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("# A.\nbase: c\n")
     with pytest.raises(UserError, match="base of the preset a: unknown value `c`"):
         values_of("b", tmp_path)
+
+
+@pytest.mark.parametrize("preset", ["cifar10-resnet18", "cifar100-resnet18", "stl10-resnet18"])
+def test_rotation_on_small_images_has_the_steps_of_its_official_cifar_experiments(preset: str) -> None:
+    own = settings_of(preset).method_config("rotation").optimizer
+    rates = [own.lr * own.step_factor**steps for steps in range(4)]
+    assert rates == pytest.approx([0.1, 0.02, 0.004, 0.0008])
+    assert own.milestones == (60 / 200, 120 / 200, 160 / 200)
+
+
+@pytest.mark.parametrize("preset", ["folder-224-resnet50", "imagenet-resnet50", "imagenet100-resnet50"])
+def test_rotation_of_a_resnet50_has_a_rate_that_grows_with_the_batch(preset: str) -> None:
+    settings = settings_of(preset)
+    batch = settings.pretrain.batch_size
+    assert settings.method_config("rotation").optimizer.peak(batch) == pytest.approx(0.1 * batch / 256)
+
+
+@pytest.mark.parametrize("preset", ["folder-224-beit-b", "imagenet-beit-b"])
+@pytest.mark.parametrize("method", ["beit", "simmim"])
+def test_beit_and_simmim_have_the_network_of_their_papers(preset: str, method: str) -> None:
+    settings = Settings(merge(copy.deepcopy(settings_of(preset).raw), {"pretrain": {"method": method}}))
+    with torch.device("meta"):
+        network = build_method(settings.pretrain, settings.method, 224, 0).backbone
+    names = dict(network.named_parameters())
+    assert not any("pos_embed" in name for name in names)
+    # (2·14 − 1)² offsets and 3 for the class token, of 12 heads, once for all blocks.
+    assert names["model.rel_pos_bias.relative_position_bias_table"].shape == (732, 12)
+    assert sum("gamma_1" in name for name in names) == 12
+    assert network.options["layer_scale"] == 0.1
+    assert network.options["drop_path"] == 0.1
+    assert network.options["start"] == "beit"
+    assert network.patch_size == 16
+
+
+@pytest.mark.parametrize("preset", ["imagenet-vit-b", "imagenet100-vit-b", "imagenet-beit-b"])
+def test_fine_tuning_of_a_vit_b_is_maes_and_beits(preset: str) -> None:
+    """MAE's FINETUNE.md, and BEiT's get_started_for_image_classification.md, and the defaults of their scripts."""
+    own = settings_of(preset).finetune
+    assert (own.labels, own.epochs, own.layer_decay) == ("all", 100, 0.65)
+    assert (own.drop_path, own.weight_decay) == (0.1, 0.05)
+    assert (own.norm, own.label_smoothing, own.crop_scale) == ("after", 0.1, (0.08, 1.0))
+    assert own.mixing.model_dump() == {
+        "rand_augment": "rand-m9-mstd0.5-inc1", "erasing": 0.25, "mixup": 0.8, "cutmix": 1.0, "probability": 1.0,
+    }  # fmt: skip
+    rate, warmup = (4e-3, 20) if "beit" in preset else (5e-4 * 1024 / 256, 5)
+    assert own.lr * 1024 / own.batch_size == pytest.approx(rate)
+    assert own.warmup_epochs == warmup
+
+
+@pytest.mark.parametrize("preset", [name for name in NAMES if name.startswith("imagenet")])
+def test_linear_probes_on_imagenet_are_trained_as_papers_do(preset: str) -> None:
+    settings = settings_of(preset)
+    assert settings.online.enabled
+    assert settings.online.epochs >= 90
+    assert max(settings.online.lrs) >= 3
+    if "vit-b" in preset:  # of which MAE reads the class token
+        assert settings.embed.pool == "paper"
+        assert methods.find("mae").probe_pool == "cls"
