@@ -31,6 +31,7 @@ from sslpipe import methods
 from sslpipe.console.progress import progress
 from sslpipe.core import scratch
 from sslpipe.core.checkpoint import Checkpoints
+from sslpipe.core.config import merge, nest
 from sslpipe.core.device import describe, make_deterministic, resolve
 from sslpipe.core.yaml import read
 from sslpipe.data.loader import Loader, Reader, open_split
@@ -186,9 +187,8 @@ def settings_for(options: argparse.Namespace, name: str, seed: int, epochs: int 
     vit = methods.find(name).default_backbone == "small_vit"
     for change in options.set + options.vit_set * vit:
         key, value = change.split("=", 1)
-        section, inner = key.split(".", 1)
-        raw[section][inner] = yaml.safe_load(value)
-    return Settings(raw)
+        raw = merge(raw, nest({key: yaml.safe_load(value)}))
+    return Settings(raw).validate()
 
 
 def speeds(options: argparse.Namespace, arms: list[Arm]) -> str:
