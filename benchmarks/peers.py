@@ -130,6 +130,7 @@ class BYOLPeer(Peer, ours=BYOL):
     """As benchmarks/imagenet/resnet50/byol.py, which doubles the cosines and adds both ways round.
 
     - The loss is ours less 4: lightly leaves out the constant of 2 − 2·cos.
+    - lightly's heads end with a bias, which is taken out: the official ones have none.
     - The cosine of the momentum reaches 1 one step earlier.
     - The target moves at the end of a step by that step's momentum, in lightly's script at the start of the next step
       by that one's.
@@ -140,13 +141,16 @@ class BYOLPeer(Peer, ours=BYOL):
         self.momentum = config.momentum
         D, hidden, out = backbone.dim, config.projector_hidden, config.projector_out
         if config.projector_norm == "plain":
-            last = nn.BatchNorm1d(out, affine=False)
+            norm = nn.BatchNorm1d(out, affine=False)
             self.projector = ProjectionHead(
-                [(D, hidden, nn.BatchNorm1d(hidden), nn.ReLU()), (hidden, out, last, None)]
+                [(D, hidden, nn.BatchNorm1d(hidden), nn.ReLU()), (hidden, out, norm, None)]
             )
         else:
             self.projector = BYOLProjectionHead(D, hidden, out)
         self.predictor = BYOLPredictionHead(out, config.predictor_hidden, out)
+        for head in (self.projector, self.predictor):
+            last = [layer for layer in head.layers if isinstance(layer, nn.Linear)][-1]
+            last.register_parameter("bias", None)
         self.backbone_momentum = _momentum_copy(self.backbone)
         self.projector_momentum = _momentum_copy(self.projector)
         self.criterion = NegativeCosineSimilarity()
