@@ -90,7 +90,7 @@ def test_its_method_can_be_built(name: str) -> None:
 )
 def test_check_accepts_every_method_that_takes_its_backbone(name: str) -> None:
     backbone = settings_of(name).pretrain.backbone
-    kind = "vit" if "vit" in backbone else "resnet"
+    kind = "vit" if "vit" in backbone or "beit" in backbone else "resnet"
     fitting = [each for each in methods.names() if backbone == "auto" or kind in methods.find(each).takes]
     assert settings_of(name).pretrain.method in fitting
     for each in fitting:
