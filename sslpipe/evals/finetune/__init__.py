@@ -14,9 +14,9 @@ from sslpipe.measures.config import Labels
 class MixingConfig(Base):
     """How labelled images are distorted, erased and mixed in fine-tuning; all off by default."""
 
-    rand_augment: str = Field(
-        "",
-        pattern=r"^(rand(-[a-z]+[0-9.]*)*)?$",
+    rand_augment: str | None = Field(
+        None,
+        pattern=r"^rand(-[a-z]+[0-9.]*)*$",
         description="RandAugment (Cubuk et al. 2020) in timm's words; MAE and BEiT: rand-m9-mstd0.5-inc1",
     )
     mixup: float = Field(0.0, ge=0, description="alpha of mixup (Zhang et al. 2018); MAE's fine-tuning: 0.8")
