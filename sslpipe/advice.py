@@ -57,7 +57,7 @@ class Advice:
 
     def values(self) -> dict[str, Any]:
         """`methods.NAME`, nested as in params.yaml."""
-        return nest({key: value for key, (value, _) in self.settings.items()})
+        return _nested(self.settings)
 
 
 def advise(name: str, here: Scale, backbone: str = "auto") -> Advice:
@@ -72,12 +72,16 @@ def advise(name: str, here: Scale, backbone: str = "auto") -> Advice:
     config = methods.configure(name, paper.settings)
     settings = dict(_changed(cls, config, paper, here))
     settings |= _optimizer(cls, _build(name, backbone, config).optimizer, paper, here)
-    final = methods.configure(name, nest({key: value for key, (value, _) in settings.items()}))
+    final = methods.configure(name, _nested(settings))
     method = _build(name, backbone, final)
     kept = list(_kept(method, final, settings, paper, here))
     return Advice(
         name, backbone, paper, here, settings, kept, list(_warnings(method, final, config, paper, here))
     )
+
+
+def _nested(settings: Mapping[str, Told]) -> dict[str, Any]:
+    return nest({key: value for key, (value, _) in settings.items()})
 
 
 def render(advice: Advice) -> str:

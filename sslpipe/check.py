@@ -142,6 +142,13 @@ def check_evaluations(settings: Settings, source: Source) -> Iterator[str]:
             yield f"  {name} reads other data: {', '.join(told)}"
 
 
+def check_encoder(settings: Settings, encoder: Any) -> None:
+    """Every evaluation that is on can work on the encoder."""
+    for name in evals.names():
+        if (config := getattr(settings, name)).enabled:
+            evals.check(name, encoder, config)
+
+
 def check_reading(settings: Settings, count: int) -> Iterator[str]:
     """What the shards and their reader will need is there."""
     from sslpipe.data.loader import choose
@@ -181,9 +188,7 @@ def check_networks(settings: Settings, source: Source) -> Iterator[str]:
     with torch.device("meta"):
         method = build.build_method(pretrain, settings.method, size, settings.seed)
     embed.fitting(settings.embed, method.encoder, method.probe_pool)
-    for evaluation in evals.names():
-        if (config := getattr(settings, evaluation)).enabled:
-            evals.check(evaluation, method.encoder, config)
+    check_encoder(settings, method.encoder)
     parameters = sum(parameter.numel() for parameter in method.encoder.parameters())
     name = build.backbone_name(pretrain)
     yield f"method: {pretrain.method} trains {name}, {parameters / 1e6:.2f} M parameters, for {pretrain.epochs} epochs"

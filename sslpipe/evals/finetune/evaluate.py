@@ -6,7 +6,6 @@ Random weights learn by the same protocol but without layer decay, which would o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -31,7 +30,7 @@ from sslpipe.measures.probe import Probe
 from sslpipe.measures.probe import fit as fit_probe
 from sslpipe.measures.subsets import count_of, draw
 from sslpipe.methods.base.config import OptimizerConfig
-from sslpipe.networks.protocol import Backbone
+from sslpipe.networks.protocol import Backbone, below
 from sslpipe.training.core.schedules import lr_factor
 from sslpipe.views.engine import ViewEngine
 from sslpipe.views.recipe import Recipe
@@ -74,7 +73,7 @@ class Classifier(nn.Module):
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """The backbone's layers, their names moved below `backbone.`, for timm's layer decay."""
-        return prefix_matcher(self.backbone.group_matcher(coarse))
+        return {key: below("backbone", spec) for key, spec in self.backbone.group_matcher(coarse).items()}
 
 
 def _take_norm(backbone: Backbone) -> nn.Module:
@@ -84,17 +83,6 @@ def _take_norm(backbone: Backbone) -> nn.Module:
     (name,) = (name for name, module in backbone.named_modules() if module is found[1])
     backbone.set_submodule(name, nn.Identity())
     return found[1]
-
-
-def prefix_matcher(matcher: Mapping[str, Any]) -> dict[str, Any]:
-    """A group matcher whose patterns start at `backbone.`."""
-
-    def moved(pattern: Any) -> Any:
-        if isinstance(pattern, str):
-            return rf"^backbone\.{pattern.removeprefix('^')}"
-        return [(moved(each), order) for each, order in pattern]
-
-    return {name: moved(pattern) for name, pattern in matcher.items()}
 
 
 def check(encoder: Backbone, config: Config) -> None:
