@@ -1,7 +1,8 @@
 """Resume checkpoints: atomic, verified, the last two kept, nothing unpickled.
 
 A checkpoint is one safetensors file: tensors as tensors, the containers around them as JSON in its header. Its name
-carries the step and a digest of its bytes, so a part or a damaged file is never taken for a whole one.
+carries the step and a digest of its bytes, so a part or a damaged file is never taken for a whole one. A thread can
+write it: what it holds is copied before.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ import json
 import os
 import shutil
 import sys
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sslpipe.console.errors import explain_os_error
+from sslpipe.console.errors import UserError, explain_os_error
 from sslpipe.core import scratch
 
 
@@ -67,6 +70,90 @@ class Checkpoints:
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("[0-9]*-*.safetensors"), reverse=True)
+
+
+class Saves:
+    """Checkpoints that a thread writes, one at a time, while training goes on.
+
+    As a context it waits for the last one at its end, and raises what went wrong unless something else is raised.
+
+    Attributes:
+        seconds: that the last one took, from its copy to the disk; 0 before the first.
+    """
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self.checkpoints, self.seconds = checkpoints, 0.0
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._task: Future[None] | None = None
+        self._ended = time.monotonic()
+        self._stream: torch.cuda.Stream | None = None
+
+    @property
+    def since(self) -> float:
+        """Seconds since the last one was done, or since the start; none while one is being written."""
+        if self._task is not None and not self._task.done():
+            return 0.0
+        self.wait()
+        return time.monotonic() - self._ended
+
+    def start(self, step: int, state: dict[str, Any]) -> None:
+        """Copy the state after `step` steps and let it be written; raises what went wrong with the one before."""
+        self.wait()
+        began, copies = time.monotonic(), list[Tensor]()
+        copied = _copied(state, copies)
+        device = next((copy.device for copy in copies if copy.is_cuda), None)
+        made: torch.cuda.Event | None = None
+        if (
+            device is not None
+        ):  # not the stream of training, which would stand still for as long as the copy takes
+            self._stream = self._stream or torch.cuda.Stream(device)
+            made = torch.cuda.current_stream(device).record_event()
+            for copy in copies:
+                if copy.is_cuda:
+                    copy.record_stream(self._stream)
+        self._task = self._pool.submit(self._write, step, copied, made, began)
+
+    def wait(self) -> None:
+        """Wait until it is written; raises what went wrong."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.result()
+
+    def __enter__(self) -> Saves:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        try:
+            self.wait()
+        except UserError:
+            if kind is None:
+                raise
+        finally:
+            self._pool.shutdown()
+
+    def _write(self, step: int, state: dict[str, Any], made: torch.cuda.Event | None, began: float) -> None:
+        try:
+            if made is None or self._stream is None:
+                self.checkpoints.save(step, state)
+                return
+            with torch.cuda.stream(self._stream):
+                self._stream.wait_event(made)
+                self.checkpoints.save(step, state)
+        finally:
+            self._ended = time.monotonic()
+            self.seconds = self._ended - began
+
+
+def _copied(state: Any, copies: list[Tensor]) -> Any:
+    """The state with copies of its tensors where they are; these are collected."""
+    if isinstance(state, Tensor):
+        copies.append(state.detach().clone())
+        return copies[-1]
+    if isinstance(state, dict):
+        return {key: _copied(value, copies) for key, value in state.items()}
+    if isinstance(state, (list, tuple)):
+        return type(state)(_copied(value, copies) for value in state)
+    return state
 
 
 def to_bytes(state: Any) -> bytes:

@@ -4,26 +4,45 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import platform
 import sys
 from contextlib import AbstractContextManager
 
 import torch
+from torch import Tensor
 
 from sslpipe.console.errors import UserError
 
 
 def resolve(name: str = "auto") -> torch.device:
-    """The device of this name; `auto` is the first GPU, else the CPU.
+    """The device of this name, a GPU with its number; `auto` is this process's own GPU, else the CPU.
 
     Raises:
-        UserError: a GPU was asked for and torch finds none.
+        UserError: a GPU was asked for and torch finds none, or not so many.
     """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
         raise UserError(f"device `{name}`: torch finds no GPU here; set device to `auto` or `cpu`")
-    return torch.device(name)
+    count = torch.cuda.device_count()
+    # Some schedulers show each process only the GPU it is to use.
+    own = int(os.environ.get("LOCAL_RANK", "0")) % count
+    number = own if name == "auto" else torch.device(name).index
+    number = own if number is None else number
+    if number >= count:
+        raise UserError(
+            f"device `{name}`: torch finds {count} GPUs here, the last of them is cuda:{count - 1}"
+        )
+    return torch.device("cuda", number)
+
+
+def take(name: str = "auto") -> torch.device:
+    """The device of this name, for this thread's work from here on; raises as `resolve`."""
+    device = resolve(name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
 
 
 def describe(device: torch.device) -> str:
@@ -47,16 +66,39 @@ def is_half(device: torch.device, precision: str) -> bool:
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A copy of a host's tensor on a device; a GPU's work before it is not waited for."""
-    if device.type == "cuda":
-        tensor = tensor.pin_memory()  # else the copy would wait
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device; a GPU's work before it is not waited for."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()  # else the copy would wait; pinned memory is taken as it is
     return tensor.to(device, non_blocking=True)
 
 
+class Arriving:
+    """A tensor on its way from a device to the host, which does not wait for it before it asks."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._event: torch.cuda.Event | None = None
+        self._host = tensor.detach()
+        if tensor.device.type == "cuda":
+            self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._host.copy_(tensor.detach(), non_blocking=True)
+            self._event = torch.cuda.current_stream(tensor.device).record_event()
+
+    def get(self) -> Tensor:
+        """The tensor, on the host."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._host
+
+
 def make_deterministic(wanted: bool) -> None:
-    """Ask torch for the same result every time, bit for bit."""
-    torch.use_deterministic_algorithms(wanted, warn_only=True)
+    """Ask torch for the same result every time, bit for bit.
+
+    On a GPU an operation that cannot give it raises an error, which says so. Attention's gradient is only the same
+    every time where torch may raise: a mere warning leaves it as it is fastest.
+    """
+    torch.use_deterministic_algorithms(wanted, warn_only=not torch.cuda.is_available())
+    torch.utils.deterministic.fill_uninitialized_memory = False  # all that is read is written before
     torch.backends.cudnn.benchmark = not wanted
 
 

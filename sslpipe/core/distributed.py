@@ -124,7 +124,7 @@ def _synchronised(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
     dims = [d for d in range(x.dim()) if d != 1]
     shape = [1, -1] + [1] * (x.dim() - 2)
     local = x.numel() // x.shape[1]
-    totals = _Sum.apply(torch.cat([wide.sum(dims), wide.new_tensor([float(local)])]))  # [C + 1]
+    totals = _Sum.apply(torch.cat([wide.sum(dims), wide.new_full((1,), local)]))  # [C + 1]
     count = totals[-1].detach()
     mean_ = totals[:-1] / count
     centred = wide - mean_.view(shape)

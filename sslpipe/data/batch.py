@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sslpipe.core.device import to_device
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Batch:
@@ -20,6 +22,7 @@ class Batch:
     size: Tensor  # int32 [N, 2], the true height and width of each image, at least 1 and at most R
     index: Tensor  # int64 [N], the image's index in its split
     label: Tensor  # int64 [N], the class, -1 where there is none
+    ready: torch.cuda.Event | None = None  # happens when pixels that another stream writes on a GPU are there
 
     def __post_init__(self) -> None:
         n = self.pixels.shape[0]
@@ -38,6 +41,16 @@ class Batch:
         """The number of images, N."""
         return self.pixels.shape[0]
 
+    def pixels_on(self, device: torch.device) -> Tensor:
+        """The pixels on a device, for its current stream; the host does not wait for them."""
+        if self.ready is not None:
+            stream = torch.cuda.current_stream(self.pixels.device)
+            stream.wait_event(self.ready)
+            self.pixels.record_stream(stream)
+        return to_device(self.pixels, device)
+
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device; the pixels travel as one slab."""
-        return Batch(**{name: part.to(device, non_blocking=True) for name, part in vars(self).items()})
+        """The same batch on another device, for its current stream; the pixels travel as one slab."""
+        device = torch.device(device)
+        size, index, label = (to_device(part, device) for part in (self.size, self.index, self.label))
+        return Batch(pixels=self.pixels_on(device), size=size, index=index, label=label)

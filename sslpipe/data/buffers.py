@@ -1,7 +1,7 @@
 """Memory for batches on a CPU, used again once nobody holds what was in it.
 
 A fresh buffer of a batch costs as much as filling it: the system hands out zeroed pages one by one. Memory on a
-GPU needs none of this, since torch's allocator keeps it.
+GPU, and memory that is pinned for copies to one, need none of this, since torch's allocators keep it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,13 @@ _OURS = 3  # references to an array that is in no tensor: the list's, the loop's
 
 
 class Buffers:
-    """Tensors whose memory comes from a few arrays. An array that a living tensor still uses is never given out."""
+    """Tensors whose memory comes from a few arrays. An array that a living tensor still uses is never given out.
 
-    def __init__(self) -> None:
+    With `pin` the memory is pinned, so that a copy to a GPU goes on by itself; torch gives it out again after that.
+    """
+
+    def __init__(self, pin: bool = False) -> None:
+        self._pin = pin
         self._arrays: dict[int, list[NDArray[np.uint8]]] = {}
         self._lock = threading.Lock()
 
@@ -29,8 +33,8 @@ class Buffers:
     ) -> torch.Tensor:
         """An uninitialised tensor [N, C, H, W] on the CPU, in `torch.contiguous_format` or `torch.channels_last`."""
         n, c, h, w = shape
-        if 0 in shape:
-            return torch.empty(shape, dtype=dtype, memory_format=memory_format)
+        if 0 in shape or self._pin:
+            return torch.empty(shape, dtype=dtype, memory_format=memory_format, pin_memory=self._pin)
         with self._lock:  # until the tensor holds the array
             flat = torch.from_numpy(self._array(n * c * h * w * dtype.itemsize)).view(dtype)
         if memory_format == torch.channels_last:

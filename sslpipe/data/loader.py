@@ -50,7 +50,8 @@ def open_split(folder: Path, split: str, reader: str = "auto", device: torch.dev
     """A reader for `train` or `test` of a folder of shards; their digests are checked when they are first read.
 
     The reader `auto` is `resident` where the canvases take at most half of the free memory, else `streaming`. Where
-    batches are wanted on a GPU, it keeps canvases that take at most a quarter of its free memory.
+    batches are wanted on a GPU, it keeps canvases that take at most a quarter of its free memory, and others come in
+    memory from which it copies by itself.
 
     Raises:
         UserError: the shards are missing or damaged, or do not fit in memory if they are to be resident.
@@ -58,13 +59,14 @@ def open_split(folder: Path, split: str, reader: str = "auto", device: torch.dev
     known = manifest.read(Path(folder))
     needed = resident.memory(known.split(split).count, known.resolution)
     free = resident.available_memory()
-    if choose(reader, needed, free) == "streaming":
-        return Streaming(folder, split)
     device = torch.device(device)
+    pin = device.type == "cuda"
+    if choose(reader, needed, free) == "streaming":
+        return Streaming(folder, split, pin=pin)
     if device.type != "cuda" or needed > torch.cuda.mem_get_info(device)[0] // 4:
         device = torch.device("cpu")
     cache = _cache(known.digest, split) if needed >= _CACHED else None
-    return resident.Resident(folder, split, cache=cache, device=device)
+    return resident.Resident(folder, split, cache=cache, device=device, pin=pin)
 
 
 def choose(reader: str, needed: int, free: int | None) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 from sslpipe.console.errors import UserError, explain_os_error
 from sslpipe.console.progress import progress
 from sslpipe.core import scratch
+from sslpipe.core.device import to_device
 from sslpipe.core.threads import cores
 from sslpipe.data.batch import Batch
 from sslpipe.data.buffers import Buffers
@@ -23,6 +24,8 @@ from sslpipe.data.reading import SplitReader
 
 class Resident(SplitReader):
     """The images of one split as canvases, uint8 [N, R, R, 3], in the memory of `device`, where batches come out.
+
+    With `pin` batches on the CPU are in memory from which a GPU copies by itself.
 
     They are kept in the file `cache`, mapped into memory: later openings decode nothing, and processes of one machine
     share the memory. None for memory of its own.
@@ -33,8 +36,9 @@ class Resident(SplitReader):
     """
 
     def __init__(
-        self, folder: Path, split: str, *, cache: Path | None = None, device: torch.device | str = "cpu"
-    ) -> None:
+        self, folder: Path, split: str, *, cache: Path | None = None, device: torch.device | str = "cpu",
+        pin: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__(folder, split)
         count, side = len(self), self.resolution
         if cache is None:
@@ -51,7 +55,9 @@ class Resident(SplitReader):
             pixels = self._mapped(cache, (count, side, side, 3))
         self.pixels = torch.from_numpy(pixels).to(device)
         self.sizes = self.sizes_of(np.arange(count))
-        self._buffers = Buffers()
+        self._buffers = Buffers(pin)
+        # Not the stream of training, behind whose work batches would come too late.
+        self._stream = torch.cuda.Stream(self.pixels.device) if self.pixels.is_cuda else None
 
     def _fill_shown(self, pixels: np.ndarray) -> None:
         """Decode all images, with progress: it may take a while."""
@@ -87,11 +93,14 @@ class Resident(SplitReader):
         """
         index = self.checked(index)
         size, label = (values.index_select(0, index) for values in (self.sizes, self.labels))
-        return Batch(pixels=self._pixels(index), size=size, index=index, label=label)
+        if self._stream is None:
+            return Batch(pixels=self._pixels(index), size=size, index=index, label=label)
+        with torch.cuda.stream(self._stream):
+            pixels = self.pixels.index_select(0, to_device(index, self.pixels.device))
+            ready = self._stream.record_event()
+        return Batch(pixels=pixels, size=size, index=index, label=label, ready=ready)
 
     def _pixels(self, index: Tensor) -> Tensor:
-        if self.pixels.device.type != "cpu":
-            return self.pixels.index_select(0, index.to(self.pixels.device))
         shape = (len(index), *self.pixels.shape[1:])
         out = self._buffers.take(shape, torch.uint8, torch.contiguous_format)
         # One thread's copies fill the memory bus; torch's own threads wait for each other where cores are busy.

@@ -18,14 +18,15 @@ from sslpipe.data.reading import SplitReader
 class Streaming(SplitReader):
     """The images of one split as canvases, decoded when asked for.
 
-    `threads` decode, one a core if None; all else is as in `SplitReader`.
+    `threads` decode, one a core if None. With `pin` batches are in memory from which a GPU copies by itself. All else
+    is as in `SplitReader`.
     """
 
-    def __init__(self, folder: Path, split: str, threads: int | None = None) -> None:
+    def __init__(self, folder: Path, split: str, threads: int | None = None, pin: bool = False) -> None:
         super().__init__(folder, split)
         self._threads = threads or cores()
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
-        self._buffers = Buffers()
+        self._buffers = Buffers(pin)
 
     def gather(self, index: np.ndarray | Tensor) -> Batch:
         """The images of these indices, int64 [n] in 0 … N - 1, in this order.

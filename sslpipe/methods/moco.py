@@ -26,6 +26,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from sslpipe.core.config import merge
+from sslpipe.core.device import to_device
 from sslpipe.core.distributed import gather, rank, unsynchronise, world_size
 from sslpipe.losses import info_nce, similarity, unit
 from sslpipe.methods.base.config import SMALL_ADAMW, MethodConfig, OptimizerConfig
@@ -170,7 +171,7 @@ class MoCo(Method):
         if not self.shuffle or ranks == 1:
             return unit(self.key_encoder(x))
         # The generator is the same on every rank, and so is the order.
-        order = torch.randperm(ranks * len(x), generator=clock.generator).to(x.device)  # [W · N]
+        order = to_device(torch.randperm(ranks * len(x), generator=clock.generator), x.device)  # [W · N]
         shuffled = self.key_encoder(gather(x)[order.chunk(ranks)[rank()]])  # [N, C]
         k = gather(shuffled)[order.argsort()]  # [W · N, C], in order again
         return unit(k.chunk(ranks)[rank()])

@@ -16,7 +16,7 @@ import torch
 from sslpipe.console.errors import UserError
 from sslpipe.console.progress import Progress, progress
 from sslpipe.core import scratch
-from sslpipe.core.device import describe, is_half, make_deterministic, resolve
+from sslpipe.core.device import describe, is_half, make_deterministic, take
 from sslpipe.data.loader import Loader
 from sslpipe.data.streaming import Streaming
 from sslpipe.methods.base.method import Method, Preparation
@@ -85,7 +85,7 @@ def run(setup: Setup, *, steps: int, out: str | None = None) -> list[str]:
             raise UserError(f"there is no {path} yet: run `dvc repro views` first")
     if steps < 1:
         raise UserError("--steps should be 1 or more")
-    config, seed, device = setup.pretrain, setup.seed, resolve(setup.pretrain.device)
+    config, seed, device = setup.pretrain, setup.seed, take(setup.pretrain.device)
     make_deterministic(config.deterministic)
     made = assembly.assemble(setup, device)
     method, loader, engine = made.method, made.loader, made.engine

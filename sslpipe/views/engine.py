@@ -51,6 +51,8 @@ class ViewEngine:
         self.renderer, self.render = choose(renderer, self.device)
         self._numbers = _numbers(recipe)
         self._buffers = Buffers()
+        # One for all epochs: torch's allocator keeps memory for each stream there was.
+        self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
     def __call__(self, batch: Batch, epoch: int) -> list[View]:
         """The views of a batch: the first spec's `count`, then the second's, …
@@ -60,8 +62,7 @@ class ViewEngine:
 
         The batch may be on any device; epochs are counted from 0, and each has other views.
         """
-        pixels = batch.pixels.to(self.device, non_blocking=True)
-        index = batch.index.to(self.device, non_blocking=True)
+        pixels, index = batch.pixels_on(self.device), to_device(batch.index, self.device)
         indices, size = batch.index.cpu().numpy(), batch.size.cpu().numpy()
         views: list[View] = []
         for side, group in groupby(self.recipe.views, lambda spec: spec.size):
@@ -80,14 +81,14 @@ class ViewEngine:
 
         Nothing waits on the host: the caller's stream waits for the views' stream, on the device.
         """
-        if self.device.type != "cuda":
+        if self._stream is None:
             for batch in batches:
                 yield batch, self(batch, epoch)
             return
-        stream, waiting = torch.cuda.Stream(self.device), None
+        waiting = None
         for batch in batches:
-            with torch.cuda.stream(stream):
-                made = (batch, self(batch, epoch), stream.record_event())
+            with torch.cuda.stream(self._stream):
+                made = (batch, self(batch, epoch), self._stream.record_event())
             if waiting is not None:
                 yield _hand_over(*waiting)
             waiting = made
@@ -138,7 +139,7 @@ class ViewEngine:
 
 def _hand_over(batch: Batch, views: list[View], made: torch.cuda.Event) -> tuple[Batch, list[View]]:
     """Views made on another stream, safe to use and to free on this one."""
-    here = torch.cuda.current_stream()
+    here = torch.cuda.current_stream(views[0].pixels.device)
     here.wait_event(made)
     for view in views:
         for tensor in (view.pixels, view.index, view.to_canvas, view.masks):

@@ -53,7 +53,8 @@ def matches(a: View, b: View, grid: int | tuple[int, int]) -> torch.Tensor:
         raise ValueError("matches needs two views of the same images in the same order")
     rows, columns = (grid, grid) if isinstance(grid, int) else grid
     device = a.pixels.device
-    cells = torch.tensor((columns, rows), dtype=torch.float64, device=device)  # in the order (x, y)
+    along = torch.arange(2, dtype=torch.float64, device=device)  # made there: a copy from the host would wait
+    cells = columns + (rows - columns) * along  # [2] in the order (x, y)
     side_a, side_b = a.pixels.shape[-1], b.pixels.shape[-1]
     place = torch.arange(rows * columns, device=device)
     cell = torch.stack((place % columns, place // columns), dim=1)  # [P, 2]

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 
 from sslpipe.console.errors import UserError
-from sslpipe.core.checkpoint import Checkpoints, from_bytes, to_bytes
+from sslpipe.core.checkpoint import Checkpoints, Saves, from_bytes, to_bytes
 
 STATE = {
     "weights": {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(3)},
@@ -98,3 +99,68 @@ def test_a_full_disk_keeps_the_old_checkpoint_and_says_what_was_needed(
             checkpoints.save(2, {"x": 2})
     assert checkpoints.load() == (1, {"x": 1})
     assert len(os.listdir(tmp_path)) == 1
+
+
+def test_a_thread_writes_what_the_state_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints, weights, rows, written = Checkpoints(tmp_path), torch.zeros(3), [1], threading.Event()
+    real = checkpoints.save
+
+    def later(step: int, state: dict[str, object]) -> None:
+        assert written.wait(30)
+        real(step, state)
+
+    monkeypatch.setattr(checkpoints, "save", later)
+    with Saves(checkpoints) as saves:
+        saves.start(7, {"weights": weights, "rows": rows})
+        assert saves.since == 0.0, "one is being written"
+        weights += 1  # training goes on
+        rows.append(2)
+        written.set()
+    found = checkpoints.load()
+    assert found is not None
+    assert found[0] == 7
+    assert found[1]["weights"].tolist() == [0, 0, 0]
+    assert found[1]["rows"] == [1]
+    assert saves.seconds > 0
+
+
+@pytest.mark.parametrize("when", ["the next one", "a look at the time", "the end"])
+def test_what_a_thread_cannot_write_is_raised(
+    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = Checkpoints(tmp_path)
+
+    def full(*arguments: object) -> None:
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr(checkpoints, "save", full)
+
+    def go_on() -> None:
+        with Saves(checkpoints) as saves:
+            saves.start(1, {})
+            if when == "the next one":
+                saves.start(2, {})
+                raise AssertionError("it is too late")
+            while when == "a look at the time":
+                assert saves.since == 0.0
+
+    with pytest.raises(UserError, match="disk is full"):
+        go_on()
+
+
+def test_an_error_of_training_is_not_hidden_by_one_of_saving(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = Checkpoints(tmp_path)
+
+    def full(*arguments: object) -> None:
+        raise UserError("the disk is full")
+
+    def go_on() -> None:
+        with Saves(checkpoints) as saves:
+            saves.start(1, {})
+            raise KeyError("training")
+
+    monkeypatch.setattr(checkpoints, "save", full)
+    with pytest.raises(KeyError):
+        go_on()

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from pictures import lay, project  # noqa: F401
 from pretended import Gpu, Pretend, pretending
 from torch import Tensor
 

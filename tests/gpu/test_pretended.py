@@ -41,7 +41,8 @@ def test_an_optimiser_and_a_clip_take_one_device(plain: Gpu) -> None:
 
 def test_values_are_those_of_a_cpu(plain: Gpu) -> None:
     torch.manual_seed(0)
-    network, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2)), torch.randn(5, 3, 4, 4)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2))
+    x = torch.randn(5, 3, 4, 4)
     want = network(x)
     want.sum().backward()
     gradient = network[0].weight.grad.clone()
@@ -191,7 +192,11 @@ def test_views_of_memory_are_that_memory(plain: Gpu) -> None:
 def test_streams_and_devices_are_a_threads_own(plain: Gpu) -> None:
     seen = []
     with torch.cuda.device(1), torch.cuda.stream(torch.cuda.Stream("cuda:1")):
-        thread = threading.Thread(target=lambda: seen.append((torch.cuda.current_device(), torch.cuda.current_stream())))
+
+        def look() -> None:
+            seen.append((torch.cuda.current_device(), torch.cuda.current_stream()))
+
+        thread = threading.Thread(target=look)
         thread.start()
         thread.join()
         assert torch.cuda.current_device() == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +13,52 @@ from support import ToyReader, small_engine, small_method
 
 from sslpipe import methods
 from sslpipe.core.checkpoint import Checkpoints
-from sslpipe.data.loader import Loader
+from sslpipe.data.loader import Loader, Reader
+from sslpipe.data.resident import Resident
+from sslpipe.data.streaming import Streaming
 from sslpipe.methods.base.config import OptimizerConfig
+from sslpipe.sharding import shard, sources
 from sslpipe.training.core.build import memory_format
 from sslpipe.training.core.config import Config
 from sslpipe.training.core.loop import train
 from sslpipe.training.core.state import History
 from sslpipe.views.engine import ViewEngine
 
+BATCH, IMAGES = 8, 48  # six steps an epoch: the host reads numbers four steps late
+
+
+class Pinned(ToyReader):
+    """A reader in memory from which a GPU copies by itself, as all readers of ours are then."""
+
+    def __init__(self, count: int = IMAGES) -> None:
+        super().__init__(count)
+        self.pinned = torch.cuda.is_available()
+
+    def gather(self, index: Any) -> Any:
+        batch = super().gather(index)
+        return (
+            batch if not self.pinned else type(batch)(**{**vars(batch), "pixels": batch.pixels.pin_memory()})
+        )
+
 
 def trained(
-    name: str, folder: Path, device: str = "cuda", reader: Any = None, optimizer: OptimizerConfig | None = None,
-    method_changes: Mapping[str, Any] | None = None, **changes: Any,
+    name: str, folder: Path, device: str = "cuda", reader: Reader | None = None,
+    optimizer: OptimizerConfig | None = None, method_changes: Mapping[str, Any] | None = None, **changes: Any,
 ) -> History:  # fmt: skip
-    """Two epochs of four steps, or what is left of them."""
+    """An epoch of six steps, or what is left of more."""
     method = small_method(name, **(method_changes or {})).to(device)
     layout = memory_format(method.backbone, torch.device(device))
     method.to(memory_format=layout)
-    engine = ViewEngine(small_engine(name).recipe, seed=0, device=device, memory_format=layout)
-    config = Config(**{"epochs": 2, "batch_size": 16, "checkpoint_seconds": 0, "log_every": 1, **changes})
+    renderer = "reference" if device == "cpu" else "auto"
+    recipe = small_engine(name).recipe
+    engine = ViewEngine(recipe, seed=0, device=device, renderer=renderer, memory_format=layout)
+    settings = {"epochs": 1, "batch_size": BATCH, "checkpoint_seconds": 1e9, "log_every": 1, **changes}
+    on_epoch = settings.pop("on_epoch", lambda state, epoch: None)
+    config = Config(**settings)
     return train(
-        method, Loader(reader or ToyReader(64), batch_size=16, seed=0), engine, config,
+        method, Loader(reader or Pinned(), batch_size=BATCH, seed=0), engine, config,
         optimizer or method.optimizer, seed=0, checkpoints=Checkpoints(folder),
+        on_epoch=on_epoch,
     )  # fmt: skip
 
 
@@ -44,10 +68,81 @@ def faults(gpu: Gpu) -> list[str]:
 
 
 @pytest.mark.parametrize("name", methods.names())
-def test_a_method_trains_and_resumes(name: str, gpu: Gpu, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    trained(name, tmp_path)
+def test_a_method_trains_as_on_a_cpu(name: str, gpu: Gpu, tmp_path: Path) -> None:
+    there = trained(name, tmp_path / "gpu", precision="fp32")
     assert faults(gpu) == []
-    history = trained(name, tmp_path, epochs=3)
+    here = trained(name, tmp_path / "cpu", "cpu", precision="fp32")
+    for got, wanted in zip(there.rows, here.rows, strict=True):
+        assert got["loss"] == pytest.approx(wanted["loss"], rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_a_method_goes_on_from_a_checkpoint(
+    name: str, gpu: Gpu, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    trained(name, tmp_path, checkpoint_seconds=0)
+    history = trained(name, tmp_path, epochs=2)
     assert "continuing from the checkpoint" in capfd.readouterr().out
     assert history.rows[-1]["step"] == 12
     assert faults(gpu) == []
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lars"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_optimisers_and_precisions(optimizer: Any, precision: str, gpu: Gpu, tmp_path: Path) -> None:
+    chosen = OptimizerConfig(name=optimizer, lr=1e-3, rule="absolute", clip=1.0, warmup_epochs=0)
+    trained("simclr", tmp_path, optimizer=chosen, precision=precision)
+    assert faults(gpu) == []
+
+
+@pytest.mark.parametrize("name", ["byol", "moco", "swav", "patch_contrast", "mae"])
+def test_batches_in_parts(name: str, gpu: Gpu, tmp_path: Path) -> None:
+    trained(name, tmp_path, accumulate=2)
+    assert faults(gpu) == []
+
+
+@pytest.mark.parametrize("name", ["simclr", "mocov3", "patch_contrast"])
+def test_gradient_caches(name: str, gpu: Gpu, tmp_path: Path) -> None:
+    trained(name, tmp_path, accumulate=2, gradient_cache=True)
+    assert faults(gpu) == []
+
+
+@pytest.fixture
+def shards(lay: Callable[..., Path]) -> Path:
+    """Shards of 48 small pictures to train on."""
+    lay(
+        *(f"train/{label}/{k}.png" for label in "ab" for k in range(24)),
+        *(f"test/{label}/0.png" for label in "ab"),
+    )
+    source = sources.open_source(sources.Config(source="folder", root="photos"), 0)
+    shard.shard(shard.Config(resolution=16, shard_size=24), source, Path("shards"), 0)
+    return Path("shards")
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+@pytest.mark.parametrize("kind", ["in the GPU's memory", "in the host's memory", "streaming"])
+def test_readers(kind: str, device: str, shards: Path, two_gpus: Gpu, tmp_path: Path) -> None:
+    readers: dict[str, Callable[[], Reader]] = {
+        "in the GPU's memory": lambda: Resident(shards, "train", device=device),
+        "in the host's memory": lambda: Resident(shards, "train", pin=True),
+        "streaming": lambda: Streaming(shards, "train", pin=True),
+    }
+    reader = readers[kind]()
+    two_gpus.notes.clear()
+    history = trained("byol", tmp_path / "gpu", device, reader, precision="fp32", epochs=2)
+    assert faults(two_gpus) == []
+    assert {number for number, _ in two_gpus.seeded.items()} == {torch.device(device).index or 0}
+    here = trained("byol", tmp_path / "cpu", "cpu", Resident(shards, "train"), precision="fp32", epochs=2)
+    assert history.rows[-1]["loss"] == pytest.approx(here.rows[-1]["loss"], rel=1e-3, abs=1e-4)
+
+
+def test_a_run_has_one_stream_for_views_and_waits_for_nothing_between_steps(gpu: Gpu, tmp_path: Path) -> None:
+    waits: list[list[str]] = []
+
+    def on_epoch(state: Any, epoch: int) -> None:
+        waits.append(gpu.of("wait"))
+
+    trained("byol", tmp_path, epochs=3, on_epoch=on_epoch)
+    assert len(gpu.streams_made) == 1
+    assert gpu.streams_made.total() == 1
+    assert waits[0] == waits[-1], "all waits are of the set-up"

@@ -19,9 +19,10 @@ from pretended.notes import Event, Gpu, Stream, where
 from pretended.tensor import DeviceMismatch, Pretend, to
 
 FACTORIES = (
-    "empty zeros ones full rand randn randint randperm arange linspace eye scalar_tensor empty_strided "
-    "empty_like zeros_like ones_like full_like rand_like randn_like randint_like tril_indices triu_indices logspace"
-).split()
+    "empty", "zeros", "ones", "full", "rand", "randn", "randint", "randperm", "arange", "linspace", "logspace", "eye",
+    "scalar_tensor", "empty_strided", "empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like",
+    "randint_like", "tril_indices", "triu_indices",
+)  # fmt: skip
 GROUPING = "_group_tensors_by_device_and_dtype"
 
 
@@ -144,7 +145,9 @@ def _of_data(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
     def make(data: Any, *args: Any, device: Any = None, **kwargs: Any) -> Any:
         if isinstance(data, Tensor):
             made, dtype = data if name == "as_tensor" else data.clone().detach(), kwargs.get("dtype")
-            return made.to(device=made.device if device is None else device, **({"dtype": dtype} if dtype else {}))
+            return made.to(
+                device=made.device if device is None else device, **({"dtype": dtype} if dtype else {})
+            )
         if device is None or torch.device(device).type != "cuda":
             return real(data, *args, **kwargs, **({} if device is None else {"device": device}))
         grad = kwargs.pop("requires_grad", False)

@@ -114,7 +114,9 @@ class Memory:
         self.gpu, self.stream = gpu, gpu.current(device)
         self.write: Use | None = None
         self.reads: dict[Stream, Use] = {}
-        self.recorded: set[Stream] = set()  # streams that torch's allocator waits for before it gives it out again
+        self.recorded: set[Stream] = (
+            set()
+        )  # streams that torch's allocator waits for before it gives it out again
         self.made = where()
 
     def __del__(self) -> None:
@@ -227,7 +229,8 @@ class Gpu:
     def _check(self, before: list[Use | None], use: Use, verb: str) -> None:
         for earlier in before:
             if earlier is not None and not earlier.done_for(use.stream):
-                said = f"{use.stream} {verb} what {earlier.stream} may not be done with: {use.what} after {earlier.what}"
+                said = f"{use.stream} {verb} what {earlier.stream} may not be done with"
+                said = f"{said}: {use.what} after {earlier.what}"
                 self.add(Note("race", said, "", self.here.phase))
 
 

@@ -177,7 +177,9 @@ def _check_devices(name: str, values: list[Any], found: list[Pretend]) -> int:
     device = next(iter(devices), 0)
     if any(isinstance(value, torch.Generator) and value.device.type == "cpu" for value in values):
         raise DeviceMismatch(f"{name}: a generator of the CPU for a tensor on cuda:{device}; {where(4)}")
-    outside = [v for v in values if isinstance(v, torch.Tensor) and not isinstance(v, Pretend) and v.dim() > 0]
+    outside = [
+        v for v in values if isinstance(v, torch.Tensor) and not isinstance(v, Pretend) and v.dim() > 0
+    ]
     if not outside:
         return device
     if name not in INDEXING or not isinstance(values[0], Pretend):
@@ -193,7 +195,9 @@ def _note_waits(name: str, args: Any) -> None:
     if name in INDEXING:
         masks = [index for index in args[1] if index is not None and index.dtype == torch.bool]
         value = args[2] if len(args) > 2 else None
-        filled = value is not None and value.numel() == 1 and len(masks) == 1  # torch does this by masked_fill
+        filled = (
+            value is not None and value.numel() == 1 and len(masks) == 1
+        )  # torch does this by masked_fill
         if masks and not filled:
             state.gpu().note("wait", "indexing by a mask")
 

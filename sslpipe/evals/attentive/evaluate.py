@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from sslpipe.console.errors import UserError
 from sslpipe.console.progress import Progress, progress
-from sslpipe.core.device import resolve
+from sslpipe.core.device import take
 from sslpipe.data.loader import Loader, Reader
 from sslpipe.data.subset import Subset
 from sslpipe.evals.attentive import Config
@@ -56,7 +56,7 @@ def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
     Raises:
         UserError: the patches do not fit in memory, or heads do not divide the features.
     """
-    encoder, device, (train, test) = inputs.encoder, resolve(config.device), inputs.labelled()
+    encoder, device, (train, test) = inputs.encoder, take(config.device), inputs.labelled()
     classes = int(train.labels.max()) + 1
     if encoder.dim % config.heads:
         raise UserError(f"attentive.heads {config.heads} does not divide the {encoder.dim} features")
@@ -129,7 +129,7 @@ def fit(
 
     `seed` is of weights and order; `indices`, int64 [n], are of the images to learn from, None for all.
     """
-    device = resolve(settings.device)
+    device = take(settings.device)
     indices = torch.arange(len(x)) if indices is None else indices
     models = []
     for _ in lrs:

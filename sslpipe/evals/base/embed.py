@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sslpipe import networks
 from sslpipe.console.errors import UserError
 from sslpipe.console.progress import progress
-from sslpipe.core.device import resolve
+from sslpipe.core.device import take
 from sslpipe.data.loader import Loader, Reader
 from sslpipe.evals.base.config import EmbedConfig as Config
 from sslpipe.evals.base.features import Features
@@ -70,7 +70,7 @@ def embed(encoder: Backbone, reader: Reader, settings: Config, seed: int) -> Fea
 
     The settings are such as `fitting` gives.
     """
-    device = resolve(settings.device)
+    device = take(settings.device)
     nets = beside_random(encoder, device, seed).values()
     loader = Loader(reader, batch_size=settings.batch_size, seed=0, shuffle=False, drop_last=False)
     rows: list[tuple[Tensor, ...]] = []

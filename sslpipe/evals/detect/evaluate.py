@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sslpipe.console.errors import UserError
 from sslpipe.console.progress import Progress, progress
-from sslpipe.core.device import resolve
+from sslpipe.core.device import take
 from sslpipe.evals.base import sheets
 from sslpipe.evals.base.embed import beside_random
 from sslpipe.evals.base.inputs import Inputs
@@ -111,7 +111,7 @@ def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
     preprocess, image_size = inputs.encoder.preprocess, inputs.encoder.image_size
     precision()  # that it is there is known before anything is trained
     train, test, names = labelled_scenes(inputs, "boxes", config.scenes)
-    classes, side, device = len(names), train.pixels.shape[1], resolve(config.device)
+    classes, side, device = len(names), train.pixels.shape[1], take(config.device)
     metrics: dict[str, Any] = {}
     shown: list[tuple[Tensor, Tensor]] = []
     with progress("detect", 2 * config.epochs * -(-len(train) // _BATCH), "steps") as bar:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sslpipe.console.errors import UserError
 from sslpipe.console.progress import progress
-from sslpipe.core.device import resolve
+from sslpipe.core.device import take
 from sslpipe.data.loader import Reader
 from sslpipe.evals.base import tables
 from sslpipe.evals.base.config import EmbedConfig
@@ -46,7 +46,7 @@ def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
         raise UserError(
             "diagnostics compare images, and there are fewer than two: set diagnostics.enabled to false"
         )
-    device = resolve(config.device)
+    device = take(config.device)
     metrics: dict[str, Any] = {}
     spectra: dict[str, Tensor] = {}
     for prefix, kind in KINDS:

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from sslpipe import networks
 from sslpipe.console.errors import UserError
 from sslpipe.console.progress import Progress, progress
-from sslpipe.core.device import autocast, resolve
+from sslpipe.core.device import autocast, take
 from sslpipe.data.loader import Loader, Reader
 from sslpipe.data.subset import Subset
 from sslpipe.evals.base import tables
@@ -108,7 +108,7 @@ def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
     Raises:
         UserError: see `check`.
     """
-    encoder, device, (train, test) = inputs.encoder, resolve(config.device), inputs.labelled()
+    encoder, device, (train, test) = inputs.encoder, take(config.device), inputs.labelled()
     check(encoder, config)
     count = None if config.labels == "all" else count_of(config.labels, train.labels)
     draws = 1 if count is None or count >= len(train) else config.draws

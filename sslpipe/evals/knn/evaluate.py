@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from sslpipe.core.device import resolve
+from sslpipe.core.device import take
 from sslpipe.evals.base import neighbours, tables, trust
 from sslpipe.evals.base.features import KINDS, Features
 from sslpipe.evals.base.inputs import Inputs
@@ -39,7 +39,7 @@ def plots(inputs: Inputs, config: Config, outcome: Outcome) -> dict[str, str]:
 def scores(train: Features, test: Features, settings: Config) -> Outcome:
     """k-NN accuracy on features of labelled images, without a look at how they were split."""
     check_bank(train.label)
-    device, classes = resolve(settings.device), int(train.label.max()) + 1
+    device, classes = take(settings.device), int(train.label.max()) + 1
     found, predicted, used = {}, {}, {}
     for prefix, kind in KINDS:
         bank, queries = getattr(train, kind), getattr(test, kind)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sslpipe.console.errors import UserError
-from sslpipe.core.device import resolve
+from sslpipe.core.device import take
 from sslpipe.evals.base import tables, trust
 from sslpipe.evals.base.features import KINDS, Features
 from sslpipe.evals.base.inputs import Inputs
@@ -52,7 +52,7 @@ def plots(inputs: Inputs, config: Config, outcome: Outcome) -> dict[str, str]:
 
 def scores(train: Features, test: Features, settings: Config, seed: int) -> Outcome:
     """Accuracy on features of labelled images, without a look at how they were split."""
-    classes, device = int(train.label.max()) + 1, resolve(settings.device)
+    classes, device = int(train.label.max()) + 1, take(settings.device)
     metrics: dict[str, Any] = {}
     used: dict[str, dict[str, float]] = {"lr_used": {}, "weight_decay_used": {}}
     predicted: dict[str, Tensor] = {}
@@ -89,7 +89,7 @@ def _few_labels(
 ) -> dict[str, float]:
     """Mean and spread over draws of `count` labels; all kinds of features see the same draws."""
     summary: dict[str, float] = {}
-    device = resolve(settings.device)
+    device = take(settings.device)
     for prefix, kind in KINDS:
         scores = []
         for number in range(settings.draws):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sslpipe.console.progress import Progress, progress
-from sslpipe.core.device import resolve
+from sslpipe.core.device import take
 from sslpipe.data.loader import Reader
 from sslpipe.evals.base import tables, trust
 from sslpipe.evals.base.embed import beside_random, central, vectors
@@ -32,7 +32,7 @@ from sslpipe.views.engine import ViewEngine
 def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
     """Accuracy of a probe trained on views; the details are classes [M] by prefix, `` and `random_init_`."""
     encoder, embedding = inputs.encoder, inputs.embedding
-    device, (train, test) = resolve(config.device), inputs.labelled()
+    device, (train, test) = take(config.device), inputs.labelled()
     classes = int(train.labels.max()) + 1
     own = config.model_dump(include={"epochs", "batch_size", "lrs", "weight_decays", "folds"})
     probe = ProbeConfig(**own, min_steps=1)

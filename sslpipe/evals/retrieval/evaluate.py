@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sslpipe.console.errors import UserError
-from sslpipe.core.device import resolve
+from sslpipe.core.device import take
 from sslpipe.evals.base.features import KINDS
 from sslpipe.evals.base.inputs import Inputs
 from sslpipe.evals.base.neighbours import sheet
@@ -70,7 +70,7 @@ def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
     if not len(asking):
         raise UserError("retrieval: no test image has a class that a training image has, too")
     even = torch.linspace(0, len(asking) - 1, min(config.queries, len(asking))).long()
-    asking, device = asking[even], resolve(config.device)
+    asking, device = asking[even], take(config.device)
     metrics: dict[str, Any] = {}
     own: dict[str, Tensor] = {}
     for prefix, kind in KINDS:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sslpipe.console.errors import UserError
 from sslpipe.console.progress import Progress, progress
-from sslpipe.core.device import resolve
+from sslpipe.core.device import take
 from sslpipe.data.batch import Batch
 from sslpipe.data.loader import Reader
 from sslpipe.evals.base import tables
@@ -60,7 +60,7 @@ def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
         raise UserError(
             "robustness compares images, and there are fewer than two: set robustness.enabled to false"
         )
-    nets = Nets(encoder, inputs.embedding, resolve(config.device), seed)
+    nets = Nets(encoder, inputs.embedding, take(config.device), seed)
     known = inputs.features[0].labelled()
     indices = sample(len(test), config.images, seed)
     labelled = (test.labels >= 0).nonzero()[:, 0]

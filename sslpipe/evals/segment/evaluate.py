@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate, one_hot
 
 from sslpipe.console.progress import Progress, progress
-from sslpipe.core.device import resolve
+from sslpipe.core.device import take
 from sslpipe.evals.base import sheets
 from sslpipe.evals.base.embed import beside_random
 from sslpipe.evals.base.inputs import Inputs
@@ -34,7 +34,7 @@ _BATCH = 32
 def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
     """Intersection over union by a linear layer and by neighbours; the details are the test scenes and masks found."""
     train, test, names = labelled_scenes(inputs, "masks", config.scenes)
-    classes, side, device = len(names), test.masks.shape[-1], resolve(config.device)
+    classes, side, device = len(names), test.masks.shape[-1], take(config.device)
     scores: dict[str, Tensor] = {}  # of each class, by the prefix of the numbers
     lrs: dict[str, float] = {}
     rounds = len(config.lrs) + (1 if config.freeze else 2)
@@ -130,7 +130,7 @@ def fit(
     features: Tensor, masks: Tensor, classes: int, lr: float, settings: Config, seed: int, bar: Progress
 ) -> Head:
     """A head trained on scenes' features [N, D, h, w] and masks int64 [N, S, S]; the background is a class, too."""
-    device = resolve(settings.device)
+    device = take(settings.device)
     head = Head(features, classes).to(device)
     optimizer = torch.optim.AdamW(head.parameters(), lr, weight_decay=1e-4)
 
@@ -145,7 +145,7 @@ def finetune(
     network: Backbone, head: Head, scenes: Scenes, settings: Config, seed: int, bar: Progress
 ) -> None:
     """Train encoder and head on together, in place; the head begins as it was trained on frozen features."""
-    device = resolve(settings.device)
+    device = take(settings.device)
     parts = nn.ModuleList([network, head]).eval()  # batch norm keeps its statistics
     learning = [parameter for parameter in parts.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learning, settings.finetune_lr, weight_decay=0.05)
@@ -187,7 +187,7 @@ def neighbours(
     order = torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))[: settings.bank]
     picked = known[order]
     asked, k = queries.permute(0, 2, 3, 1).flatten(0, 2), min(settings.k, len(picked))
-    similarity, index = nearest(rows[picked], asked, k, device=resolve(settings.device))
+    similarity, index = nearest(rows[picked], asked, k, device=take(settings.device))
     votes = vote(similarity, label[picked][index], classes + 1, settings.temperature)
     votes = votes / votes.sum(1, keepdim=True)
     return votes.view(len(queries), h, w, -1).permute(0, 3, 1, 2)

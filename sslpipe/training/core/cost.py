@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from sslpipe.core.device import resolve
+from sslpipe.core.device import take
 from sslpipe.data.loader import Reader
 from sslpipe.methods.base.config import MethodConfig
 from sslpipe.methods.base.method import Method
@@ -37,11 +37,12 @@ def cost_of_views(
     Raises:
         UserError: the method cannot be trained on such views or in such parts.
     """
-    device = resolve(config.device)
+    device = take(config.device)
     method = build_method(config, method_config, views.size, seed).to(device)
     check_views(method, recipe)
     accumulation.check(method, config)
     layout = memory_format(method.backbone, device)
+    method.to(memory_format=layout)
     engine = ViewEngine(recipe, seed=seed, device=device, renderer=views.renderer, memory_format=layout)
     images = min(config.batch_size // plan.world_size(config), len(reader))
     if images < 2 * config.accumulate:  # too few to train on, but views of them can be made and looked at

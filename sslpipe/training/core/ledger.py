@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sslpipe.core import distributed
+from sslpipe.core.device import Arriving
 from sslpipe.training.core import guards
 
 LAG = 4  # steps on a GPU; a CPU's numbers are there at once
@@ -40,8 +41,7 @@ class _Entry:
     step: int
     lr: float
     names: tuple[str, ...]
-    values: Tensor  # float64 on the host, perhaps still on its way: bad, stop, save, then the named numbers
-    arrived: torch.cuda.Event | None
+    values: Arriving  # float64: bad, stop, save, then the named numbers
     index: Tensor
 
 
@@ -91,7 +91,7 @@ class Ledger:
         if distributed.world_size() > 1:
             dist.all_reduce(values)
         self.bad = torch.maximum(self.bad, (values[0] > 0).float())
-        self._entries.append(_Entry(step, lr, tuple(numbers), *_to_host(values), index))
+        self._entries.append(_Entry(step, lr, tuple(numbers), Arriving(values), index))
         if self.lag == 0:
             self._check(self._entries[-1])
 
@@ -107,15 +107,13 @@ class Ledger:
 
     def _read(self) -> Row:
         entry = self._entries.popleft()
-        if entry.arrived is not None:
-            entry.arrived.synchronize()
         self._check(entry)
-        _, stop, save, *sums = entry.values.tolist()
+        _, stop, save, *sums = entry.values.get().tolist()
         means = [value / distributed.world_size() for value in sums]
         return Row(entry.step, entry.lr, dict(zip(entry.names, means, strict=True)), stop > 0, save > 0)
 
     def _check(self, entry: _Entry) -> None:
-        bad, _, _, *numbers = entry.values.tolist()
+        bad, _, _, *numbers = entry.values.get().tolist()
         if bad:
             values = dict(zip(entry.names, numbers, strict=True))
             raise guards.non_finite(values, step=entry.step - 1, index=entry.index, folder=self._folder)
@@ -125,11 +123,3 @@ def _scalar(value: Tensor | float, device: torch.device) -> Tensor:
     if isinstance(value, Tensor):
         return value.detach().to(device, torch.float64).reshape(())
     return torch.full((), value, dtype=torch.float64, device=device)  # a copy from the host would wait
-
-
-def _to_host(values: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
-    if values.device.type != "cuda":
-        return values, None
-    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-    host.copy_(values, non_blocking=True)
-    return host, torch.cuda.current_stream().record_event()

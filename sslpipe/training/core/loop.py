@@ -61,7 +61,8 @@ def train(
         on_resume(state.step)
 
     signals = guards.Signals()
-    with guards.handled(signals.note), progress("pretrain", total, "steps", done=state.step) as bar:
+    bars = progress("pretrain", total, "steps", done=state.step)
+    with guards.handled(signals.note), state.saves, bars as bar:
         while state.step < total:
             epoch, first = divmod(state.step, loader.steps)
             if first == 0:
@@ -76,7 +77,7 @@ def train(
                 row = state.log(ledger.settled())
                 bar.update(1, state.history.caption)
                 if row is not None and (row.stop or row.save):
-                    state.save()
+                    state.save(wait=row.stop)
                 if row is not None and row.stop:
                     where = f"at step {state.step} of {total}"
                     print(f"pretrain: stopped {where}, saved; `dvc repro` goes on from there", flush=True)

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from sslpipe.core import distributed
-from sslpipe.core.checkpoint import Checkpoints
+from sslpipe.core.checkpoint import Checkpoints, Saves
 from sslpipe.training.core import optim, parallel
 from sslpipe.training.core.ledger import Ledger, Row
 from sslpipe.training.core.step import TrainingStep
 
 OnLog = Callable[[dict[str, float]], None]
+MOST = 0.02  # of the time may go into checkpoints, unless `checkpoint_seconds` is 0
 
 
 @dataclass
@@ -47,8 +48,8 @@ class RunState:
     ) -> None:
         self.training_step, self.ledger = training_step, ledger
         self.checkpoints, self.on_log = checkpoints, on_log
-        self.step, self.history = 0, History()
-        self._since = time.monotonic()  # the start or the last checkpoint
+        self.saves, self.step, self.history = Saves(checkpoints), 0, History()
+        self._counted = time.monotonic()  # until when the history has counted the time
 
     def resume(self) -> bool:
         """Go back to the newest checkpoint; whether there is one."""
@@ -62,7 +63,7 @@ class RunState:
         before, now = state["processes"], distributed.world_size()
         other_order = f" of {before} in {now} processes: sums are rounded in another order"
         changed = other_order if now != before else ""
-        self._since = time.monotonic()
+        self._counted = time.monotonic()
         print(f"pretrain: continuing from the checkpoint at step {self.step}{changed}", flush=True)
         return True
 
@@ -78,11 +79,18 @@ class RunState:
 
     @property
     def is_due(self) -> bool:
-        """Whether the last checkpoint is so old that it is time for another."""
-        return time.monotonic() - self._since >= self.training_step.config.checkpoint_seconds
+        """Whether the last checkpoint is so old that it is time for another; the first process knows."""
+        wanted = self.training_step.config.checkpoint_seconds
+        least = max(wanted, self.saves.seconds * (1 / MOST - 1)) if wanted else 0.0
+        return distributed.rank() == 0 and self.saves.since >= least
 
-    def save(self) -> None:
-        """Write a checkpoint, on all ranks: none goes on before. A NonFiniteError if a step not read yet is bad."""
+    def save(self, wait: bool = False) -> None:
+        """Let a checkpoint be written, or with `wait` write it; call it on all ranks.
+
+        Raises:
+            NonFiniteError: a step that was not read yet is bad.
+            UserError: this checkpoint, or the one before it, could not be written.
+        """
         self.log(self.ledger.drain())
         self.count_time()
         state = parallel.whole({
@@ -92,11 +100,13 @@ class RunState:
             "processes": distributed.world_size(),
         })  # fmt: skip
         if distributed.rank() == 0:
-            self.checkpoints.save(self.step, state)
-        parallel.agreed(self.step)
+            self.saves.start(self.step, state)
+        if wait:
+            self.saves.wait()
+            parallel.agreed(self.step)
 
     def count_time(self) -> None:
         """Add the time since this was last called to the run's."""
         now = time.monotonic()
-        self.history.seconds += now - self._since
-        self._since = now
+        self.history.seconds += now - self._counted
+        self._counted = now

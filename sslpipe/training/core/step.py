@@ -88,5 +88,6 @@ def seeded_clock(step: int, epoch: int, total: int, seed: int, device: torch.dev
     # Not torch.manual_seed, which asks every kind of device there could be: that is a hundredth of a small step.
     torch.default_generator.manual_seed(own)
     if device.type == "cuda":
-        torch.cuda.manual_seed(own)
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(own)
     return Clock(step, epoch, step / total, torch.Generator().manual_seed(step_seed))

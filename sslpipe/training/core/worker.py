@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from sslpipe.console.errors import UserError, explain_os_error
 from sslpipe.core import distributed
-from sslpipe.core.device import resolve
+from sslpipe.core.device import take
 from sslpipe.training.core import parallel
 from sslpipe.training.core.guards import Interrupted
 from sslpipe.training.core.messages import LAUNCHED, tell
@@ -28,15 +28,7 @@ _turns = itertools.count()
 
 def own_device(name: str) -> torch.device:
     """The device of this process: its own GPU, or the CPU; a UserError if a GPU was asked for and there is none."""
-    device = resolve(name)
-    if distributed.world_size() == 1 or device.type != "cuda":
-        return device
-    return torch.device("cuda", _gpu())
-
-
-def _gpu() -> int:
-    # Some schedulers show each process only the GPU it is to use.
-    return int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+    return take(name)
 
 
 @contextlib.contextmanager
@@ -44,9 +36,7 @@ def joined(device: str) -> Iterator[None]:
     """Be one of the processes that `RANK`, `WORLD_SIZE` and `MASTER_ADDR` speak of; only the first one prints."""
     global _store
     with _explained(), quiet() if os.environ["RANK"] != "0" else contextlib.nullcontext():
-        gpu = resolve(device).type == "cuda"
-        if gpu:
-            torch.cuda.set_device(_gpu())
+        gpu = take(device).type == "cuda"
         store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
         # The keys of each start are kept apart, where torchrun keeps one store for all of them.
         kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"

@@ -97,7 +97,7 @@ def test_killed_between_checkpoints_it_ends_with_the_same_weights(
         )
         os._exit(0)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
-    assert (Checkpoints(tmp_path / "cut").load() or (0,))[0] == 5
+    assert (Checkpoints(tmp_path / "cut").load() or (0,))[0] in (4, 5), "the last one may not be whole yet"
     again, _ = run(tmp_path / "cut", toy_reader, method=small_method("byol", seed=9))
     assert same(whole, again)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -46,7 +47,7 @@ def test_a_checkpoint_holds_steps_that_had_not_been_read_and_is_gone_on_from(
     assert state.history.caption == ""
     advance(state, toy_reader, 3)
     assert state.log(state.ledger.settled()) is None
-    state.save()
+    state.save(wait=True)
     assert [point["step"] for point in points] == [2]
     assert len(state.history.pending) == 1
 
@@ -79,3 +80,31 @@ def test_the_last_step_closes_the_curves(tmp_path: Path, toy_reader: ToyReader) 
 @pytest.mark.parametrize(("seconds", "due"), [(0.0, True), (1e9, False)])
 def test_a_checkpoint_is_due_when_the_last_is_old_enough(tmp_path: Path, seconds: float, due: bool) -> None:
     assert state_of(tmp_path, [], checkpoint_seconds=seconds).is_due is due
+
+
+def test_checkpoints_take_at_most_a_fiftieth_of_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("sslpipe.core.checkpoint.time.monotonic", lambda: now[0])
+    state = state_of(tmp_path, [], checkpoint_seconds=20)
+
+    def slowly(step: int, content: dict[str, Any]) -> None:
+        now[0] += 10
+
+    monkeypatch.setattr(state.checkpoints, "save", slowly)
+    now[0] = 20
+    assert state.is_due
+    state.save(wait=True)  # ends at 30
+    now[0] = 30 + 489
+    assert not state.is_due, "ten seconds want 490 of training, from their end"
+    now[0] = 30 + 490
+    assert state.is_due
+
+
+def test_only_the_first_process_asks_for_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = state_of(tmp_path, [], checkpoint_seconds=0)
+    monkeypatch.setattr("sslpipe.core.distributed.rank", lambda: 1)
+    assert not state.is_due
