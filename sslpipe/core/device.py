@@ -7,6 +7,8 @@ import ctypes
 import os
 import platform
 import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 
 import torch
@@ -86,9 +88,46 @@ class Arriving:
 
     def get(self) -> Tensor:
         """The tensor, on the host."""
-        if self._event is not None:
-            self._event.synchronize()
-        return self._host
+        if self._event is None:
+            return self._host
+        self._event.synchronize()
+        return self._host.clone()  # there is little pinned memory: it goes back
+
+
+def on_host(tensors: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Tensors that a device makes one after another, on the host: each travels while the next one is made."""
+    last: Arriving | None = None
+    for tensor in tensors:
+        arriving = Arriving(tensor)
+        if last is not None:
+            yield last.get()
+        last = arriving
+    if last is not None:
+        yield last.get()
+
+
+class Late:
+    """Numbers of steps that the host reads `lag` steps later where a GPU makes them, and at once elsewhere."""
+
+    def __init__(self, lag: int = 4) -> None:
+        self._lag, self._waiting = lag, deque[Arriving]()
+
+    def __call__(self, number: Tensor) -> float | None:
+        """Take a step's number; returns that of the step `lag` steps ago, None before there is one."""
+        self._waiting.append(Arriving(number))
+        if number.is_cuda and len(self._waiting) <= self._lag:
+            return None
+        return float(self._waiting.popleft().get())
+
+    def rest(self) -> Iterator[float]:
+        """Those that were not read yet."""
+        while self._waiting:
+            yield float(self._waiting.popleft().get())
+
+    def caption(self, loss: Tensor) -> str:
+        """A step's loss in words for a progress bar; empty before there is one."""
+        value = self(loss)
+        return "" if value is None else f"loss {value:.3f}"
 
 
 def make_deterministic(wanted: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -50,7 +50,9 @@ class Batch:
         return to_device(self.pixels, device)
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device, for its current stream; the pixels travel as one slab."""
+        """The same batch with pixels and labels on a device, for its current stream; the pixels travel as one slab.
+
+        Sizes and indices stay on the host: there it is decided what is seen of each image.
+        """
         device = torch.device(device)
-        size, index, label = (to_device(part, device) for part in (self.size, self.index, self.label))
-        return Batch(pixels=self.pixels_on(device), size=size, index=index, label=label)
+        return replace(self, pixels=self.pixels_on(device), label=to_device(self.label, device), ready=None)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sslpipe.console.errors import UserError
+from sslpipe.core.device import to_device
 from sslpipe.measures.subsets import folds
 
 QUERIES, BANK = 1024, 32_768  # features compared at a time: 128 MB of similarities
@@ -36,16 +37,17 @@ def nearest(
     Returns:
         cosine similarities [M, k], falling, and int64 indices into the training set [M, k]; on the CPU.
     """
+    device = torch.device(device)
     chunks = normalize(test_features.float(), dim=1).split(QUERIES)  # [m, D] each
     best: list[tuple[Tensor, Tensor]] = []
     for start in range(0, len(train_features), BANK):
-        bank = normalize(train_features[start : start + BANK].to(device).float(), dim=1)  # [n, D]
+        bank = normalize(to_device(train_features[start : start + BANK], device).float(), dim=1)  # [n, D]
         for number, chunk in enumerate(chunks):
-            similarity = chunk.to(device) @ bank.T  # [m, n]
+            similarity = to_device(chunk, device) @ bank.T  # [m, n]
             if itself is not None:
                 own = itself[number * QUERIES :][: len(chunk)] - start
                 here = ((own >= 0) & (own < len(bank))).nonzero()[:, 0]
-                similarity[here.to(device), own[here].to(device)] = float("-inf")
+                similarity[to_device(here, device), to_device(own[here], device)] = float("-inf")
             top = similarity.topk(min(k, len(bank)), dim=1)  # [m, ≤ k]
             found = top.values.cpu(), top.indices.cpu() + start
             if start == 0:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
+from sslpipe.core.device import to_device
 from sslpipe.measures.config import ProbeConfig
 from sslpipe.measures.subsets import folds
 
@@ -80,18 +81,18 @@ class _Standardised:
 
     def rows(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """[n, D] and int64 [n]."""
-        here = indices.to(self.device)
+        here = to_device(indices, self.device)
         if self.kept:
             return self.features[here], self.labels[here]
-        return ((self.features[indices] - self.mean) / self.std).to(self.device), self.labels[here]
+        return to_device((self.features[indices] - self.mean) / self.std, self.device), self.labels[here]
 
     def learned(self, indices: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
         """The same to learn from: the views of an epoch, where there are such."""
         if self.views is None:
             return self.rows(indices)
-        x = self.views(indices, epoch).to(self.device)
-        x = (x - self.mean.to(self.device)) / self.std.to(self.device)
-        return x, self.labels[indices.to(self.device)]
+        x = to_device(self.views(indices, epoch), self.device)
+        x = (x - to_device(self.mean, self.device)) / to_device(self.std, self.device)
+        return x, self.labels[to_device(indices, self.device)]
 
 
 def _train(
@@ -119,7 +120,7 @@ def _train(
             batches = torch.randperm(n, generator=generator).split(size)
         rows = batches[step % per_epoch]
         xb, yb = data.learned(rows, step // per_epoch)  # [B, D], [B]
-        counts = used[rows.to(device)]  # [B, F, 1, 1]
+        counts = used[to_device(rows, device)]  # [B, F, 1, 1]
         logits = torch.addmm(bias, xb, weight).view(-1, f, h, classes)
         target = one_hot(yb, classes).float()[:, None, None]  # [B, 1, 1, C]
         counts = counts / counts.sum(0).clamp_min(1)
@@ -140,11 +141,11 @@ def _held_out(
 ) -> tuple[list[float], list[float]]:
     """For each setting, over the samples its heads did not see: how many are right, and their summed loss."""
     _, count, _, classes = weight.shape
-    hits, losses = torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.float64)
+    hits, losses = torch.zeros(2, count, dtype=torch.float64, device=data.device)
     for row, held in enumerate(left_out):
         for indices in (fold == held).nonzero()[:, 0].split(max(CHUNK // (count * classes), 1)):
             x, y = data.rows(indices)
             logits = x @ weight[row] + bias[row][:, None]  # [H, m, C]
-            hits += (logits.argmax(-1) == y).sum(-1).cpu()
-            losses += torch.stack([cross_entropy(each, y, reduction="sum") for each in logits]).cpu()
+            hits += (logits.argmax(-1) == y).sum(-1)
+            losses += torch.stack([cross_entropy(each, y, reduction="sum") for each in logits])
     return hits.tolist(), losses.tolist()

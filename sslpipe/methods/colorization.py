@@ -197,7 +197,7 @@ def _sample(reader: Reader) -> Tensor:
     found = []
     for part in (torch.arange(n) * len(reader) // n).split(100):
         batch = reader.gather(part)
-        rows, columns = ((side[:, None] * at).long() for side in batch.size.cpu().unbind(1))  # [n, s]
+        rows, columns = ((side[:, None] * at).long() for side in batch.size.unbind(1))  # [n, s]
         image = torch.arange(len(part))[:, None, None]
         pixels = batch.pixels.cpu()[image, rows[:, :, None], columns[:, None]]  # [n, s, s, 3]
         found.append(rgb_to_lab(pixels.permute(0, 3, 1, 2) / 255)[:, 1:])

@@ -46,7 +46,7 @@ def parameters(engine: ViewEngine, batch: Batch, views: Sequence[View], keys: Se
 
     `views` is what the engine made of the batch, `keys` the names of its images.
     """
-    index, size = batch.index.cpu().numpy(), batch.size.cpu().numpy()
+    index, size = batch.index.numpy(), batch.size.numpy()
     columns: list[list[dict[str, Any]]] = []  # a list a view, a row an image
     for spec in engine.recipe.views:
         for number, table in enumerate(engine.tables(spec, index, size, epoch=0), start=1):

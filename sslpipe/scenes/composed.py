@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from sslpipe.console.errors import UserError
+from sslpipe.core.device import to_device
 from sslpipe.data.loader import Reader
 from sslpipe.data.subset import labelled
 from sslpipe.scenes.config import Config
@@ -74,8 +75,10 @@ def compose(reader: Reader, split: str, count: int, side: int, settings: Config,
 
 def normalised(pixels: Tensor, preprocess: Preprocess, device: torch.device) -> Tensor:
     """Scenes as the encoder takes them: uint8 [N, S, S, 3] → float32 [N, 3, S, S]."""
-    mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (preprocess.mean, preprocess.std))
-    return (pixels.to(device).permute(0, 3, 1, 2).float() / 255 - mean) / std
+    mean, std = (
+        to_device(torch.tensor(v), device).view(1, 3, 1, 1) for v in (preprocess.mean, preprocess.std)
+    )
+    return (to_device(pixels, device).permute(0, 3, 1, 2).float() / 255 - mean) / std
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ class ViewEngine:
         The batch may be on any device; epochs are counted from 0, and each has other views.
         """
         pixels, index = batch.pixels_on(self.device), to_device(batch.index, self.device)
-        indices, size = batch.index.cpu().numpy(), batch.size.cpu().numpy()
+        indices, size = batch.index.numpy(), batch.size.numpy()
         views: list[View] = []
         for side, group in groupby(self.recipe.views, lambda spec: spec.size):
             specs = list(group)

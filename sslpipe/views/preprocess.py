@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sslpipe.console.errors import UserError
 from sslpipe.core.config import Config
+from sslpipe.core.device import to_device
 from sslpipe.data.batch import Batch
 from sslpipe.shards.images import BadImage, normalise
 from sslpipe.views.operations import ViewSpec
@@ -68,7 +69,7 @@ class Preprocess(Config):
         return (pixels - mean) / std
 
     def _levels(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        mean, std = (torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (self.mean, self.std))
+        mean, std = (to_device(torch.tensor(v), pixels.device).view(3, 1, 1) for v in (self.mean, self.std))
         return mean, std
 
 
@@ -83,7 +84,7 @@ def centre(
     Returns:
         float32 [N, 3, size, size] on the batch's device.
     """
-    limit = batch.size.cpu().numpy()  # [N, 2]
+    limit = batch.size.numpy()  # [N, 2]
     box = central_box(limit, crop)
     spec = ViewSpec(size=size, interpolation=interpolation, mean=mean, std=std)
     return reference.render(batch.pixels, Table.plain(box, limit), spec)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import subprocess
 import sys
@@ -10,76 +9,17 @@ from functools import cache
 from typing import Any
 
 import pytest
-from support import ToyReader, encoder, inputs, manifest
+from evaluations import NAMES, config_of, everything, module
 
 from sslpipe import evals
 from sslpipe.core.config import Config
-from sslpipe.evals.base.config import EmbedConfig
-from sslpipe.evals.base.embed import embed
-from sslpipe.evals.base.inputs import Inputs
 from sslpipe.evals.base.outcome import Outcome, headline
 from sslpipe.evals.base.outcome import numbers as numbers_of
 from sslpipe.evals.base.repeats import repeated
-from sslpipe.scenes.composed import compose
-from sslpipe.scenes.config import Config as ScenesConfig
 from sslpipe.settings import Settings
-from sslpipe.views.recipe import Recipe, ViewSpec
 
-NAMES = evals.names()
-CLASSES = ("red", "green", "blue", "white")
 SPLITS = {name: {"count": 8, "labelled": True} for name in ("train", "test")}
-#: Settings that make an evaluation quick; one that is not here is tried with its defaults.
-QUICK: dict[str, dict[str, Any]] = {
-    "attentive": {"epochs": 1, "lrs": (0.01,), "heads": 2},
-    "detect": {"epochs": 1},
-    "diagnostics": {"images": 8, "views": 2, "k": 3},
-    "finetune": {"labels": 8, "draws": 2, "epochs": 1, "batch_size": 8},
-    "linear": {"epochs": 1, "min_steps": 5, "folds": 2, "lrs": (0.1,), "few_labels": (8,), "draws": 2},
-    "online": {"epochs": 1, "folds": 2, "lrs": (0.1,)},
-    "robustness": {"images": 6, "severities": (3,), "k": 3},
-    "segment": {"epochs": 1, "lrs": (0.01,), "k": 3, "freeze": False},
-}
-
 every = pytest.mark.parametrize("name", NAMES)
-
-
-def config_of(name: str, **changes: Any) -> Any:
-    fields = evals.config_of(name).model_fields
-    device = {"device": "cpu"} if "device" in fields else {}
-    return evals.config_of(name)(**{**device, **QUICK.get(name, {}), **changes})
-
-
-@cache
-def everything() -> Inputs:
-    """All that an evaluation may ask for, tiny."""
-    network, train, test = encoder(), ToyReader(24), ToyReader(12)
-    embedding = EmbedConfig(device="cpu")
-    features = tuple(embed(network, reader, embedding, seed=1) for reader in (train, test))
-    scenes = tuple(
-        compose(reader, split, count, 16, ScenesConfig(), seed=0)
-        for reader, split, count in ((train, "train", 8), (test, "test", 4))
-    )
-    listed = manifest(("test", 0), train=24, test=12, classes=CLASSES)
-    sections = {name: config_of(name) for name in NAMES}
-    return inputs(
-        encoder=network,
-        train=train,
-        test=test,
-        features=features,
-        manifest=listed,
-        changes={},
-        recipe=Recipe(views=(ViewSpec(size=16, scale=(0.5, 1.0)),)),
-        sections={**sections, "embed": embedding, "seed": 0},
-        made={
-            "masks": (*scenes, list(CLASSES)),
-            "boxes": (*scenes, list(CLASSES)),
-            "transfer": (*features, listed),
-        },
-    )
-
-
-def module(name: str) -> Any:
-    return importlib.import_module(f"sslpipe.evals.{name}.evaluate")
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest.mock import patch
@@ -61,7 +62,9 @@ def _tensors(gpu: Gpu) -> Changes:
     yield torch, "tensor", _of_data("tensor", torch.tensor)
     yield torch, "as_tensor", _of_data("as_tensor", torch.as_tensor)
     yield torch, "autocast", _autocast(torch.autocast)
-    yield torch.nn.functional, "one_hot", _one_hot(torch.nn.functional.one_hot)
+    one_hot = torch.nn.functional.one_hot
+    for module in [module for module in sys.modules.values() if vars(module).get("one_hot") is one_hot]:
+        yield module, "one_hot", _one_hot(one_hot)
     for name in FACTORIES:
         yield torch, name, _factory(name, getattr(torch, name))
 

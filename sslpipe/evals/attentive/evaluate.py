@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from sslpipe.console.errors import UserError
 from sslpipe.console.progress import Progress, progress
-from sslpipe.core.device import take
+from sslpipe.core.device import on_host, take, to_device
 from sslpipe.data.loader import Loader, Reader
 from sslpipe.data.subset import Subset
 from sslpipe.evals.attentive import Config
@@ -97,8 +97,10 @@ plots = tables.confusions
 def patches(network: Backbone, reader: Reader, device: torch.device) -> Tensor:
     """Features of all patches of a split, float32 [N, P, D], on the CPU."""
     found, start = torch.empty(0), 0
-    for batch in Loader(reader, batch_size=_BATCH, seed=0, shuffle=False, drop_last=False).epoch(0):
-        tokens = network.tokens(network.preprocess.view(batch.to(device))).float().cpu()
+    batches = Loader(reader, batch_size=_BATCH, seed=0, shuffle=False, drop_last=False).epoch(0)
+    for tokens in on_host(
+        network.tokens(network.preprocess.view(each.to(device))).float() for each in batches
+    ):
         if start == 0:  # into one tensor: joining parts would take twice the memory
             found = torch.empty(len(reader), *tokens.shape[1:])
         found[start : start + len(tokens)] = tokens
@@ -147,7 +149,7 @@ def fit(
     generator = torch.Generator().manual_seed(seed)
     for _ in range(settings.epochs):
         for rows in indices[torch.randperm(len(indices), generator=generator)].split(size)[:batches]:
-            batch, target = x[rows].to(device), labels[rows].to(device)
+            batch, target = to_device(x[rows], device), to_device(labels[rows], device)
             for model, optimizer, schedule in zip(models, optimizers, schedules, strict=True):
                 loss = cross_entropy(model(batch), target)
                 optimizer.zero_grad()
@@ -162,4 +164,5 @@ def fit(
 def predict(model: Pooling, x: Tensor) -> Tensor:
     """Classes int64 [N] of patches [N, P, D], on the CPU."""
     device = model.query.device
-    return torch.cat([model(chunk.to(device)).argmax(1).cpu() for chunk in x.split(_BATCH)])
+    found = (model(to_device(chunk, device)).argmax(1) for chunk in x.split(_BATCH))
+    return torch.cat(list(on_host(found)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sslpipe import networks
 from sslpipe.console.errors import UserError
 from sslpipe.console.progress import progress
-from sslpipe.core.device import take
+from sslpipe.core.device import on_host, take
 from sslpipe.data.loader import Loader, Reader
 from sslpipe.evals.base.config import EmbedConfig as Config
 from sslpipe.evals.base.features import Features
@@ -61,7 +61,7 @@ def central(network: Backbone, reader: Reader, features: Callable[[Tensor], Tens
     device = next(network.parameters()).device
     loader = Loader(reader, batch_size=_BATCH, seed=0, shuffle=False, drop_last=False)
     views = (network.preprocess.view(batch.to(device)) for batch in loader.epoch(0))
-    return torch.cat([features(pixels).float().cpu() for pixels in views])
+    return torch.cat(list(on_host(features(pixels).float() for pixels in views)))
 
 
 @torch.inference_mode()
@@ -73,14 +73,22 @@ def embed(encoder: Backbone, reader: Reader, settings: Config, seed: int) -> Fea
     device = take(settings.device)
     nets = beside_random(encoder, device, seed).values()
     loader = Loader(reader, batch_size=settings.batch_size, seed=0, shuffle=False, drop_last=False)
-    rows: list[tuple[Tensor, ...]] = []
-    with progress("embed", len(reader), "images") as bar:
+    told: list[tuple[Tensor, Tensor]] = []
+
+    def kinds() -> Iterator[Tensor]:
+        """Of each batch: the features of each network, then raw pixels."""
         for batch in loader.epoch(0):
             pixels = encoder.preprocess.view(batch.to(device))  # [N, 3, S, S]
-            features = [vectors(net, pixels, settings).cpu() for net in nets]
-            rows.append((*features, _raw_pixels(pixels, encoder.preprocess), batch.label, batch.index))
+            for net in nets:
+                yield vectors(net, pixels, settings)
+            yield _raw_pixels(pixels, encoder.preprocess)
+            told.append((batch.label, batch.index))
             bar.update(len(batch))
-    return Features(*(torch.cat(column) for column in zip(*rows, strict=True))).with_grey_once()
+
+    with progress("embed", len(reader), "images") as bar:
+        found, width = list(on_host(kinds())), len(nets) + 1
+    columns = [*(found[kind::width] for kind in range(width)), *zip(*told, strict=True)]
+    return Features(*(torch.cat(column) for column in columns)).with_grey_once()
 
 
 def _raw_pixels(pixels: Tensor, preprocess: Preprocess) -> Tensor:
@@ -88,4 +96,4 @@ def _raw_pixels(pixels: Tensor, preprocess: Preprocess) -> Tensor:
     values = preprocess.plain(pixels)
     if values.shape[-1] > RAW_PIXEL_SIDE:
         values = nn.functional.interpolate(values, (RAW_PIXEL_SIDE,) * 2, mode="bilinear", antialias=True)
-    return values.flatten(1).cpu()
+    return values.flatten(1)

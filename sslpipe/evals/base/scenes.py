@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sslpipe.console.progress import Progress
+from sslpipe.core.device import Late
 from sslpipe.evals.base.inputs import Inputs
 from sslpipe.scenes import annotated, composed
 from sslpipe.scenes.annotated import Need
@@ -50,6 +51,7 @@ def descend(
     """
     generator = torch.Generator().manual_seed(seed)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * -(-len(rows) // batch_size))
+    late = Late()
     for _ in range(epochs):
         for batch in rows[torch.randperm(len(rows), generator=generator)].split(batch_size):
             loss = loss_of(batch)
@@ -58,6 +60,6 @@ def descend(
             optimizer.step()
             schedule.step()
             if by_step:
-                bar.update(1, f"loss {loss.item():.3f}")
+                bar.update(1, late.caption(loss))
         if not by_step:
             bar.update(1, f"loss {loss.item():.3f}")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sslpipe.console.errors import UserError
 from sslpipe.console.progress import Progress, progress
-from sslpipe.core.device import take
+from sslpipe.core.device import take, to_device
 from sslpipe.evals.base import sheets
 from sslpipe.evals.base.embed import beside_random
 from sslpipe.evals.base.inputs import Inputs
@@ -165,7 +165,9 @@ def fit(
     optimizer = torch.optim.AdamW(learning, settings.lr, weight_decay=settings.weight_decay)
 
     def loss(rows: Tensor) -> Tensor:
-        expected = [{key: value.to(device) for key, value in targets[n].items()} for n in rows.tolist()]
+        expected = [
+            {key: to_device(value, device) for key, value in targets[n].items()} for n in rows.tolist()
+        ]
         losses = model(list(normalised(scenes.pixels[rows], preprocess, device)), expected)
         return torch.stack(list(losses.values())).sum()
 

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from sslpipe import networks
 from sslpipe.console.errors import UserError
 from sslpipe.console.progress import Progress, progress
-from sslpipe.core.device import autocast, take
+from sslpipe.core.device import Late, autocast, take, to_device
 from sslpipe.data.loader import Loader, Reader
 from sslpipe.data.subset import Subset
 from sslpipe.evals.base import tables
@@ -195,6 +195,7 @@ def fit(
         preprocess = model.backbone.preprocess
         mix = Mixing(settings.mixing, classes, settings.label_smoothing, seed, preprocess)
     learning = [parameter for parameter in model.backbone.parameters() if parameter.requires_grad]
+    late = Late()
     torch.manual_seed(seed)
     model.train()
     for epoch in range(settings.epochs):
@@ -206,7 +207,7 @@ def fit(
             factor = lr_factor(schedule, epoch + step / loader.steps, settings.epochs)
             for group in optimizer.param_groups:
                 group["lr"] = settings.lr * factor * group["lr_scale"]
-            pixels, target = view.pixels, batch.label.to(device)
+            pixels, target = view.pixels, to_device(batch.label, device)
             if mix is not None:
                 pixels, target = mix(pixels, target)
             with autocast(device, settings.precision):
@@ -216,7 +217,7 @@ def fit(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            bar.update(1, f"loss {loss.item():.3f}")
+            bar.update(1, late.caption(loss))
     for parameter in learning:  # as they were, if all epochs were frozen ones
         parameter.requires_grad_(True)
 

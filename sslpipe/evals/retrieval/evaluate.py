@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sslpipe.console.errors import UserError
-from sslpipe.core.device import take
+from sslpipe.core.device import take, to_device
 from sslpipe.evals.base.features import KINDS
 from sslpipe.evals.base.inputs import Inputs
 from sslpipe.evals.base.neighbours import sheet
@@ -40,13 +40,14 @@ def scores(
     Bank [N, D] and queries [M, D] are normalised inside, and the bank is ranked on `device`; labels are int64. Each
     query has an image of its class in the bank; every k is cut to N.
     """
-    x, known = normalize(bank.float(), dim=1).to(device), bank_labels.to(device)
+    device = torch.device(device)
+    x, known = to_device(normalize(bank.float(), dim=1), device), to_device(bank_labels, device)
     found: list[dict[str, Tensor]] = []
     few = max(1, CHUNK // len(bank))
     rank = torch.arange(1, len(bank) + 1, device=device, dtype=torch.float64)  # [N]
     for chunk, wanted in zip(queries.split(few), labels.split(few), strict=True):
-        order = (normalize(chunk.float(), dim=1).to(device) @ x.T).argsort(dim=1, descending=True)
-        relevant = known[order] == wanted.to(device)[:, None]  # [m, N], the nearest first
+        order = (to_device(normalize(chunk.float(), dim=1), device) @ x.T).argsort(dim=1, descending=True)
+        relevant = known[order] == to_device(wanted, device)[:, None]  # [m, N], the nearest first
         total = relevant.sum(dim=1)  # R, [m]
         hits = relevant.cumsum(dim=1).double()  # [m, N]
         found.append(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sslpipe.console.errors import UserError
 from sslpipe.console.progress import Progress, progress
-from sslpipe.core.device import take
+from sslpipe.core.device import take, to_device
 from sslpipe.data.batch import Batch
 from sslpipe.data.loader import Reader
 from sslpipe.evals.base import tables
@@ -45,7 +45,7 @@ class Nets:
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> dict[str, Tensor]:
         """Features [n, D] by prefix of normalised pixels [n, 3, S, S]."""
-        x = pixels.to(self.device)
+        x = to_device(pixels, self.device)
         return {name: vectors(net, x, self.settings).cpu() for name, net in self.nets.items()}
 
 

@@ -33,7 +33,7 @@ def changed(
 
     It is normalised. `u` [N, 2], uniform in [0, 1), is what is drawn for each image; `fill` the grey level outside it.
     """
-    limit = batch.size.cpu().numpy()
+    limit = batch.size.numpy()
     table = Table.plain(central_box(limit, preprocess.crop), limit)
     spec = ViewSpec(
         size=preprocess.size, interpolation=preprocess.interpolation, fill=fill,

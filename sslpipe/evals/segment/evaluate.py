@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate, one_hot
 
 from sslpipe.console.progress import Progress, progress
-from sslpipe.core.device import take
+from sslpipe.core.device import on_host, take, to_device
 from sslpipe.evals.base import sheets
 from sslpipe.evals.base.embed import beside_random
 from sslpipe.evals.base.inputs import Inputs
@@ -85,11 +85,8 @@ def plots(inputs: Inputs, config: Config, outcome: Outcome) -> dict[str, bytes]:
 @torch.inference_mode()
 def dense(network: Backbone, pixels: Tensor, levels: int, device: torch.device) -> Tensor:
     """Features of every patch of scenes: uint8 [N, S, S, 3] → float32 [N, D, h, w], on the CPU."""
-    found = []
-    for chunk in pixels.split(_BATCH):
-        x = normalised(chunk, network.preprocess, device)
-        found.append(hypercolumns(pyramid(network, x, levels)).float().cpu())
-    return torch.cat(found)
+    x = (normalised(chunk, network.preprocess, device) for chunk in pixels.split(_BATCH))
+    return torch.cat(list(on_host(hypercolumns(pyramid(network, each, levels)).float() for each in x)))
 
 
 class Head(nn.Module):
@@ -135,7 +132,7 @@ def fit(
     optimizer = torch.optim.AdamW(head.parameters(), lr, weight_decay=1e-4)
 
     def loss(rows: Tensor) -> Tensor:
-        return _loss(head(features[rows].to(device)), masks[rows])
+        return _loss(head(to_device(features[rows], device)), masks[rows])
 
     descend(loss, optimizer, torch.arange(len(masks)), _BATCH, settings.epochs, seed, bar, by_step=False)
     return head.eval()
@@ -160,7 +157,7 @@ def finetune(
 def _loss(logits: Tensor, masks: Tensor) -> Tensor:
     """Cross-entropy of masks [n, S, S] by logits [n, C, h, w]."""
     found = enlarged(logits, masks.shape[-1])
-    return cross_entropy(found, masks.to(found.device), ignore_index=IGNORED)
+    return cross_entropy(found, to_device(masks, found.device), ignore_index=IGNORED)
 
 
 def enlarged(logits: Tensor, side: int) -> Tensor:
@@ -173,7 +170,8 @@ def predict(head: Head, features: Tensor, side: int) -> Tensor:
     """Masks int64 [N, side, side], on the CPU."""
     device = head.linear.weight.device
     chunks = features.split(_BATCH)
-    return torch.cat([enlarged(head(chunk.to(device)), side).argmax(1).cpu() for chunk in chunks])
+    found = (enlarged(head(to_device(chunk, device)), side).argmax(1) for chunk in chunks)
+    return torch.cat(list(on_host(found)))
 
 
 def neighbours(

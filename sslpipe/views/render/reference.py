@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from sslpipe.core.device import to_device
 from sslpipe.views.operations import ViewSpec
 from sslpipe.views.table import Table
 
@@ -41,7 +42,7 @@ def render(pixels: Tensor, table: Table, spec: ViewSpec, out: Tensor | None = No
     """
     if out is None:
         out = torch.empty(len(table), 3, spec.size, spec.size, device=pixels.device)
-    mean, std = (torch.tensor(value, device=pixels.device)[:, None, None] for value in (spec.mean, spec.std))
+    mean, std = (to_device(torch.tensor(v), pixels.device)[:, None, None] for v in (spec.mean, spec.std))
     budget = _CHUNK_BYTES.get(pixels.device.type, _CHUNK_BYTES["other"])
     rows = max(1, budget // (12 * pixels.shape[1] * pixels.shape[2]))
     with exact(pixels.device):
@@ -273,4 +274,4 @@ def _change(
 
 
 def _tensor(values: NDArray[Any], like: Tensor) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values)).to(like.device, non_blocking=True)
+    return to_device(torch.from_numpy(np.ascontiguousarray(values)), like.device)
