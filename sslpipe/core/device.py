@@ -137,7 +137,8 @@ def make_deterministic(wanted: bool) -> None:
     every time where torch may raise: a mere warning leaves it as it is fastest.
     """
     torch.use_deterministic_algorithms(wanted, warn_only=not torch.cuda.is_available())
-    torch.utils.deterministic.fill_uninitialized_memory = False  # all that is read is written before
+    # All that is read is written before.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not wanted
 
 

@@ -14,7 +14,7 @@ from sslpipe.console.errors import UserError
 from sslpipe.console.spelling import meant
 from sslpipe.core.distributed import synchronise
 from sslpipe.networks import starts
-from sslpipe.networks.patches import sincos_positions, take
+from sslpipe.networks.patches import resize_positions, sincos_positions, take
 from sslpipe.networks.protocol import (
     Backbone,
     ConvBackbone,
@@ -182,10 +182,25 @@ class TimmViT(TimmTransformer):
         t = m.patch_embed(x)  # [N, h, w, D]
         if mask is not None:
             t = torch.where(mask.view(*t.shape[:3], 1), self.mask_token.to(t.dtype), t)
-        t = m._pos_embed(t)  # [N, C + P, D]
+        t = self._positioned(t)  # [N, C + P, D]
         if keep is not None:
             t = torch.cat([t[:, : self.prefixes], take(t[:, self.prefixes :], keep)], dim=1)
         return m.norm(m.blocks(m.norm_pre(m.patch_drop(t))))
+
+    def _positioned(self, t: Tensor) -> Tensor:
+        """[N, h, w, D] with positions, and other tokens before them: [N, C + P, D]."""
+        m, grid = self.model, (t.shape[1], t.shape[2])
+        if grid == m.patch_embed.grid_size or m.pos_embed is None:
+            return m._pos_embed(t)
+        # As timm does it, but that it resizes positions with a gradient that is not the same every time on a GPU.
+        before = 0 if m.no_embed_class else self.prefixes
+        others, positions = m.pos_embed[:, :before], m.pos_embed[:, before:]
+        positions = torch.cat([others, resize_positions(positions, m.patch_embed.grid_size, grid)], dim=1)
+        tokens = [part.expand(len(t), -1, -1) for part in (m.cls_token, m.reg_token) if part is not None]
+        t = t.flatten(1, 2)
+        if m.no_embed_class:
+            return m.pos_drop(torch.cat([*tokens, t + positions], dim=1))
+        return m.pos_drop(torch.cat([*tokens, t], dim=1) + positions)
 
     def no_weight_decay(self) -> set[str]:
         """Tokens and positions are not decayed."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -54,5 +56,31 @@ def resize_positions(positions: Tensor, old: Grid, new: Grid) -> Tensor:
     if old == new:
         return positions
     as_image = positions.reshape(1, *old, -1).permute(0, 3, 1, 2)
-    resized = F.interpolate(as_image, size=new, mode="bicubic", antialias=True, align_corners=False)
-    return resized.permute(0, 2, 3, 1).flatten(1, 2)
+    return resized(as_image, new, antialias=True).permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def resized(maps: Tensor, size: Grid, *, antialias: bool = False, align_corners: bool = False) -> Tensor:
+    """Maps [N, D, h, w] of another size, by bicubic interpolation.
+
+    Their gradient is a product with the interpolation's matrix: torch's own is not the same every time on a GPU.
+    """
+    found: Tensor = _Resized.apply(maps, size, antialias, align_corners)
+    return found
+
+
+class _Resized(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, size: Grid, antialias: bool, align_corners: bool) -> Tensor:
+        ctx.old, ctx.settings = maps.shape[2:], (size, antialias, align_corners)
+        return _bicubic(maps, *ctx.settings)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        (grad,), (h, w) = grads, ctx.old
+        one_each = torch.eye(h * w, dtype=grad.dtype, device=grad.device).view(h * w, 1, h, w)
+        matrix = _bicubic(one_each, *ctx.settings).flatten(1)  # [h·w, h'·w']
+        return (grad.flatten(2) @ matrix.T).unflatten(2, (h, w)), None, None, None
+
+
+def _bicubic(maps: Tensor, size: Grid, antialias: bool, align_corners: bool) -> Tensor:
+    return F.interpolate(maps, size=size, mode="bicubic", antialias=antialias, align_corners=align_corners)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sslpipe.networks.patches import Grid
+from sslpipe.networks.patches import Grid, resized
 
 _OTHERS = 3  # class token to patch, patch to class token, class token to itself: the last rows of the table
 
@@ -58,5 +58,4 @@ def _resized(table: Tensor, square: Grid, grid: Grid) -> Tensor:
     offsets, others = table[:-_OTHERS], table[-_OTHERS:]
     as_image = offsets.T.reshape(1, -1, 2 * square[0] - 1, 2 * square[1] - 1)
     size = (2 * grid[0] - 1, 2 * grid[1] - 1)
-    resized = F.interpolate(as_image, size=size, mode="bicubic", align_corners=True)
-    return torch.cat([resized.flatten(2)[0].T, others])
+    return torch.cat([resized(as_image, size, align_corners=True).flatten(2)[0].T, others])

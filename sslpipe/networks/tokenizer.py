@@ -25,7 +25,7 @@ from sslpipe.console.progress import progress
 from sslpipe.core import scratch
 from sslpipe.core.checkpoint import Checkpoints
 from sslpipe.core.config import Config
-from sslpipe.core.device import mixed
+from sslpipe.core.device import Late, mixed, to_device
 
 _ROWS = 16384  # vectors compared with all words at a time: bounds memory, does not change the result
 _DEAD = 0.1  # a word is put elsewhere when it is used less than this fraction of what each word would have
@@ -137,8 +137,8 @@ class Averages(nn.Module):
         self.sums.mul_(self.decay).index_add_(0, assigned, vectors, alpha=1 - self.decay)
         if restart:
             self._restart(vectors, assigned)
-        used = self.counts > 0
-        self.codes[used] = F.normalize(self.sums[used], dim=1)
+        used = (self.counts > 0)[:, None]  # [K, 1]
+        self.codes.copy_(torch.where(used, F.normalize(self.sums, dim=1), self.codes))
 
     def _restart(self, vectors: Tensor, assigned: Tensor) -> None:
         even = len(vectors) / len(self.counts)
@@ -147,8 +147,9 @@ class Averages(nn.Module):
             return
         cosine = (vectors * self.codes[assigned]).sum(dim=1)  # [M]
         error = (1 - cosine).clamp(min=1e-6)  # half the squared distance
-        # Drawn on the host, in proportion to the error: the same on every device.
-        chosen = torch.multinomial(error.cpu(), len(dead), replacement=True).to(vectors.device)
+        # Drawn on the host, in proportion to the error: the same on every device. What is not finite is noticed later.
+        share = error.cpu().nan_to_num(1e-6, posinf=1.0)
+        chosen = to_device(torch.multinomial(share, len(dead), replacement=True), vectors.device)
         self.counts[dead] = even
         self.sums[dead] = vectors[chosen] * even
 
@@ -189,7 +190,15 @@ def _train(tokenizer: Tokenizer, batches: Batches, steps: int, seed: int, checkp
         return
     if first:
         print(f"tokenizer: continuing after epoch {first}", flush=True)
-    error, seen = 0.0, torch.zeros_like(averages.counts)
+    error, seen, late = 0.0, torch.zeros_like(averages.counts), Late()
+
+    def finite(value: float | None) -> float:
+        if value is not None and not math.isfinite(value):
+            raise UserError(
+                f"the tokenizer's error became {value}: lower the tokenizer's lr, now {config.lr}"
+            )
+        return value or 0.0
+
     with progress("tokenizer", total, done=first * steps) as bar:
         for epoch in range(first, config.epochs):
             torch.manual_seed(mixed(seed, epoch))
@@ -197,34 +206,29 @@ def _train(tokenizer: Tokenizer, batches: Batches, steps: int, seed: int, checkp
             for number, x in enumerate(batches(epoch)):
                 done = (epoch * steps + number) / total
                 optimizer.param_groups[0]["lr"] = config.lr * _shape(done)
-                now, words = _step(tokenizer, optimizer, averages, x, restart=done < 1 - _SETTLE)
-                error += now / steps
-                seen += torch.bincount(words.flatten(), minlength=config.words)
-                bar.update(1, f"error {now:.4f}")
+                rebuilt, z, words = tokenizer(x)
+                squared = F.mse_loss(rebuilt, x.to(rebuilt.dtype))
+                now = late(squared)
+                error += finite(now) / steps
+                _update(tokenizer, optimizer, averages, squared, z, words, restart=done < 1 - _SETTLE)
+                seen.index_add_(0, words.flatten(), seen.new_ones(()).expand(words.numel()))
+                bar.update(1, "" if now is None else f"error {now:.4f}")
+            error += sum(finite(now) for now in late.rest()) / steps
             checkpoints.save(epoch + 1, {name: part.state_dict() for name, part in parts.items()})
     used = f"{int((seen > 0).sum())} of {config.words} words in use, as many as {perplexity(seen):.0f} used alike"
     print(f"tokenizer: {used}; mean squared error {error:.4f}", flush=True)
 
 
-def _step(
-    tokenizer: Tokenizer, optimizer: torch.optim.Optimizer, averages: Averages, x: Tensor, restart: bool
-) -> tuple[float, Tensor]:
-    """One step on a batch [N, 3, s, s]; the squared error of its pixels, and its words [N, P].
-
-    Raises:
-        UserError: the error is not finite.
-    """
-    config, (rebuilt, z, words) = tokenizer.config, tokenizer(x)
-    squared = F.mse_loss(rebuilt, x.to(rebuilt.dtype))
+def _update(
+    tokenizer: Tokenizer, optimizer: torch.optim.Optimizer, averages: Averages, squared: Tensor, z: Tensor,
+    words: Tensor, restart: bool,
+) -> None:  # fmt: skip
+    """Learn from a batch: the squared error of its pixels, its vectors [N, P, d] and their words [N, P]."""
     distance = 1 - (z * tokenizer.codes[words]).sum(dim=2).mean()
-    error = squared.item()
-    if not math.isfinite(error):
-        raise UserError(f"the tokenizer's error became {error}: lower the tokenizer's lr, now {config.lr}")
     optimizer.zero_grad(set_to_none=True)
-    (squared + config.commitment * distance).backward()
+    (squared + tokenizer.config.commitment * distance).backward()
     optimizer.step()
     averages.update(z.detach(), words, restart)
-    return error, words
 
 
 def perplexity(counts: Tensor) -> Tensor:

@@ -56,6 +56,15 @@ def test_a_vit_is_timms() -> None:
     _check_features(cls, x)
 
 
+@pytest.mark.parametrize("member", ["test_vit", "vit_dpwee_patch16_reg1_gap_256"])
+def test_images_of_another_size_are_encoded_as_by_timm(member: str) -> None:
+    if member not in timm.list_models():
+        pytest.skip(f"this timm has no {member}")
+    network = backbone(f"timm:{member}", image_size=32, patch_size=16).eval()
+    x = torch.randn(2, 3, 48, 64)
+    torch.testing.assert_close(network.encode(x), network.model.forward_features(x))
+
+
 def test_vit_positions_can_be_maes() -> None:
     network = backbone(VIT, image_size=32, patch_size=8, position="sincos")
     position = network.model.pos_embed  # type: ignore[union-attr]

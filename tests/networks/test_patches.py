@@ -7,6 +7,7 @@ from sslpipe.networks.patches import (
     as_maps,
     patchify,
     resize_positions,
+    resized,
     sincos_positions,
     take,
     unpatchify,
@@ -67,3 +68,19 @@ def test_resize_positions() -> None:
     assert resize_positions(positions, (4, 4), (4, 4)) is positions
     constant = torch.ones(1, 16, 8)
     torch.testing.assert_close(resize_positions(constant, (4, 4), (3, 5)), torch.ones(1, 15, 8))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"antialias": True}, {"align_corners": True}, {}], ids=["antialias", "corners", "plain"]
+)
+@pytest.mark.parametrize("size", [(2, 3), (7, 5), (4, 6)])
+def test_resized_maps_and_their_gradient_are_torchs(size: tuple[int, int], settings: dict[str, bool]) -> None:
+    mine, theirs = (torch.randn(2, 3, 4, 6, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    theirs.data.copy_(mine.data)
+    weight = torch.randn(2, 3, *size, dtype=torch.float64)
+    got = resized(mine, size, **settings)
+    want = torch.nn.functional.interpolate(theirs, size, mode="bicubic", **settings)
+    assert torch.equal(got, want)
+    (got * weight).sum().backward()
+    (want * weight).sum().backward()
+    torch.testing.assert_close(mine.grad, theirs.grad)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -87,8 +87,11 @@ def embed(encoder: Backbone, reader: Reader, settings: Config, seed: int) -> Fea
 
     with progress("embed", len(reader), "images") as bar:
         found, width = list(on_host(kinds())), len(nets) + 1
-    columns = [*(found[kind::width] for kind in range(width)), *zip(*told, strict=True)]
-    return Features(*(torch.cat(column) for column in columns)).with_grey_once()
+    columns: list[Sequence[Tensor]] = [
+        *(found[kind::width] for kind in range(width)),
+        *zip(*told, strict=True),
+    ]
+    return Features(*(torch.cat(list(column)) for column in columns)).with_grey_once()
 
 
 def _raw_pixels(pixels: Tensor, preprocess: Preprocess) -> Tensor:

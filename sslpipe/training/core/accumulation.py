@@ -45,11 +45,21 @@ def backward(
 
 
 def check(method: Method, config: Config) -> None:
-    """Raise a UserError if the batch is not a multiple of the parts, or the method has no embeddings to keep."""
+    """Refuse parts that a batch cannot be trained in.
+
+    Raises:
+        UserError: the batch is not a multiple of the parts, they would overwrite each other, or the method has no
+            embeddings to keep.
+    """
     if config.batch_size % config.accumulate or config.batch_size // config.accumulate < 2:
         raise UserError(
             f"pretrain.accumulate is {config.accumulate}, which does not divide the batch of {config.batch_size} into "
             "equal parts of two images or more"
+        )
+    if config.compile == "graphs" and (config.accumulate > 1 or config.gradient_cache):
+        raise UserError(
+            "pretrain.compile is graphs, whose next pass writes over what the parts of a batch must keep: set it to "
+            "always, or pretrain.accumulate to 1 and pretrain.gradient_cache to false"
         )
     if config.gradient_cache and type(method).embed is Method.embed:
         raise UserError(

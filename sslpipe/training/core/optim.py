@@ -76,10 +76,19 @@ def step(optimizer: torch.optim.Optimizer, bad: Tensor | None = None) -> None:
         return
     states = [value for state in optimizer.state.values() for value in state.values()]
     held = _parameters(optimizer) + [value for value in states if isinstance(value, Tensor)]
-    before = [value.clone() for value in held]
+    own = [value.to_local() if parallel.is_sharded(value) else value for value in held]  # type: ignore[attr-defined]
+    # As one tensor: three launches instead of two for each of hundreds of tensors.
+    before = _flat(own)
     optimizer.step()
-    for value, old in zip(held, before, strict=True):
-        torch.where(bad > 0, old, value, out=value)
+    after = _flat(own)
+    torch.where(bad > 0, before, after, out=after)
+    parts = after.split([value.numel() for value in own])
+    torch._foreach_copy_(own, [part.view(value.shape) for part, value in zip(parts, own, strict=True)])
+
+
+def _flat(values: Sequence[Tensor]) -> Tensor:
+    """All numbers of some tensors, as one new tensor [n]."""
+    return torch.cat([value.reshape(-1) for value in values])
 
 
 def clip(optimizer: torch.optim.Optimizer, largest: float | None, norm: Tensor) -> None:
