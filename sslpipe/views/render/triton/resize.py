@@ -268,15 +268,11 @@ def resize(
 
     code = tl.load(row + LATE)
     r, g, b = colour(clamp(r), clamp(g), clamp(b), code, row, inside, SIZE * SIZE, parts == 1)
+    # Of a quarter turn rows and columns are exchanged on the way out, where there are fewer of them to fetch than on
+    # the way in.
     turned = (tl.load(row + TURN) >> 2) & 1 if TURNS else 0
-    if turned == 1:
-        # Rows and columns are exchanged on the way out, where there are fewer of them to fetch than on the way in.
-        emit(
-            r, g, b, code, q[None, :] * SIZE + p[:, None], inside, view, tile, out, out_stride, scratch, sums,
-            mean, inverse, SIZE, parts, LAST,
-        )  # fmt: skip
-    else:
-        emit(
-            r, g, b, code, p[:, None] * SIZE + q[None, :], inside, view, tile, out, out_stride, scratch, sums,
-            mean, inverse, SIZE, parts, LAST,
-        )  # fmt: skip
+    down = SIZE - turned * (SIZE - 1)
+    place = p[:, None] * down + q[None, :] * (SIZE + 1 - down)
+    emit(
+        r, g, b, code, place, inside, view, tile, out, out_stride, scratch, sums, mean, inverse, SIZE, parts, LAST
+    )  # fmt: skip
