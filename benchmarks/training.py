@@ -39,6 +39,7 @@ from sslpipe.core.checkpoint import Checkpoints
 from sslpipe.core.device import autocast, describe, make_deterministic, resolve
 from sslpipe.data.batch import Batch
 from sslpipe.data.loader import Loader
+from sslpipe.data.resident import OnGpu
 from sslpipe.methods.base.config import OptimizerConfig
 from sslpipe.methods.base.method import Method
 from sslpipe.sharding import sources
@@ -55,6 +56,7 @@ BATCH, CACHED = 128, 8
 ADAMW = OptimizerConfig(name="adamw", lr=2e-3, rule="absolute", weight_decay=0.05, warmup_epochs=2)
 SIMCLR = {"temperature": 0.1, "projector_hidden": 256, "projector_out": 128}
 PARTS = ("overhead", "lightly", "ceiling")
+LARGE = ["simclr=timm:resnet50", "mae=timm:vit_base_patch16_224"]
 
 
 class Canvases:
@@ -62,6 +64,7 @@ class Canvases:
 
     def __init__(self, pixels: np.ndarray, device: torch.device) -> None:
         self.pixels = torch.from_numpy(pixels).to(device)  # [N, R, R, 3]
+        self.on_gpu = OnGpu(self.pixels) if self.pixels.is_cuda else None
         self.resolution = pixels.shape[1]
         self.labels, self.keys = torch.full((len(pixels),), -1), [str(n) for n in range(len(pixels))]
         self.blocks = np.array([0, len(pixels)])
@@ -73,9 +76,8 @@ class Canvases:
         """These images."""
         place = torch.as_tensor(index)
         size = torch.full((len(place), 2), self.resolution, dtype=torch.int32)
-        return Batch(
-            pixels=self.pixels[place.to(self.pixels.device)], size=size, index=place, label=self.labels[place]
-        )
+        pixels, ready = (self.pixels[place], None) if self.on_gpu is None else self.on_gpu.gather(place)
+        return Batch(pixels=pixels, size=size, index=place, label=self.labels[place], ready=ready)
 
 
 class Turns:
@@ -297,16 +299,16 @@ def _lightly_rate(device: torch.device, epochs: int) -> float:
     return (epochs - 1) * len(loader) * BATCH / (marks[-1] - marks[0])
 
 
-def beside_ceiling(device: torch.device, seconds: float) -> str:
+def beside_ceiling(
+    device: torch.device, networks_: list[str], side: int, batch: int, ways: list[str], seconds: float
+) -> str:
     """Training of large networks beside their forward and backward pass alone."""
     lines = ["| | compile | images/s | forward and backward alone | share |", "|---|---|---:|---:|---:|"]
-    noise = np.random.default_rng(0).integers(0, 256, (4096, 256, 256, 3), np.uint8)
-    for name, backbone, batch in (
-        ("simclr", "timm:resnet50", 256),
-        ("mae", "timm:vit_base_patch16_224", 256),
-    ):
-        for compile_ in ("never", "always"):
-            ours, alone = _rate_and_ceiling(device, noise, name, backbone, batch, compile_, seconds)
+    canvas = side * 8 // 7
+    noise = np.random.default_rng(0).integers(0, 256, (16 * batch, canvas, canvas, 3), np.uint8)
+    for name, backbone in (each.split("=") for each in networks_):
+        for compile_ in ways:
+            ours, alone = _rate_and_ceiling(device, noise, name, backbone, side, batch, compile_, seconds)
             lines.append(
                 f"| {name}, {backbone} | {compile_} | {ours:.0f} | {alone:.0f} | {100 * ours / alone:.0f} % |"
             )
@@ -318,17 +320,18 @@ def _rate_and_ceiling(
     noise: np.ndarray,
     name: str,
     backbone: str,
+    side: int,
     batch: int,
     compile_: str,
     seconds: float,
 ) -> tuple[float, float]:
-    network = networks.backbone(backbone, image_size=224)
+    network = networks.backbone(backbone, image_size=side)
     config = Config(epochs=100, batch_size=batch, compile=compile_, log_every=1)  # type: ignore[arg-type]
     method = methods.build(name, network).to(device)
     layout = memory_format(network, device)
     method.to(memory_format=layout)
     loader = Loader(Canvases(noise, device), batch_size=batch, seed=0)
-    recipe = methods.recipe(name, 224, patch_size=network.patch_size)
+    recipe = methods.recipe(name, side, patch_size=network.patch_size)
     engine = ViewEngine(recipe, seed=0, device=device, memory_format=layout)
     compiled(method, config, device, 10**6)
     views = engine(loader.reader.gather(np.arange(batch)), 0)
@@ -338,9 +341,9 @@ def _rate_and_ceiling(
         accumulation.backward(method, views, clock, config)
         method.zero_grad(set_to_none=True)
 
-    for _ in range(5):
+    for _ in range(min(5, math.ceil(seconds))):
         forward_and_backward()
-    rounds = 20
+    rounds = 20 if seconds >= 5 else 2
     alone = rounds * batch / timed(lambda: [forward_and_backward() for _ in range(rounds)], device)
     marks: list[float] = []
 
@@ -382,6 +385,17 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=12, help="of the loops, default: 12")
     parser.add_argument("--steps", type=int, default=80, help="of each loop in a run, default: 80")
     parser.add_argument("--rounds", type=int, default=3, help="beside lightly, default: 3")
+    parser.add_argument(
+        "--networks", nargs="*", default=LARGE, help=f"of the ceiling, default: {' '.join(LARGE)}"
+    )
+    parser.add_argument("--side", type=int, default=224, help="of the ceiling's views, default: 224")
+    parser.add_argument("--batch", type=int, default=256, help="of the ceiling, default: 256")
+    parser.add_argument(
+        "--compile", nargs="*", default=["never", "always"], help="of the ceiling, default: both"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=20, help="of each of the ceiling's runs, default: 20"
+    )
     options = parser.parse_args()
     device = resolve(options.device)
     make_deterministic(False)
@@ -394,7 +408,8 @@ def main() -> None:
             f"## Beside lightly under Lightning\n\n{beside_lightly(device, options.rounds, 4)}\n", flush=True
         )
     if "ceiling" in options.parts and device.type == "cuda":
-        print(f"## Beside the ceiling\n\n{beside_ceiling(device, 20)}\n", flush=True)
+        chosen = options.networks, options.side, options.batch, options.compile, options.seconds
+        print(f"## Beside the ceiling\n\n{beside_ceiling(device, *chosen)}\n", flush=True)
 
 
 if __name__ == "__main__":

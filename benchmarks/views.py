@@ -97,7 +97,7 @@ def main() -> None:
         f"batches of {options.batch}, {options.rounds} rounds",
         flush=True,
     )
-    peak = machine(device)
+    peak = machine(device, options.quick)
     results = []
     for task in tasks(options.sizes, options.recipes, options.batch, device):
         rows = run(contenders(task, device, compiled=not options.quick), task, options.rounds)
@@ -105,7 +105,7 @@ def main() -> None:
         results.append({"task": task.name, "rows": {name: vars(row) for name, row in rows.items()}})
     if device.type == "cpu":
         print("\n" + variations(options.batch, options.rounds), flush=True)
-    else:
+    elif not options.quick:
         print("\n" + steps(options.device), flush=True)
     if options.out:
         scratch.write_json(options.out, {"machine": describe(device), "peak": peak, "results": results})
@@ -173,9 +173,9 @@ def timed(make: Make, device: torch.device) -> float:
     return (time.perf_counter() - start) / calls
 
 
-def machine(device: torch.device) -> dict[str, float]:
+def machine(device: torch.device, quick: bool = False) -> dict[str, float]:
     """What the machine can do at best: arithmetic in matrix products, bytes in copies; printed too."""
-    n = 2048 if device.type == "cpu" else 8192
+    n = 512 if quick else 2048 if device.type == "cpu" else 8192
     a, b, c = (torch.rand(n, n, device=device) for _ in range(3))
     big = torch.empty(1 << 27, dtype=torch.uint8, device=device)
     other = torch.empty_like(big)
@@ -265,7 +265,11 @@ class Repeated:
 
     def gather(self, index: Any) -> Batch:
         """The first of its images."""
-        return Batch(**{name: value[: len(index)] for name, value in vars(self.batch).items()})
+        some = slice(len(index))
+        return Batch(
+            pixels=self.batch.pixels[some], size=self.batch.size[some], index=self.batch.index[some],
+            label=self.batch.label[some],
+        )  # fmt: skip
 
 
 def steps(device: str) -> str:

@@ -56,8 +56,7 @@ class Resident(SplitReader):
         self.pixels = torch.from_numpy(pixels).to(device)
         self.sizes = self.sizes_of(np.arange(count))
         self._buffers = Buffers(pin)
-        # Not the stream of training, behind whose work batches would come too late.
-        self._stream = torch.cuda.Stream(self.pixels.device) if self.pixels.is_cuda else None
+        self._on_gpu = OnGpu(self.pixels) if self.pixels.is_cuda else None
 
     def _fill_shown(self, pixels: np.ndarray) -> None:
         """Decode all images, with progress: it may take a while."""
@@ -93,11 +92,9 @@ class Resident(SplitReader):
         """
         index = self.checked(index)
         size, label = (values.index_select(0, index) for values in (self.sizes, self.labels))
-        if self._stream is None:
+        if self._on_gpu is None:
             return Batch(pixels=self._pixels(index), size=size, index=index, label=label)
-        with torch.cuda.stream(self._stream):
-            pixels = self.pixels.index_select(0, to_device(index, self.pixels.device))
-            ready = self._stream.record_event()
+        pixels, ready = self._on_gpu.gather(index)
         return Batch(pixels=pixels, size=size, index=index, label=label, ready=ready)
 
     def _pixels(self, index: Tensor) -> Tensor:
@@ -107,6 +104,23 @@ class Resident(SplitReader):
         # "clip" since indices are in range: otherwise numpy takes them to a copy first.
         np.take(self.pixels.numpy(), index.numpy(), axis=0, out=out.numpy(), mode="clip")
         return out
+
+
+class OnGpu:
+    """Canvases in a GPU's memory, uint8 [N, R, R, 3], from which threads gather batches on a stream of their own.
+
+    Not on that of training, behind whose work they would come too late.
+    """
+
+    def __init__(self, canvases: Tensor) -> None:
+        self.canvases, self._stream = canvases, torch.cuda.Stream(canvases.device)
+        self._stream.wait_stream(torch.cuda.current_stream(canvases.device))
+
+    def gather(self, index: Tensor) -> tuple[Tensor, torch.cuda.Event]:
+        """Those of these indices, int64 [n] on the host, and an event: they are there when it has happened."""
+        with torch.cuda.stream(self._stream):
+            pixels = self.canvases.index_select(0, to_device(index, self.canvases.device))
+            return pixels, self._stream.record_event()
 
 
 def memory(count: int, side: int) -> int:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.utils.clip_grad as clipping
 import torch.utils._foreach_utils as foreach
 from torch import Tensor
+from torch.utils._device import _device_constructors
 
 from pretended import state
 from pretended.notes import Event, Gpu, Stream, where
@@ -31,7 +32,7 @@ GROUPING = "_group_tensors_by_device_and_dtype"
 def pretending(count: int = 1) -> Iterator[Gpu]:
     """Let there be so many GPUs."""
     assert state.GPU is None, "one at a time"
-    torch.utils._device._device_constructors()  # kept from its first call on: let these be torch's own functions
+    _device_constructors()  # kept from its first call on: let these be torch's own functions
     gpu = state.GPU = Gpu(count)
     state.REAL.update(to=Tensor.to, tensor=torch.tensor)
     before = torch.__future__.get_overwrite_module_params_on_conversion()
