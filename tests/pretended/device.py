@@ -11,10 +11,12 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+import torch.distributed as dist
 import torch.nn.utils.clip_grad as clipping
 import torch.utils._foreach_utils as foreach
 from torch import Tensor
 from torch.utils._device import _device_constructors
+from torch.utils._pytree import tree_leaves, tree_map
 
 from pretended import state
 from pretended.notes import Event, Gpu, Stream, where
@@ -39,7 +41,7 @@ def pretending(count: int = 1) -> Iterator[Gpu]:
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     try:
         with contextlib.ExitStack() as stack:
-            for owner, name, value in [*_tensors(gpu), *_cuda(gpu), *_optimisers()]:
+            for owner, name, value in [*_tensors(gpu), *_cuda(gpu), *_collectives(gpu), *_optimisers()]:
                 stack.enter_context(patch.object(owner, name, value))
             yield gpu
     finally:
@@ -101,6 +103,42 @@ def _cuda(gpu: Gpu) -> Changes:
     yield torch.cuda, "Event", lambda *arguments, **options: Event(gpu)
     yield torch.cuda, "device", device_named
     yield torch.cuda, "device_of", device_named
+
+
+def _collectives(gpu: Gpu) -> Changes:
+    """What ranks do together: NCCL refuses tensors of the CPU, and Python objects travel by way of the host."""
+
+    def of_tensors(real: Callable[..., Any]) -> Callable[..., Any]:
+        def together(*args: Any, **kwargs: Any) -> Any:
+            tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+            there = [tensor for tensor in tensors if isinstance(tensor, Pretend)]
+            if len(there) < len(tensors) and (there or gpu.here.phase):
+                raise DeviceMismatch(f"{real.__name__}: NCCL refuses tensors on the CPU; {where(4)}")
+            if not there:
+                return real(*args, **kwargs)  # by gloo
+            used = [tensor.memory for tensor in there]
+            gpu.work(there[0].at, real.__name__, [], used)
+            inner = tree_map(
+                lambda value: value.elem if isinstance(value, Pretend) else value, (args, kwargs)
+            )
+            return real(*inner[0], **inner[1])
+
+        return together
+
+    def of_objects(real: Callable[..., Any]) -> Callable[..., Any]:
+        def together(*args: Any, **kwargs: Any) -> Any:
+            if gpu.here.phase:
+                raise DeviceMismatch(
+                    f"{real.__name__} in {gpu.here.phase}: all wait for the host; {where(4)}"
+                )
+            return real(*args, **kwargs)
+
+        return together
+
+    for name in ("all_reduce", "all_gather", "broadcast", "reduce_scatter_tensor", "all_gather_into_tensor"):
+        yield dist, name, of_tensors(getattr(dist, name))
+    for name in ("all_gather_object", "broadcast_object_list", "gather_object", "barrier"):
+        yield dist, name, of_objects(getattr(dist, name))
 
 
 def _optimisers() -> Changes:
