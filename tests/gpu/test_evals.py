@@ -21,6 +21,12 @@ def numbers_on(gpu: Gpu, name: str, backbone: str, **changes: Any) -> dict[str, 
     return numbers(module(name).evaluate(given, config, 3).metrics)
 
 
+@pytest.fixture(autouse=True)
+def measured(name: str) -> None:
+    if name == "detect":
+        pytest.importorskip("pycocotools", reason="detection is measured by it")
+
+
 @pytest.mark.parametrize("backbone", ["small_resnet", "small_vit"])
 @pytest.mark.parametrize("name", NAMES)
 def test_an_evaluation(name: str, backbone: str, gpu: Gpu) -> None:

@@ -65,6 +65,8 @@ def test_state_and_names_do_not_change() -> None:
     assert list(method.state_dict()) == list(plain.state_dict())
 
 
+# torch 2.11's own, where the compiler is loaded
+@pytest.mark.filterwarnings("ignore:.*script_method.*deprecated:DeprecationWarning")
 def test_auto_compiles_long_runs_on_a_gpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
     method = small_method("simclr")
     assert compiled(method, Config(), CPU, 10**6) == "never"
@@ -76,6 +78,7 @@ def test_auto_compiles_long_runs_on_a_gpu_only(monkeypatch: pytest.MonkeyPatch) 
     assert compiled(method, Config(), GPU, WORTH_STEPS) == "always"
 
 
+@pytest.mark.filterwarnings("ignore:.*script_method.*deprecated:DeprecationWarning")
 def test_graphs_need_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
     assert compiled(small_method("simclr"), Config(compile="graphs"), CPU, 10) == "always"
     assert "for GPUs" in capsys.readouterr().err
