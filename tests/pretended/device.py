@@ -39,6 +39,7 @@ def pretending(count: int = 1) -> Iterator[Gpu]:
     state.REAL.update(to=Tensor.to, tensor=torch.tensor)
     before = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)
+    gc.freeze()  # what is there already takes half a second to look through
     try:
         with contextlib.ExitStack() as stack:
             for owner, name, value in [*_tensors(gpu), *_cuda(gpu), *_collectives(gpu), *_optimisers()]:
@@ -46,6 +47,7 @@ def pretending(count: int = 1) -> Iterator[Gpu]:
             yield gpu
     finally:
         gc.collect()  # what is freed while another stream may use it is noted
+        gc.unfreeze()
         torch.__future__.set_overwrite_module_params_on_conversion(before)
         gpu.over, state.GPU = True, None
 

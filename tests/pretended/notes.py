@@ -234,14 +234,24 @@ class Gpu:
                 self.add(Note("race", said, "", self.here.phase))
 
 
+_PLACES: dict[Any, str] = {}  # of code objects: the short name of a file of ours, empty for others
+
+
 def where(depth: int = 2) -> str:
     """The innermost lines of the project's own code."""
     found: list[str] = []
     frame = sys._getframe(1)
     while frame is not None and len(found) < depth:
-        name = frame.f_code.co_filename
-        if "/pretended/" not in name and (folder := next((each for each in OURS if each in name), None)):
-            short = name[name.rindex(folder) + 1 :]
-            found.append(f"{short}:{frame.f_lineno} {frame.f_code.co_name}")
+        code = frame.f_code
+        place = _PLACES.get(code)
+        if place is None:
+            place = _PLACES[code] = _short(code.co_filename)
+        if place:
+            found.append(f"{place}:{frame.f_lineno} {code.co_name}")
         frame = frame.f_back  # type: ignore[assignment]
     return " < ".join(found)
+
+
+def _short(file: str) -> str:
+    folder = next((each for each in OURS if each in file and "/pretended/" not in file), None)
+    return file[file.rindex(folder) + 1 :] if folder else ""
