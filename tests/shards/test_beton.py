@@ -94,7 +94,7 @@ def test_both_formats_give_the_same_batches(photos: Path) -> None:
                 places = np.arange(len(reader))
                 one_batch, other_batch = reader.gather(places), other.gather(places)
                 for name in ("pixels", "size", "index", "label"):
-                value = getattr(one_batch, name)
+                    value = getattr(one_batch, name)
                     if name != "pixels" or folder.name == "betons":
                         assert torch.equal(value, getattr(other_batch, name)), name
                 # A photograph scaled down is a JPEG in a tar: kept as pixels, it has not been through that.
