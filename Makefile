@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # Without bytecode every stage would compile torch again: 5 s each. Images of Docker often switch it off.
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME CONDA_PREFIX PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup repro test test-slow test-oldest ui bench crash gpu lint format clean
+.PHONY: help setup repro test test-slow ui bench crash gpu lint format clean
 help:
 	@sed -n 's/^# \?//p' Makefile | head -5
 
@@ -45,18 +45,6 @@ test: setup
 
 test-slow: setup
 	@$(SLOWLY) -m slow $(TESTS)
-
-# Views, methods and training by the oldest versions that pyproject.toml allows, in an environment of their own.
-OLDEST := $(VENV)/oldest
-test-oldest: $(OLDEST)/.ready
-	@$(OLDEST)/bin/$(PYTEST) -q -m "not slow and not gpu" $(or $(TESTS),tests/gpu/test_training.py tests/views tests/losses \
-	  tests/training/core/test_loop.py tests/training/core/test_step.py tests/training/core/test_optim.py)
-
-$(OLDEST)/.ready: $(VENV)/.ready
-	@$(PYTHON) -m venv $(OLDEST)
-	@$(VENV)/bin/uv pip install --quiet --python $(OLDEST)/bin/python --resolution lowest-direct -e . \
-	  'hypothesis>=6.100' 'numba>=0.61' 'pytest>=8.3' 'pytest-xdist>=3.6' 'scikit-learn>=1.5' 'scipy>=1.13'
-	@touch $@
 
 ui: setup
 	@sslpipe ui --port $(PORT)
