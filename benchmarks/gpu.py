@@ -42,17 +42,17 @@ class Part:
 
 def kernel(pretend: bool) -> str:
     """One launch of each of SimCLR's kernels on one image."""
-    return _views(["simclr"], 32, 1, pretend)
+    return _views(["simclr"], 32, 1)
 
 
 def views(pretend: bool) -> str:
     """All methods' views at 224 and 32 pixels against the reference."""
     from sslpipe import methods
 
-    return "; ".join(_views(methods.names(), size, 8, pretend) for size in ((64,) if pretend else (224, 32)))
+    return "; ".join(_views(methods.names(), size, 8) for size in ((64,) if pretend else (224, 32)))
 
 
-def _views(names: Any, size: int, count: int, pretend: bool) -> str:
+def _views(names: Any, size: int, count: int) -> str:
     from support import ToyReader
 
     from sslpipe import methods
@@ -159,9 +159,7 @@ def tests(pretend: bool) -> str:
     files = ["tests/gpu/test_on_gpu.py", "tests/views/render/test_triton.py"]
     if pretend:
         return f"not run, since they want real kernels: {', '.join(files)}"
-    return _run(
-        [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *files], last=True
-    )
+    return _run([sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *files])
 
 
 def view_figures(pretend: bool) -> str:
@@ -266,15 +264,14 @@ def _one(part: Part, pretend: bool) -> int:
 
 @contextlib.contextmanager
 def _device(pretend: bool) -> Iterator[None]:
-    if not pretend:
-        import torch
+    import torch
 
+    if not pretend:
         assert torch.cuda.is_available(), "torch finds no GPU here"
         yield
         return
     from unittest.mock import patch
 
-    import torch
     from pretended import pretending
     from pretended.renderer import stand_in
 
@@ -298,7 +295,7 @@ def _script(name: str, real: tuple[str, ...], tiny: tuple[str, ...] | None) -> s
     return "rehearsed: its numbers mean nothing"
 
 
-def _run(command: list[str], last: bool = False) -> str:
+def _run(command: list[str]) -> str:
     """What a command prints."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)

@@ -103,9 +103,8 @@ class Saves:
         copied = _copied(state, copies)
         device = next((copy.device for copy in copies if copy.is_cuda), None)
         made: torch.cuda.Event | None = None
-        if (
-            device is not None
-        ):  # not the stream of training, which would stand still for as long as the copy takes
+        if device is not None:
+            # Not the stream of training, which would stand still for as long as the copy to the host takes.
             self._stream = self._stream or torch.cuda.Stream(device)
             made = torch.cuda.current_stream(device).record_event()
             for copy in copies:

@@ -30,8 +30,9 @@ def resolve(name: str = "auto") -> torch.device:
     count = torch.cuda.device_count()
     # Some schedulers show each process only the GPU it is to use.
     own = int(os.environ.get("LOCAL_RANK", "0")) % count
-    number = own if name == "auto" else torch.device(name).index
-    number = own if number is None else number
+    number = torch.device("cuda" if name == "auto" else name).index
+    if number is None:
+        number = own
     if number >= count:
         raise UserError(
             f"device `{name}`: torch finds {count} GPUs here, the last of them is cuda:{count - 1}"

@@ -76,6 +76,7 @@ class _Standardised:
         self, features: Tensor, mean: Tensor, std: Tensor, labels: Tensor, views: Views | None
     ) -> None:
         self.mean, self.std, self.labels, self.device, self.views = mean, std, labels, labels.device, views
+        self.there = to_device(mean, self.device), to_device(std, self.device)
         self.kept = features.nbytes <= KEPT
         self.features = ((features - mean) / std).to(self.device) if self.kept else features
 
@@ -91,7 +92,8 @@ class _Standardised:
         if self.views is None:
             return self.rows(indices)
         x = to_device(self.views(indices, epoch), self.device)
-        x = (x - to_device(self.mean, self.device)) / to_device(self.std, self.device)
+        mean, std = self.there
+        x = (x - mean) / std
         return x, self.labels[to_device(indices, self.device)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +43,10 @@ class Pinned(ToyReader):
 
 def trained(
     name: str, folder: Path, device: str = "cuda", reader: Reader | None = None,
-    optimizer: OptimizerConfig | None = None, method_changes: Mapping[str, Any] | None = None, **changes: Any,
+    optimizer: OptimizerConfig | None = None, **changes: Any,
 ) -> History:  # fmt: skip
     """An epoch of five steps, or what is left of more."""
-    method = small_method(name, **(method_changes or {})).to(device)
+    method = small_method(name).to(device)
     layout = memory_format(method.backbone, torch.device(device))
     method.to(memory_format=layout)
     renderer = "reference" if device == "cpu" else "auto"

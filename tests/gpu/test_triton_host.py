@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from pretended import Gpu, Pretend, pretending
+from pretended import Gpu, Pretend
 from torch import Tensor
 
 from sslpipe.views import Jitter, ViewSpec
@@ -52,12 +51,6 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         for name in names:
             monkeypatch.setattr(module, name, Kernel(name, found))
     return found
-
-
-@pytest.fixture
-def gpu() -> Iterator[Gpu]:
-    with pretending() as found:
-        yield found
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

@@ -107,16 +107,18 @@ class Ledger:
 
     def _read(self) -> Row:
         entry = self._entries.popleft()
-        self._check(entry)
-        _, stop, save, *sums = entry.values.get().tolist()
+        _, stop, save, *sums = self._check(entry)
         means = [value / distributed.world_size() for value in sums]
         return Row(entry.step, entry.lr, dict(zip(entry.names, means, strict=True)), stop > 0, save > 0)
 
-    def _check(self, entry: _Entry) -> None:
-        bad, _, _, *numbers = entry.values.get().tolist()
+    def _check(self, entry: _Entry) -> list[float]:
+        """A step's values; a NonFiniteError if it is bad."""
+        found: list[float] = entry.values.get().tolist()
+        bad, _, _, *numbers = found
         if bad:
             values = dict(zip(entry.names, numbers, strict=True))
             raise guards.non_finite(values, step=entry.step - 1, index=entry.index, folder=self._folder)
+        return found
 
 
 def _scalar(value: Tensor | float, device: torch.device) -> Tensor:

@@ -18,7 +18,7 @@ from sslpipe import __version__
 from sslpipe.console.errors import UserError
 from sslpipe.core import distributed, scratch
 from sslpipe.core.checkpoint import Checkpoints
-from sslpipe.core.device import describe, make_deterministic, resolve
+from sslpipe.core.device import describe, make_deterministic, resolve, take
 from sslpipe.data.loader import Reader
 from sslpipe.export import save_encoder
 from sslpipe.methods.base.method import Method, Preparation
@@ -93,7 +93,7 @@ def run(
                 _explain_fresh_start(folder, parts)
         checkpoints = Checkpoints(folder)
         make_deterministic(config.deterministic)
-        made = assemble(setup, worker.own_device(config.device))
+        made = assemble(setup, take(config.device))
         method, loader, engine = made.method, made.loader, made.engine
         manifest, steps = manifests.read(SHARDS), config.epochs * loader.steps
         with worker.first():

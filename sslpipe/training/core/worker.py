@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from datetime import timedelta
 
-import torch
 import torch.distributed as dist
 
 from sslpipe.console.errors import UserError, explain_os_error
@@ -24,11 +23,6 @@ TIMEOUT = timedelta(minutes=30)  # after which a process that hears nothing of a
 
 _store: dist.Store | None = None
 _turns = itertools.count()
-
-
-def own_device(name: str) -> torch.device:
-    """The device of this process: its own GPU, or the CPU; a UserError if a GPU was asked for and there is none."""
-    return take(name)
 
 
 @contextlib.contextmanager

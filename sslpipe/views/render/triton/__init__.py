@@ -158,10 +158,8 @@ class _Part:
         taps = self._weigh()
         sizes = self.pixels.shape[1], plane, self.need.taps, self.need.reach
         kind = self._kind() | {"FORM": form, "TURNS": self.need.turned}
-        if (
-            form != resize.BYTES.value
-        ):  # as many registers a thread as with half the warps: a third more threads at once
-            kind["num_warps"] *= 2
+        if form != resize.BYTES.value:
+            kind["num_warps"] *= 2  # in fewer registers each, so that a third more threads fit
         for column in (layout.IS_SHORT.value, layout.IS_LONG.value):
             if not (count := self.counts[column]):
                 continue
