@@ -70,22 +70,19 @@ def _views(names: Any, size: int, count: int) -> str:
 
 def step(pretend: bool) -> str:
     """A training step of every method, beside the CPU's."""
-    from support import ToyReader, small_engine, small_method
+    from support import ToyReader, small_pair
 
     from sslpipe import methods
     from sslpipe.training.core.config import Config
     from sslpipe.training.core.step import TrainingStep
-    from sslpipe.views.engine import ViewEngine
 
     worst, where = 0.0, ""
     for name in methods.names():
         losses = []
         for device in ("cpu", "cuda"):
-            method = small_method(name).to(device).train()
+            method, engine = small_pair(name, device, "reference" if device == "cpu" else "auto")
             config = Config(batch_size=8, epochs=1, precision="fp32")
-            taken = TrainingStep(method, config, method.optimizer, steps_per_epoch=2, seed=0)
-            renderer = "reference" if device == "cpu" else "auto"
-            engine = ViewEngine(small_engine(name).recipe, seed=0, device=device, renderer=renderer)
+            taken = TrainingStep(method.train(), config, method.optimizer, steps_per_epoch=2, seed=0)
             made = engine(ToyReader(8).gather(range(8)), 0)
             for number in range(2):
                 gradient = taken.gradient(number, made)
@@ -100,20 +97,18 @@ def step(pretend: bool) -> str:
 def epoch(pretend: bool) -> str:
     """An epoch with canvases in the GPU's memory, a checkpoint, and going on from it; no wait in a step."""
     import torch
-    from support import ToyReader, small_engine, small_method
+    from support import ToyReader, small_pair
     from training import Canvases
 
     from sslpipe.core.checkpoint import Checkpoints
     from sslpipe.data.loader import Loader
     from sslpipe.training.core.config import Config
     from sslpipe.training.core.loop import train
-    from sslpipe.views.engine import ViewEngine
 
     reader = Canvases(ToyReader(64).pixels.numpy(), torch.device("cuda"))
     with tempfile.TemporaryDirectory() as folder:
         for epochs in (1, 2):
-            method = small_method("byol").to("cuda")
-            engine = ViewEngine(small_engine("byol").recipe, seed=0, device="cuda")
+            method, engine = small_pair("byol", "cuda")
             config = Config(epochs=epochs, batch_size=8, checkpoint_seconds=0, log_every=1)
             history = train(
                 method, Loader(reader, batch_size=8, seed=0), engine, config, method.optimizer, seed=0,

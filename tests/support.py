@@ -17,9 +17,10 @@ from sslpipe.methods.base.method import Clock, Method
 from sslpipe.networks.protocol import Backbone
 from sslpipe.settings import Settings
 from sslpipe.shards.manifest import Duplicates, Manifest, Origin, Rejects, Splits, Statistics, shards_digest
+from sslpipe.training.core.build import memory_format, placed
 from sslpipe.views import View, ViewEngine
 from sslpipe.views.preprocess import Preprocess
-from sslpipe.views.recipe import IMAGENET_MEAN, IMAGENET_STD
+from sslpipe.views.recipe import IMAGENET_MEAN, IMAGENET_STD, Recipe
 
 
 class ToyReader:
@@ -103,11 +104,21 @@ def small_method(name: str, seed: int = 0, **changes: Any) -> Method:
 
 
 def small_engine(name: str, seed: int = 0, **changes: Any) -> ViewEngine:
+    return ViewEngine(small_recipe(name, **changes), seed=seed)
+
+
+def small_recipe(name: str, **changes: Any) -> Recipe:
     kind = methods.find(name).default_backbone
     patch = networks.backbone(kind, image_size=SIZE, **BACKBONES[kind]).patch_size
-    return ViewEngine(
-        methods.recipe(name, SIZE, patch_size=patch, config={**SMALL.get(name, {}), **changes}), seed=seed
-    )
+    return methods.recipe(name, SIZE, patch_size=patch, config={**SMALL.get(name, {}), **changes})
+
+
+def small_pair(name: str, device: str, renderer: str = "auto") -> tuple[Method, ViewEngine]:
+    """A method on a device and what makes its views there, in the layout that a run gives them."""
+    method = placed(small_method(name), torch.device(device))
+    layout = memory_format(method.backbone, torch.device(device))
+    engine = ViewEngine(small_recipe(name), seed=0, device=device, renderer=renderer, memory_format=layout)
+    return method, engine
 
 
 def check_it_trains(name: str, backbone: str, image_size: int = 32, **options: Any) -> Method:

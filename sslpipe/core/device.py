@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import platform
+import re
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -141,6 +142,21 @@ def make_deterministic(wanted: bool) -> None:
     # All that is read is written before.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not wanted
+
+
+@contextlib.contextmanager
+def explained(setting: str) -> Iterator[None]:
+    """A UserError that says what to set where torch refuses an operation whose result is not always the same."""
+    try:
+        yield
+    except RuntimeError as error:
+        found = re.match("(.+) does not have a deterministic implementation", str(error))
+        if found is None:
+            raise
+        raise UserError(
+            f"{found[1]} has no deterministic form on this device: set {setting} to false, after which two runs of "
+            "a seed differ by rounding"
+        ) from error
 
 
 def keep_freed_memory() -> None:

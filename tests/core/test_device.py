@@ -9,7 +9,16 @@ import torch
 from pretended import Gpu, pretending
 
 from sslpipe.console.errors import UserError
-from sslpipe.core.device import Arriving, Late, make_deterministic, on_host, resolve, take, to_device
+from sslpipe.core.device import (
+    Arriving,
+    Late,
+    explained,
+    make_deterministic,
+    on_host,
+    resolve,
+    take,
+    to_device,
+)
 
 
 @pytest.fixture
@@ -82,3 +91,16 @@ def test_on_a_gpu_determinism_is_strict_and_memory_is_not_written_twice(gpus: Gp
     assert not torch.backends.cudnn.benchmark
     make_deterministic(False)
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.usefixtures("undone")
+def test_what_has_no_deterministic_form_is_told_with_the_setting() -> None:
+    torch.use_deterministic_algorithms(True)
+    place = torch.tensor([0, 0])
+    with (
+        pytest.raises(UserError, match=r"put_.* set pretrain.deterministic to false"),
+        explained("pretrain.deterministic"),
+    ):
+        torch.zeros(3).put_(place, torch.ones(2))
+    with pytest.raises(RuntimeError, match="other"), explained("pretrain.deterministic"):
+        raise RuntimeError("other")

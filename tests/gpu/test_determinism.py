@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from pretended import Gpu
-from support import SMALL, TRANSFORMERS, ToyReader, small_engine, small_method
+from support import SMALL, TRANSFORMERS, ToyReader, small_pair
 
 from sslpipe import methods, networks
 from sslpipe.training.core.config import Config
@@ -28,15 +28,15 @@ REFUSED = {
 def operations(name: str, gpu: Gpu, backbone: tuple[str, dict[str, object]] | None = None) -> set[str]:
     """What two steps of a method call."""
     if backbone is None:
-        method, recipe = small_method(name), small_engine(name).recipe
+        method, engine = small_pair(name, "cuda")
     else:
         network = networks.backbone(backbone[0], image_size=16, **backbone[1])
-        method = methods.build(name, network, SMALL.get(name, {}))
+        method = methods.build(name, network, SMALL.get(name, {})).to("cuda")
         recipe = methods.recipe(name, 16, patch_size=network.patch_size, config=SMALL.get(name, {}))
-    method = method.to("cuda").train()
+        engine = ViewEngine(recipe, seed=0, device="cuda")
     config = Config(batch_size=8, epochs=1)
-    step = TrainingStep(method, config, method.optimizer, steps_per_epoch=2, seed=0)
-    views = ViewEngine(recipe, seed=0, device="cuda")(ToyReader(8).gather(range(8)), 0)
+    step = TrainingStep(method.train(), config, method.optimizer, steps_per_epoch=2, seed=0)
+    views = engine(ToyReader(8).gather(range(8)), 0)
     gpu.operations.clear()
     for number in range(2):
         step.update(step.gradient(number, views))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from pretended import Gpu
-from support import ToyReader, small_engine, small_method
+from support import ToyReader, small_pair
 
 from sslpipe import methods
 from sslpipe.core.checkpoint import Checkpoints
@@ -18,11 +18,9 @@ from sslpipe.data.resident import Resident
 from sslpipe.data.streaming import Streaming
 from sslpipe.methods.base.config import OptimizerConfig
 from sslpipe.sharding import shard, sources
-from sslpipe.training.core.build import memory_format
 from sslpipe.training.core.config import Config
 from sslpipe.training.core.loop import train
 from sslpipe.training.core.state import History
-from sslpipe.views.engine import ViewEngine
 
 BATCH, STEPS = 8, 5  # an epoch: the host reads numbers four steps late
 
@@ -46,12 +44,7 @@ def trained(
     optimizer: OptimizerConfig | None = None, **changes: Any,
 ) -> History:  # fmt: skip
     """An epoch of five steps, or what is left of more."""
-    method = small_method(name).to(device)
-    layout = memory_format(method.backbone, torch.device(device))
-    method.to(memory_format=layout)
-    renderer = "reference" if device == "cpu" else "auto"
-    recipe = small_engine(name).recipe
-    engine = ViewEngine(recipe, seed=0, device=device, renderer=renderer, memory_format=layout)
+    method, engine = small_pair(name, device, "reference" if device == "cpu" else "auto")
     settings = {"epochs": 1, "batch_size": BATCH, "checkpoint_seconds": 1e9, "log_every": 1, **changes}
     on_epoch = settings.pop("on_epoch", lambda state, epoch: None)
     config = Config(**settings)

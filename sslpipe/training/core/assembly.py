@@ -11,7 +11,7 @@ from sslpipe.core import distributed
 from sslpipe.data.loader import Loader, open_split
 from sslpipe.methods.base.method import Method
 from sslpipe.training.core import worker
-from sslpipe.training.core.build import build_method, check_batch, check_views, memory_format
+from sslpipe.training.core.build import build_method, check_batch, check_views, memory_format, placed
 from sslpipe.training.core.config import Setup
 from sslpipe.views.engine import ViewEngine
 from sslpipe.views.recipe import Recipe
@@ -51,6 +51,4 @@ def assemble(setup: Setup, device: torch.device) -> Assembly:
 
 def build_on(device: torch.device, setup: Setup) -> Method:
     """The method with weights drawn from the seed, laid out as it is fastest on this device."""
-    method = build_method(setup.pretrain, setup.method, setup.views.size, setup.seed).to(device)
-    method.to(memory_format=memory_format(method.backbone, device))
-    return method
+    return placed(build_method(setup.pretrain, setup.method, setup.views.size, setup.seed), device)

@@ -42,6 +42,11 @@ def build_method(config: Config, method_config: MethodConfig, image_size: int, s
     return methods.build(config.method, build_backbone(config, image_size, seed), method_config)
 
 
+def placed(method: Method, device: torch.device) -> Method:
+    """The method, moved to a device in the memory layout that is fastest there."""
+    return method.to(device).to(memory_format=memory_format(method.backbone, device))
+
+
 def build_recipe(
     config: Config,
     method_config: MethodConfig,

@@ -14,7 +14,7 @@ from sslpipe.methods.base.config import MethodConfig
 from sslpipe.methods.base.method import Method
 from sslpipe.recipes.preview import ROUNDS, measure
 from sslpipe.training.core import accumulation, plan
-from sslpipe.training.core.build import build_method, check_views, memory_format
+from sslpipe.training.core.build import build_method, check_views, memory_format, placed
 from sslpipe.training.core.config import Config
 from sslpipe.training.core.step import seeded_clock
 from sslpipe.views.config import Config as ViewsConfig
@@ -38,11 +38,10 @@ def cost_of_views(
         UserError: the method cannot be trained on such views or in such parts.
     """
     device = take(config.device)
-    method = build_method(config, method_config, views.size, seed).to(device)
+    method = placed(build_method(config, method_config, views.size, seed), device)
     check_views(method, recipe)
     accumulation.check(method, config)
     layout = memory_format(method.backbone, device)
-    method.to(memory_format=layout)
     engine = ViewEngine(recipe, seed=seed, device=device, renderer=views.renderer, memory_format=layout)
     images = min(config.batch_size // plan.world_size(config), len(reader))
     if images < 2 * config.accumulate:  # too few to train on, but views of them can be made and looked at

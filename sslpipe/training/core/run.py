@@ -18,7 +18,7 @@ from sslpipe import __version__
 from sslpipe.console.errors import UserError
 from sslpipe.core import distributed, scratch
 from sslpipe.core.checkpoint import Checkpoints
-from sslpipe.core.device import describe, make_deterministic, resolve, take
+from sslpipe.core.device import describe, explained, make_deterministic, resolve, take
 from sslpipe.data.loader import Reader
 from sslpipe.export import save_encoder
 from sslpipe.methods.base.method import Method, Preparation
@@ -101,10 +101,11 @@ def run(
         compiling.compiled(method, config, engine.device, steps)
         preprocess = _preprocess(engine.recipe.views[0], setup.views)
         monitor = Monitor(method, loader.reader, preprocess, config, seed=setup.seed, on_log=on_log)
-        history = loop.train(
-            method, loader, engine, config, method.optimizer, seed=setup.seed, checkpoints=checkpoints,
-            on_log=on_log, on_resume=on_resume, on_epoch=monitor.on_epoch,
-        )  # fmt: skip
+        with explained("pretrain.deterministic"):
+            history = loop.train(
+                method, loader, engine, config, method.optimizer, seed=setup.seed, checkpoints=checkpoints,
+                on_log=on_log, on_resume=on_resume, on_epoch=monitor.on_epoch,
+            )  # fmt: skip
         method = parallel.unsharded(method, lambda: build_on(engine.device, setup))
         worker.leave()  # what is left is for one process, and may take as long as it likes
         metrics = _metrics(method, history, config, steps) | monitor.last(history.looks)

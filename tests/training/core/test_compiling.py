@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,9 +8,12 @@ import torch
 from support import ToyReader, small_engine, small_method
 
 from sslpipe import methods
+from sslpipe.core.checkpoint import Checkpoints
+from sslpipe.data.loader import Loader
 from sslpipe.methods.base.method import Clock
 from sslpipe.training.core.compiling import WORTH_STEPS, compiled
 from sslpipe.training.core.config import Config
+from sslpipe.training.core.loop import train
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 ALWAYS = Config(compile="always")
@@ -57,6 +61,22 @@ def test_a_traced_step_is_the_same_and_is_traced_once(name: str) -> None:
     assert (
         graphs[-1] == graphs[-2]
     )  # others may be of a changed number, or of a queue that has filled; then no more
+
+
+@pytest.mark.parametrize("name", ["swav", "mae"])
+def test_after_the_first_epoch_nothing_is_traced_again(name: str, tmp_path: Path) -> None:
+    """Also of views of several sizes, a queue that fills, prototypes that thaw, and images left over at the end."""
+    method, engine, graphs = small_method(name), small_engine(name), list[int]()
+    config = Config(epochs=4, batch_size=16, checkpoint_seconds=1e9, compile="always")
+    assert compiled(method, config, CPU, 10, backend="eager") == "always"
+    train(
+        method, Loader(ToyReader(count=56), batch_size=16, seed=0), engine, config, method.optimizer, seed=0,
+        checkpoints=Checkpoints(tmp_path),
+        on_epoch=lambda state, epoch: graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"]),
+    )  # fmt: skip
+    assert len(graphs) == 5
+    assert graphs[0] == 0 < graphs[1]
+    assert graphs[2] == graphs[-1]
 
 
 def test_state_and_names_do_not_change() -> None:
