@@ -7,6 +7,7 @@ included: other tests import Triton before, so a process has to be begun for it.
 from __future__ import annotations
 
 from itertools import permutations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -251,6 +252,26 @@ def test_any_memory() -> None:
     assert triton.render(pixels.to(DEVICE), table, spec, out) is out
     assert torch.equal(out.cpu(), expected)
     assert torch.equal(view(pixels, table, spec), expected)
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="test_triton.py has one for a GPU's own memory")
+@pytest.mark.parametrize("change", [{}, {"rotation": 9}, {"order": ("jitter", "crop")}])
+def test_addresses_beyond_two_gigabytes(change: dict, tmp_path: Path) -> None:
+    """Files with holes stand for memory: of canvases of 2 GB only the last is there, and views lie as far apart."""
+
+    def hollow(count: int, dtype: torch.dtype) -> torch.Tensor:
+        return torch.from_file(str(tmp_path / str(dtype)), shared=True, size=count, dtype=dtype)
+
+    side, apart = 1024, 1 << 30
+    last = 1 + 2 * apart // (3 * side * side)
+    pixels = hollow((last + 1) * 3 * side * side, torch.uint8).view(last + 1, side, side, 3)
+    pixels[last, :40, :40] = noise(1, 40)[0]
+    spec = ViewSpec(size=8, **ALWAYS, **change)
+    table = table_of(spec, np.array([(40, 40), (40, 23), (1, 40)]))
+    table.source[:] = last
+    out = hollow(2 * apart + 3 * 64, torch.float32).as_strided((3, 3, 8, 8), (apart, 64, 8, 1))
+    near = view(pixels[last:], table.change(source=np.zeros(3, dtype=np.int64)), spec)
+    assert torch.equal(view(pixels, table, spec, out), near)
 
 
 def test_a_batch_of_none_and_of_one() -> None:
