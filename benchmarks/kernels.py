@@ -133,6 +133,37 @@ def table(rows: dict[str, dict[str, dict[str, Any]]]) -> str:
 
 def binaries(gpu: Gpu, few: bool = False) -> list[Binary]:
     """All variants of all kernels, compiled for a GPU."""
+    found: dict[bytes, Binary] = {}
+    said = ""
+
+    def keep(launch: Launch) -> None:
+        content = launch.binary
+        if content not in found:
+            found[content] = read(launch, said)
+
+    with compiling_for(gpu, keep):
+        for said, render in variants(few):  # noqa: B007 (read by `keep`)
+            render()
+    return list(found.values())
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What would have been launched."""
+
+    kernel: str
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+    programs: int
+    warps: int  # a program
+    binary: bytes
+    ptx: str
+    shared: int
+
+
+@contextlib.contextmanager
+def compiling_for(gpu: Gpu, on_launch: Callable[[Launch], None]) -> Iterator[None]:
+    """As long as this context, kernels are compiled for a GPU that is not here, and not launched."""
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
     from triton.runtime.jit import JITFunction
@@ -149,33 +180,29 @@ def binaries(gpu: Gpu, few: bool = False) -> list[Binary]:
         def get_current_target(self) -> Any:
             return GPUTarget("cuda", gpu.capability, 32)
 
-    found: dict[bytes, Binary] = {}
     run: Callable[..., Any] = JITFunction.run
-    said, begun = "", set[str]()
+    begun = set[str]()
 
     def compile_only(kernel: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> None:
         if kernel.__name__ not in begun:  # it may be there for another GPU
             begun.add(kernel.__name__)
             kernel.device_caches.clear()
         made = run(kernel, *arguments, grid=grid, warmup=True, **options)
-        content = made.asm["cubin"]
-        if content not in found:
-            warps = options.get("num_warps", 4)
-            found[content] = _read(
-                kernel.__name__, said, content, made.asm["ptx"], made.metadata.shared, warps
-            )
+        asm, shared = made.asm, made.metadata.shared
+        warps = options.get("num_warps", 4)
+        on_launch(
+            Launch(kernel.__name__, arguments, options, grid[0], warps, asm["cubin"], asm["ptx"], shared)
+        )
 
     driver.set_active(Absent())
     JITFunction.run = compile_only
     try:
         with tempfile.TemporaryDirectory() as cache, _environment(TRITON_CACHE_DIR=cache):
-            for said, render in variants(few):  # noqa: B007 (read by `compile_only`)
-                render()
+            yield
     finally:
         JITFunction.run = run
         if torch.cuda.is_available():
             driver.reset_active()
-    return list(found.values())
 
 
 def variants(few: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
@@ -204,21 +231,25 @@ def variants(few: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
         yield " ".join(words), lambda p=pixels, t=drawn, s=spec, o=out: triton.render(p, t, s, o)
 
 
-def _read(kernel: str, variant: str, content: bytes, ptx: str, shared: int, warps: int) -> Binary:
+def read(launch: Launch, variant: str) -> Binary:
     """What the binary's own description says."""
+    said = dumped(launch.binary, "--dump-resource-usage")
+    match = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", said)
+    assert match is not None, said
+    registers, stack, local = map(int, match.groups())
+    doubles = len(re.findall(r"\.f64", launch.ptx))
+    return Binary(launch.kernel, variant, registers, stack + local, launch.shared, launch.warps, doubles)
+
+
+def dumped(binary: bytes, what: str) -> str:
+    """What `cuobjdump` says of a binary."""
     import triton
 
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(content)
+        file.write(binary)
         file.flush()
-        command = [str(tool), "--dump-resource-usage", file.name]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    match = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", said)
-    assert match is not None, said
-    registers, stack, local = map(int, match.groups())
-    doubles = len(re.findall(r"\.f64", ptx))
-    return Binary(kernel, variant, registers, stack + local, shared, warps, doubles)
+        return subprocess.run([str(tool), what, file.name], capture_output=True, text=True, check=True).stdout
 
 
 @contextlib.contextmanager

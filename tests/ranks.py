@@ -6,7 +6,6 @@ file and parts into the ranks, so that they share what is slow to import; each d
 
 from __future__ import annotations
 
-import importlib.util
 import multiprocessing
 import os
 import signal
@@ -20,6 +19,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
+from scripts import load
 from torch import Tensor
 
 WORLD = 2
@@ -68,11 +68,7 @@ def check_same(ranks: list[dict[str, Tensor]], alone: dict[str, Tensor], rtol: f
 def main(file: str, folder: Path) -> int:
     """The process that parts into ranks."""
     torch.set_num_threads(1)
-    spec = importlib.util.spec_from_file_location("works", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load(file)
     fork = multiprocessing.get_context("fork")
     processes = [fork.Process(target=work, args=(module.WORKS, folder, rank)) for rank in range(WORLD)]
     for process in processes:

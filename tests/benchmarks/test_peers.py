@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from scripts import BENCHMARKS, load
 from support import BACKBONES, SIZE, SMALL, ToyReader, preprocess, small_engine, small_method
 from torch import Tensor, nn
 
@@ -28,7 +28,6 @@ from sslpipe.training.core.config import Config
 from sslpipe.training.core.loop import train
 from sslpipe.views.view import View
 
-FILE = Path(__file__).parents[2] / "benchmarks" / "peers.py"
 NAMES = ("simclr", "moco", "byol", "simsiam", "swav", "mae")
 N, STEPS, TOTAL = 16, 4, 100_000
 
@@ -39,12 +38,7 @@ def peers() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # lightly's own
         pytest.importorskip("lightly", reason="lightly is not installed")
-        spec = importlib.util.spec_from_file_location("peers", FILE)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return module
+        return load(BENCHMARKS / "peers.py")
 
 
 @pytest.fixture(autouse=True, scope="module")

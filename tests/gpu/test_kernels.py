@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from scripts import BENCHMARKS, load
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.slow
 
 
-def load() -> Any:
-    """benchmarks/kernels.py."""
-    file = Path(__file__).parents[2] / "benchmarks" / "kernels.py"
-    spec = importlib.util.spec_from_file_location("kernels", file)
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules["kernels"] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-kernels = load()
+kernels = load(BENCHMARKS / "kernels.py")
 
 
 def table() -> dict[str, Any]:

@@ -73,9 +73,6 @@ def blur(
 
     sharpness = tl.load(row + SHARPNESS).to(tl.float32, bitcast=True)
     radius = tl.load(row + RADIUS)
-    lane = tl.arange(0, REACH)
-    weights = tl.exp(-0.5 * (lane * sharpness) * (lane * sharpness))
-    share = 1 / (2 * tl.sum(tl.where(lane <= radius, weights, 0.0)) - 1)
     r, g, b = get(at + (near * SIZE)[:, None], pixels, inside)
     for k in range(1, radius + 1):
         weight = tl.exp(-0.5 * (k * sharpness) * (k * sharpness))
@@ -87,6 +84,9 @@ def blur(
         r += weight * (ar + br)
         g += weight * (ag + bg)
         b += weight * (ab + bb)
+    lane = tl.arange(0, REACH)
+    weights = tl.exp(-0.5 * (lane * sharpness) * (lane * sharpness))
+    share = 1 / (2 * tl.sum(tl.where(lane <= radius, weights, 0.0)) - 1)
     r, g, b = r * share, g * share, b * share
 
     place = q[None, :] * SIZE + p[:, None]
