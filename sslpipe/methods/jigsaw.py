@@ -214,8 +214,8 @@ def normalised(tiles: Tensor) -> Tensor:
 def _draw(x: Tensor, generator: torch.Generator, bound: int, *shape: int) -> Tensor:
     """Whole numbers below `bound` for this rank's images x, int64 [N, …]: one process draws what several do."""
     n = len(x)
-    own = torch.randint(bound, (world_size() * n, *shape), generator=generator)[rank() * n : (rank() + 1) * n]
-    return to_device(own, x.device)
+    drawn = torch.randint(bound, (world_size() * n, *shape), generator=generator, device="cpu")
+    return to_device(drawn[rank() * n : (rank() + 1) * n], x.device)
 
 
 def _sizes(side: int, grid: int) -> tuple[int, int, int]:

@@ -171,7 +171,8 @@ class MoCo(Method):
         if not self.shuffle or ranks == 1:
             return unit(self.key_encoder(x))
         # The generator is the same on every rank, and so is the order.
-        order = to_device(torch.randperm(ranks * len(x), generator=clock.generator), x.device)  # [W · N]
+        order = torch.randperm(ranks * len(x), generator=clock.generator, device="cpu")  # [W · N]
+        order = to_device(order, x.device)
         shuffled = self.key_encoder(gather(x)[order.chunk(ranks)[rank()]])  # [N, C]
         k = gather(shuffled)[order.argsort()]  # [W · N, C], in order again
         return unit(k.chunk(ranks)[rank()])

@@ -255,7 +255,8 @@ def draw(m: Tensor, anchors: int, generator: torch.Generator) -> Tensor:
     """
     if m.numel() <= anchors:
         return m
-    luck = to_device(torch.rand(m.numel(), generator=generator, dtype=torch.float64), m.device)
+    luck = torch.rand(m.numel(), generator=generator, dtype=torch.float64, device="cpu")
+    luck = to_device(luck, m.device)
     matched = m.flatten() >= 0  # [N·P]
     chosen = luck.masked_fill(~matched, -1).topk(anchors).indices  # unmatched ones only where matched run out
     drawn = torch.zeros_like(matched).index_fill_(0, chosen, True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -13,10 +14,11 @@ import torch
 import torch.distributed as dist
 from pretended import DeviceMismatch, Gpu, pretending
 from pretended.renderer import stand_in
-from support import SMALL, ToyReader, small_engine, small_method
+from support import BACKBONES, SIZE, SMALL, ToyReader, small_engine, small_method
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from sslpipe import methods
+from sslpipe import methods, networks
 from sslpipe.core import distributed
 from sslpipe.core.distributed import synchronise
 from sslpipe.training.core import parallel
@@ -84,7 +86,56 @@ def refused() -> dict[str, Tensor]:
     return {"well": torch.ones(1)}
 
 
-WORKS = {**{name: partial(watched, name) for name in methods.names()}, "refused": refused}
+class Watching(TorchDispatchMode):
+    """For torch's wrappers, which take real tensors alone: reading a number is an error.
+
+    Beside it, tensors that are made without naming a device lie nowhere.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            # DDP looks up which parameters had a gradient, in a map of int32 that lies on the host anyway.
+            assert args[0].dtype == torch.int32, "the host waits for a number"
+        return func(*args, **(kwargs or {}))
+
+
+def wrapped(name: str, sharding: str) -> dict[str, Tensor]:
+    """Steps by DDP, or by FSDP2 of a vision transformer, clipped: once watched, once not."""
+    outcomes = []
+    for watched in (False, True):
+        config = Config(batch_size=2 * BATCH, epochs=1, precision="fp32", sharding=sharding)
+        torch.manual_seed(0)
+        kind = "small_vit" if sharding == "fsdp" else methods.find(name).default_backbone
+        backbone = networks.backbone(kind, image_size=SIZE, **BACKBONES[kind])
+        method = synchronise(methods.build(name, backbone, SMALL.get(name, {}))).train()
+        optimizer = method.optimizer.model_copy(update={"clip": 0.1})
+        step = TrainingStep(method, config, optimizer, steps_per_epoch=2, seed=0)
+        assert any(map(parallel.is_sharded, method.parameters())) == (sharding == "fsdp")
+        ledger, first = Ledger(torch.device("cpu"), Path("unused"), lag=4), distributed.rank() * BATCH
+        batch = ToyReader(2 * BATCH).gather(range(first, first + BATCH))
+        for number in range(3):
+            views = small_engine(name)(batch, 0)
+            with contextlib.ExitStack() as stack:
+                if watched and number:  # the first one also makes what lasts
+                    stack.enter_context(torch.device("meta"))
+                    stack.enter_context(Watching())
+                    for word in ("all_gather_object", "broadcast_object_list", "barrier"):
+                        stack.enter_context(patch.object(dist, word, side_effect=AssertionError(word)))
+                gradient = step.gradient(number, views)
+                ledger.note(number + 1, gradient.lr, gradient.numbers, batch.index)
+                step.update(gradient, ledger.mask)
+        whole = parallel.whole(dict(method.named_parameters()))
+        outcomes.append(torch.cat([value.detach().flatten() for value in whole.values()]))
+    return {"plain": outcomes[0], "watched": outcomes[1]}
+
+
+TRANSFORMERS = [name for name in methods.names() if "vit" in methods.find(name).takes]
+WORKS = {
+    **{name: partial(watched, name) for name in methods.names()},
+    **{f"ddp {name}": partial(wrapped, name, "ddp") for name in methods.names()},
+    **{f"fsdp {name}": partial(wrapped, name, "fsdp") for name in TRANSFORMERS},
+    "refused": refused,
+}
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +147,16 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> ranks.Found:
 def test_steps_of_two_ranks(name: str, found: ranks.Found) -> None:
     for rank in found[name]:
         torch.testing.assert_close(rank["there"], rank["here"], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "sharding"), [*((n, "ddp") for n in methods.names()), *((n, "fsdp") for n in TRANSFORMERS)]
+)
+def test_steps_of_torchs_wrappers_name_their_device_and_wait_for_no_number(
+    name: str, sharding: str, found: ranks.Found
+) -> None:
+    for rank in found[f"{sharding} {name}"]:
+        assert torch.equal(rank["watched"], rank["plain"])
 
 
 def test_collectives_of_the_cpu_are_refused_within_a_step(found: ranks.Found) -> None:

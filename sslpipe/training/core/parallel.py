@@ -84,7 +84,8 @@ class _Calls(nn.Module):
         if name != "step":
             return getattr(self.method, name)(*args)
         outcome = self.method.step(*args)
-        return outcome.loss, {key: torch.as_tensor(value).detach() for key, value in outcome.numbers.items()}
+        # Plain numbers stay so: a tensor of one would lie in the host's memory, and its copy be waited for.
+        return outcome.loss, {k: v.detach() if isinstance(v, Tensor) else v for k, v in outcome.numbers.items()}
 
 
 def wrap(method: Method, config: Config) -> Trained:
