@@ -6,6 +6,7 @@ import argparse
 import inspect
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -187,12 +188,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = parser().parse_args(arguments)
     try:
-        return int(options.run(options) or 0)
+        code = int(options.run(options) or 0)
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"sslpipe {options.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # whoever reads this, such as `head`, has seen enough
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # what is left is not written at exit either
+        return 128 + signal.SIGPIPE
 
 
 def parser() -> argparse.ArgumentParser:
@@ -213,15 +221,7 @@ def parser() -> argparse.ArgumentParser:
         return one
 
     params: dict[str, Any] = {"default": "params.yaml", "metavar": "FILE", "help": "default: params.yaml"}
-    one = command(check, "validate params.yaml and the environment before any long work")
-    one.add_argument("--params", **params)
-    one.add_argument("--quiet", action="store_true", help="say nothing unless something is wrong")
-
-    one = command(settings, "every setting: its value here, its default, its meaning")
-    sections = "such as pretrain or knn; default: all"
-    one.add_argument("sections", nargs="*", metavar="SECTION", help=sections)
-    one.add_argument("--params", **params)
-
+    # In the order in which they are needed: to begin, to set, to look before a run, and to look after it.
     one = command(preset, "list the presets, or write one to params.yaml")
     one.add_argument("name", nargs="?", metavar="NAME", help="a preset, to write it out")
     one.add_argument("--out", **params)
@@ -229,6 +229,11 @@ def parser() -> argparse.ArgumentParser:
 
     one = command(methods, "list the methods, or one method's settings")
     one.add_argument("name", nargs="?", metavar="NAME", help="a method, to see its settings")
+
+    one = command(settings, "every setting: its value here, its default, its meaning")
+    sections = "such as pretrain or knn; default: all"
+    one.add_argument("sections", nargs="*", metavar="SECTION", help=sections)
+    one.add_argument("--params", **params)
 
     one = command(recipe, "a paper's settings translated to your batch, epochs and images")
     one.add_argument("name", metavar="METHOD", help="one of `sslpipe methods`")
@@ -240,6 +245,10 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument(option, type=int, required=True, metavar=letter, help=meaning)
     backbone = "as pretrain.backbone; MoCo v3's settings depend on its kind (default: auto)"
     one.add_argument("--backbone", default="auto", metavar="NAME", help=backbone)
+
+    one = command(check, "validate params.yaml and the environment before any long work")
+    one.add_argument("--params", **params)
+    one.add_argument("--quiet", action="store_true", help="say nothing unless something is wrong")
 
     one = command(profile, "measure where a training step's time goes, and what to change")
     one.add_argument("--params", **params)
@@ -253,13 +262,13 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("runs", nargs="+", metavar="RUN", help=runs)
     one.add_argument("--out", default=page, metavar="FILE", help=f"default: {page}")
 
+    one = command(ui, "open MLflow's pages on localhost")
+    one.add_argument("--port", type=int, default=5000, help="default: 5000")
+
     either = command(
         sync, "bring MLflow up to date from the files every stage leaves"
     ).add_mutually_exclusive_group()
     either.add_argument("--lenient", action="store_true", help="exit 0 also when the tracking server is away")
     until = "show stages while they run, until Ctrl-C or until none has run for 30 s"
     either.add_argument("--follow", action="store_true", help=until)
-
-    one = command(ui, "open MLflow's pages on localhost")
-    one.add_argument("--port", type=int, default=5000, help="default: 5000")
     return top

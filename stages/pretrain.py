@@ -5,14 +5,14 @@ from __future__ import annotations
 from sslpipe.core import pipeline, scratch
 from sslpipe.settings import Settings
 from sslpipe.tracking.record import Record
-from sslpipe.training.core import plan
-from sslpipe.training.core.run import fingerprint_parts, run
+from sslpipe.training.core import fingerprint, plan
+from sslpipe.training.core.run import run
 from sslpipe.training.launch.role import role
 from stages.runner import stage
 
 
 def _parts(settings: Settings) -> dict[str, str]:
-    return fingerprint_parts(settings.setup, pipeline.resolved().get("pretrain", {}).get("code", {}))
+    return fingerprint.parts(settings.setup, pipeline.resolved().get("pretrain", {}).get("code", {}))
 
 
 def make(settings: Settings, record: Record) -> None:

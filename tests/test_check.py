@@ -182,3 +182,16 @@ def test_what_is_wrong_is_named_in_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("sslpipe check: ")
     assert said in line
+
+
+def test_a_queue_that_is_long_for_the_images_is_told_before_training(small_project: Path) -> None:
+    set_params({"pretrain__method": "moco", "pretrain__batch_size": 5})
+    said = "\n".join(check())
+    assert "MoCo's queue of 60 keys is more than a quarter of the" in said
+    assert "set methods.moco.queue to 10" in said
+
+
+def test_what_is_left_out_has_its_default(small_project: Path) -> None:
+    params = {section: TINY[section] for section in ("data", "shard", "views", "pretrain")}
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    assert "evaluations: knn" in "\n".join(check())

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import argparse
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +25,25 @@ def test_help_names_every_command_and_how_the_pipeline_is_run(capsys: pytest.Cap
 def commands() -> dict[str, argparse.ArgumentParser]:
     (found,) = (action.choices for action in parser()._actions if isinstance(action.choices, dict))
     return found
+
+
+def test_commands_come_in_the_order_in_which_they_are_needed() -> None:
+    order = ["preset", "methods", "settings", "recipe", "check", "profile", "table", "compare", "ui", "sync"]
+    assert list(commands()) == order
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    """As in `sslpipe settings | head -1`."""
+    program = "import sys; from sslpipe.cli import main; sys.exit(main(sys.argv[1:]))"
+    params = str(Path(__file__).parents[1] / "params.yaml")
+    run = subprocess.Popen(
+        [sys.executable, "-c", program, "settings", "pretrain", "--params", params],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert run.stdout is not None
+    run.stdout.close()
+    assert run.communicate()[1] == b""
+    assert run.returncode == 128 + signal.SIGPIPE
 
 
 @pytest.mark.parametrize("name", commands())

@@ -33,6 +33,16 @@ def test_a_stage_says_the_same_in_one_line(fresh: Project, tmp_path: Path) -> No
     assert "data: unknown key `sorce`; did you mean `source`?" in refused(project, "dvc", "repro")
 
 
+def test_an_unknown_method_is_refused_with_the_list_in_an_experiment_too(
+    fresh: Project, tmp_path: Path
+) -> None:
+    project = fresh.clone(tmp_path / "project")
+    said = refused(project, "dvc", "exp", "run", "-S", "pretrain.method=dinosaur")
+    assert "source failed: params.yaml: pretrain.method: unknown value `dinosaur`" in said
+    assert "choose from" in said
+    assert "simclr" in said
+
+
 def test_not_a_git_clone(fresh: Project, tmp_path: Path) -> None:
     project = fresh.clone(tmp_path / "project")
     shutil.rmtree(project.folder / ".git")

@@ -124,11 +124,15 @@ def test_other_settings_start_over_and_say_why_and_force_really_trains_again(
     running.communicate()
     project.set(pretrain__epochs=1)
     output = project.repro("pretrain")
-    assert "starting over; the unfinished run differs in settings" in output
+    assert "starting over; the unfinished run differs in pretrain.epochs (80 → 1)\n" in output
     before, run = project.bytes("models/encoder.safetensors"), project.json("runs/pretrain.json")["id"]
-    project.repro("-f", "-s", "pretrain")
+    assert "training anew; the finished run differs in nothing" in project.repro("-f", "-s", "pretrain")
     assert project.json("runs/pretrain.json")["id"] != run
     assert project.bytes("models/encoder.safetensors") == before
+    project.set(methods__simclr__temperature=0.3, views__recipe__rotation=5.0)
+    said = project.repro("pretrain")
+    assert "training anew; the finished run differs in methods.simclr.temperature (0.1 → 0.3)" in said
+    assert "rotation (10 → 5)" in said
 
 
 def test_sharding_goes_on_with_the_shards_it_has(finished: Project, tmp_path: Path) -> None:

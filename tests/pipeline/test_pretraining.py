@@ -15,9 +15,10 @@ from sslpipe import methods
 from sslpipe.core.scratch import atomic_write
 from sslpipe.settings import load
 from sslpipe.shards import manifest as manifests
+from sslpipe.training.core import fingerprint
 from sslpipe.training.core.build import build_recipe
 from sslpipe.training.core.config import Setup
-from sslpipe.training.core.run import RECIPE, SHARDS, fingerprint_parts, run
+from sslpipe.training.core.run import RECIPE, SHARDS, run
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +39,7 @@ def test_every_method_gives_an_encoder(
     recipe = build_recipe(pretrain, method, views, manifest.recipe, **manifest.statistics.model_dump())
     atomic_write(RECIPE, recipe.to_json())
     setup = Setup(pretrain, method, 0, views, settings.loader)
-    parts = fingerprint_parts(setup, {})
+    parts = fingerprint.parts(setup, {})
     metrics = run(setup, parts).metrics
     assert project.json("metrics/pretrain.json")["pretrain"]["loss"] == metrics["loss"]
     assert metrics["steps"] == 2 * 3  # two epochs of 90 images
@@ -47,7 +48,7 @@ def test_every_method_gives_an_encoder(
     looks = (project.folder / "plots/pretrain/monitor.csv").read_text().splitlines()
     assert [row.split(",")[1] for row in looks] == ["epoch", "0", "1", "2"]
     unwatched = pretrain.model_copy(update={"monitor_epochs": 0, "stop_on_collapse": True})
-    assert fingerprint_parts(replace(setup, pretrain=unwatched), {}) == parts
+    assert fingerprint.parts(replace(setup, pretrain=unwatched), {}) == parts
     assert project.json("models/encoder.json")["info"]["method"] == name
     encoder = sslpipe.load_encoder(project.folder / "models/encoder.safetensors")
     with torch.inference_mode():

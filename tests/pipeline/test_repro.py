@@ -8,9 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+import yaml
 from dvc_project import STAGES, Project, commit, files, ran
 
 from sslpipe.core import pipeline
+from sslpipe.settings import load
 
 pytestmark = pytest.mark.pipeline
 
@@ -92,6 +94,20 @@ def test_a_second_run_runs_only_source(finished: Project, tmp_path: Path) -> Non
     assert ran(project.repro()) == ["source"]
     assert project.bytes("runs/source.json") == record
     assert project.run("git", "status", "--porcelain").stdout == ""
+
+
+def test_sections_and_keys_that_are_left_out_have_their_defaults(finished: Project, tmp_path: Path) -> None:
+    """DVC is not asked for them: data/resolved has every value that a stage reads, whatever params.yaml has."""
+    project = finished.clone(tmp_path / "project")
+    params = yaml.safe_load(project.bytes("params.yaml"))
+    kept = {name: params[name] for name in ("data", "shard", "tracking")}
+    kept["pretrain"] = {"epochs": 1, "device": "cpu"}
+    (project.folder / "params.yaml").write_text(yaml.safe_dump(kept))
+    assert ran(project.repro("source")) == ["source"]
+    settings = load(project.folder / "params.yaml")
+    for stage, key in (("pretrain", "views.centre_crop"), ("pretrain", "loader"), ("retrieval", "retrieval")):
+        assert project.json(f"data/resolved/{stage}.json")["settings"][key] == settings.part(key)
+    assert "missing" not in project.run("dvc", "repro", "--dry").stdout
 
 
 def test_changing_a_setting_of_another_method_runs_nothing(finished: Project, tmp_path: Path) -> None:

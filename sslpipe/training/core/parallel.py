@@ -85,7 +85,9 @@ class _Calls(nn.Module):
             return getattr(self.method, name)(*args)
         outcome = self.method.step(*args)
         # Plain numbers stay so: a tensor of one would lie in the host's memory, and its copy be waited for.
-        return outcome.loss, {k: v.detach() if isinstance(v, Tensor) else v for k, v in outcome.numbers.items()}
+        return outcome.loss, {
+            k: v.detach() if isinstance(v, Tensor) else v for k, v in outcome.numbers.items()
+        }
 
 
 def wrap(method: Method, config: Config) -> Trained:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -18,13 +19,13 @@ from sslpipe import __version__
 from sslpipe.console.errors import UserError
 from sslpipe.core import distributed, scratch
 from sslpipe.core.checkpoint import Checkpoints
-from sslpipe.core.device import describe, explained, make_deterministic, resolve, take
+from sslpipe.core.device import explained, make_deterministic, take
 from sslpipe.data.loader import Reader
 from sslpipe.export import save_encoder
 from sslpipe.methods.base.method import Method, Preparation
 from sslpipe.shards import manifest as manifests
-from sslpipe.training.core import compiling, loop, messages, parallel, plan, worker
-from sslpipe.training.core.assembly import RECIPE, SHARDS, Assembly, assemble, build_on
+from sslpipe.training.core import compiling, fingerprint, loop, messages, parallel, plan, worker
+from sslpipe.training.core.assembly import SHARDS, Assembly, assemble, build_on
 from sslpipe.training.core.config import Config, Setup
 from sslpipe.training.core.monitor import COLUMNS, Monitor
 from sslpipe.training.core.state import History, OnLog
@@ -32,13 +33,11 @@ from sslpipe.views.config import Config as ViewsConfig
 from sslpipe.views.engine import ViewEngine
 from sslpipe.views.preprocess import Preprocess
 from sslpipe.views.recipe import ViewSpec
-from sslpipe.views.render import choice as renderers
 
 PICTURED = 256  # images that a method may show in the report; most show a few
-#: Settings that may change before an unfinished run is continued: the batches and views stay the same.
-FREE = {*Config.harmless, "device", "devices", "sharding", "monitor_epochs", "stop_on_collapse"}
 #: The numbers that metrics/pretrain.json has, each a column of `dvc exp show`.
 HEADLINE = ("loss", "knn_top1")
+_VALUES = "fingerprint.json"  # beside the checkpoints
 UNFINISHED_KEPT = 3  # older unfinished runs with other settings are deleted
 
 
@@ -48,26 +47,6 @@ class Result:
 
     metrics: dict[str, float]
     data: dict[str, str]
-
-
-def fingerprint_parts(setup: Setup, code: Mapping[str, str]) -> dict[str, str]:
-    """Everything that the weights depend on bit for bit, by name; `code` has the digests of the stage's code.
-
-    Only the number of processes is left out. It changes how sums are rounded, but a run may go on with another number.
-    Of the views, all but renderer and size is in the recipe; all readers give the same images.
-    """
-    settings = setup.pretrain.model_dump(mode="json", exclude=FREE)
-    method = setup.method.model_dump(mode="json")
-    chosen = [settings, method, setup.views.size, setup.loader.shuffle_shards, setup.seed]
-    device = resolve(setup.pretrain.device)
-    return {
-        "settings": scratch.digest(chosen),
-        "renderer": renderers.describe(renderers.choose(setup.views.renderer, device)[0]),
-        "data": scratch.digest([scratch.file_digest(path) for path in (SHARDS / manifests.NAME, RECIPE)]),
-        "code": scratch.digest(dict(code)),
-        "torch": torch.__version__,
-        "hardware": describe(device),
-    }
 
 
 def run(
@@ -80,7 +59,7 @@ def run(
     """Train from data/ into models/, plots/pretrain/ and metrics/pretrain.json, continuing an interrupted run.
 
     Where several processes have joined each other, each calls this: all train, and the first one writes. `parts` are
-    those of `fingerprint_parts`, and the hooks those of `train`.
+    those of `fingerprint.parts`, and the hooks those of `train`.
     """
     config, parts = setup.pretrain, _agreed(parts)
     folder, leader = scratch.folder("pretrain") / scratch.digest(dict(parts))[:16], distributed.rank() == 0
@@ -90,7 +69,7 @@ def run(
         with worker.first(everywhere=True):
             if leader:
                 stack.enter_context(scratch.locked(_lock(folder), "another run of the same pretraining"))
-                _explain_fresh_start(folder, parts)
+                _explain_fresh_start(folder, fingerprint.values(setup, parts))
         checkpoints = Checkpoints(folder)
         make_deterministic(config.deterministic)
         made = assemble(setup, take(config.device))
@@ -118,6 +97,7 @@ def run(
             headline = {name: metrics[name] for name in HEADLINE if name in metrics}
             scratch.write_json("metrics/pretrain.json", {"pretrain": headline})
             checkpoints.clear()
+            scratch.write_json(_finished(), fingerprint.values(setup, parts))
     return Result(metrics, data)
 
 
@@ -146,25 +126,37 @@ def _lock(folder: Path) -> Path:
     return scratch.folder("locks") / f"pretrain-{folder.name}"
 
 
-def _explain_fresh_start(folder: Path, parts: Mapping[str, str]) -> None:
-    """Say why an unfinished run with another fingerprint is not continued; delete all but the newest of them."""
+def _finished() -> Path:
+    """Where the `fingerprint.values` of the run stand that was finished last."""
+    return scratch.folder("pretrain") / "finished.json"
+
+
+def _explain_fresh_start(folder: Path, values: Mapping[str, Any]) -> None:
+    """Say why a run begins anew where there is an unfinished or a finished one; delete old unfinished ones.
+
+    `values` are those of `fingerprint.values`.
+    """
     if not folder.is_dir():
         unfinished = {file.parent for file in folder.parent.glob("*/*.safetensors")}
-        idle = [other for other in unfinished if not scratch.is_locked(_lock(other))]
-        idle.sort(key=lambda other: other.stat().st_mtime, reverse=True)
-        if idle:
-            reasons = _differences(json.loads((idle[0] / "fingerprint.json").read_text()), parts)
-            print(f"pretrain: starting over; the unfinished run differs in {reasons}", flush=True)
-        for other in idle[UNFINISHED_KEPT:]:
-            Checkpoints(other).clear()
-    scratch.write_json(folder / "fingerprint.json", dict(parts))
+        idle = [other / _VALUES for other in unfinished if not scratch.is_locked(_lock(other))]
+        idle.sort(key=_age)
+        if last := min(filter(Path.is_file, [*idle[:1], _finished()]), key=_age, default=None):
+            said = "training anew; the finished" if last == _finished() else "starting over; the unfinished"
+            reasons = fingerprint.differences(_read(last), values) or "nothing"
+            print(f"pretrain: {said} run differs in {reasons}", flush=True)
+        for old in idle[UNFINISHED_KEPT:]:
+            Checkpoints(old.parent).clear()
+    scratch.write_json(folder / _VALUES, dict(values))
 
 
-def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """The names of what differs, and the values where they are words and not digests."""
-    words = ("torch", "hardware", "renderer")
-    names = [name for name in now if before.get(name) != now[name]]
-    return ", ".join(f"{n} ({before.get(n)} → {now[n]})" if n in words else n for n in names)
+def _age(file: Path) -> float:
+    return -file.stat().st_mtime
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """The values of an earlier run."""
+    values: dict[str, Any] = json.loads(file.read_text())
+    return values
 
 
 def _preprocess(spec: ViewSpec, views: ViewsConfig) -> Preprocess:
