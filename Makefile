@@ -2,7 +2,7 @@
 # make ui      MLflow on localhost                              make test-slow   the others: kills, interpreters, whole runs
 # make setup   only create .venv                                make lint        style and types
 # make gpu     tests and figures that want a GPU                make bench       benchmarks
-# make crash   1 000 kills and faults
+# make crash   1 000 kills and faults                           make test-oldest   by the oldest versions allowed
 
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # Without bytecode every stage would compile torch again: 5 s each. Images of Docker often switch it off.
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME CONDA_PREFIX PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup repro test test-slow ui bench crash gpu lint format clean
+.PHONY: help setup repro test test-slow test-oldest ui bench crash gpu lint format clean
 help:
 	@sed -n 's/^# \?//p' Makefile | head -5
 
@@ -45,6 +45,19 @@ test: setup
 
 test-slow: setup
 	@$(SLOWLY) -m slow $(TESTS)
+
+# Views, losses and training by the oldest versions that pyproject.toml allows, in an environment of their own.
+OLDEST := $(VENV)/oldest
+ESSENTIAL := gpu/test_training.py losses views/test_engine.py views/render/test_reference.py training/core/test_loop.py \
+  training/core/test_step.py training/core/test_optim.py
+test-oldest: $(OLDEST)/.ready
+	@$(OLDEST)/bin/$(PYTEST) -q -m "not slow and not gpu" $(or $(TESTS),$(addprefix tests/,$(ESSENTIAL)))
+
+$(OLDEST)/.ready: $(VENV)/.ready
+	@$(PYTHON) -m venv $(OLDEST)
+	@$(VENV)/bin/uv pip install --quiet --python $(OLDEST)/bin/python --resolution lowest-direct -e . \
+	  'hypothesis>=6.100' 'numba>=0.68' 'pytest>=8.3' 'pytest-xdist>=3.8' 'scikit-learn>=1.5' 'scipy>=1.13'
+	@touch $@
 
 ui: setup
 	@sslpipe ui --port $(PORT)
