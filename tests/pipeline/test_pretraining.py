@@ -16,9 +16,10 @@ from sslpipe.core.scratch import atomic_write
 from sslpipe.settings import load
 from sslpipe.shards import manifest as manifests
 from sslpipe.training.core import fingerprint
+from sslpipe.training.core.assembly import RECIPE, SHARDS
 from sslpipe.training.core.build import build_recipe
 from sslpipe.training.core.config import Setup
-from sslpipe.training.core.run import RECIPE, SHARDS, run
+from sslpipe.training.core.run import run
 
 pytestmark = pytest.mark.slow
 
