@@ -196,7 +196,7 @@ class TimmViT(TimmTransformer):
         before = 0 if m.no_embed_class else self.prefixes
         others, positions = m.pos_embed[:, :before], m.pos_embed[:, before:]
         positions = torch.cat([others, resize_positions(positions, m.patch_embed.grid_size, grid)], dim=1)
-        tokens = [part.expand(len(t), -1, -1) for part in (m.cls_token, m.reg_token) if part is not None]
+        tokens = [part.expand(t.shape[0], -1, -1) for part in (m.cls_token, m.reg_token) if part is not None]
         t = t.flatten(1, 2)
         if m.no_embed_class:
             return m.pos_drop(torch.cat([*tokens, t + positions], dim=1))
@@ -228,7 +228,7 @@ class TimmBEiT(TimmTransformer):
             t = torch.where(mask[:, :, None], self.mask_token[0].to(t.dtype), t)
         if keep is not None:
             t = take(t, keep)  # [N, K, D]
-        t = torch.cat([m.cls_token.to(t.dtype).expand(len(t), -1, -1), t], dim=1)  # [N, 1 + K, D]
+        t = torch.cat([m.cls_token.to(t.dtype).expand(t.shape[0], -1, -1), t], dim=1)  # [N, 1 + K, D]
         square, grid = (self.image_size // p,) * 2, (x.shape[2] // p, x.shape[3] // p)
         bias = relative_bias(m.rel_pos_bias.relative_position_bias_table, square, grid, keep=keep).to(t.dtype)
         for block in m.blocks:

@@ -17,7 +17,11 @@ from sslpipe.views.preprocess import Preprocess
 
 
 class Backbone(nn.Module):
-    """An image encoder: pixels [N, 3, S, S] in, features out. `encoder.json` holds what rebuilds it."""
+    """An image encoder: pixels [N, 3, S, S] in, features out. `encoder.json` holds what rebuilds it.
+
+    `torch.export` takes it with a batch of any size: a subclass reads N from a tensor's `shape`, as `len` would be
+    exported as a number.
+    """
 
     name: str  # as given to `backbone`
     options: dict[str, Any]  # all of them, set by `backbone`, which rebuilds it with `**options`

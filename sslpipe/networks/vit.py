@@ -78,7 +78,7 @@ class SmallViT(Transformer):
         if keep is not None:
             t = take(t, keep)  # [N, K, D]
         if self.cls_token is not None:
-            t = torch.cat([self.cls_token.to(t.dtype).expand(len(t), -1, -1), t], dim=1)  # [N, 1 + K, D]
+            t = torch.cat([self.cls_token.to(t.dtype).expand(t.shape[0], -1, -1), t], dim=1)  # [N, 1 + K, D]
         bias = None
         if self.pos_bias is not None:
             bias = relative_bias(self.pos_bias, self.square, grid, keep=keep, class_token=self.prefixes > 0)
@@ -125,7 +125,7 @@ class Block(nn.Module):
         if self.drop_path and self.training:
             kept = 1.0 - self.drop_path
             # One draw an image (Huang et al. 2016); the kept are scaled up so that the mean stays.
-            y = y * (y.new_empty(len(y), 1, 1).bernoulli_(kept) / kept)
+            y = y * (y.new_empty(y.shape[0], 1, 1).bernoulli_(kept) / kept)
         return y
 
 
