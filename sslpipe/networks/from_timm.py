@@ -176,8 +176,7 @@ class TimmViT(TimmTransformer):
             table.data.zero_()
             table.data[:, table.shape[1] - side * side :] = sincos_positions((side, side), self.dim)
 
-    def encode(self, x: Tensor, keep: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """See `Transformer.encode`."""
+    def _encode(self, x: Tensor, keep: Tensor | None, mask: Tensor | None) -> Tensor:
         m = self.model
         t = m.patch_embed(x)  # [N, h, w, D]
         if mask is not None:
@@ -220,8 +219,7 @@ class TimmBEiT(TimmTransformer):
         "use_fc_norm": False,
     }
 
-    def encode(self, x: Tensor, keep: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """See `Transformer.encode`."""
+    def _encode(self, x: Tensor, keep: Tensor | None, mask: Tensor | None) -> Tensor:
         m, p = self.model, self.patch_size
         t = m.patch_embed(x)  # [N, P, D]
         if mask is not None:

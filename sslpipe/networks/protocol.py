@@ -116,7 +116,7 @@ class ConvBackbone(Backbone):
 
 
 class Transformer(Backbone):
-    """A backbone of tokens: a subclass gives `encode` and `blocks_and_norm`; all features are after the last norm."""
+    """A backbone of tokens: a subclass gives `_encode` and `blocks_and_norm`; all features are after the last norm."""
 
     kind = "vit"
     patch_size: int
@@ -124,9 +124,19 @@ class Transformer(Backbone):
     prefixes: int  # class tokens, with timm's distillation and register tokens, which come before the patches
     pool: str  # what an image's vector is: "mean" of the patches or the "cls" token
 
-    @abstractmethod
     def encode(self, x: Tensor, keep: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """Class tokens, then patches as in `tokens`: [N, 3, S, S] → [N, C + P, D]."""
+        """Class tokens, then patches as in `tokens`: [N, 3, H, W] → [N, C + P, D].
+
+        Raises:
+            UserError: patches do not tile the images.
+        """
+        for side in x.shape[2:]:
+            check_patch_size(self.name, side, self.patch_size)
+        return self._encode(x, keep, mask)
+
+    @abstractmethod
+    def _encode(self, x: Tensor, keep: Tensor | None, mask: Tensor | None) -> Tensor:
+        """What `encode` gives, of images that patches tile."""
 
     @abstractmethod
     def blocks_and_norm(self) -> tuple[Sequence[nn.Module], nn.Module]:
@@ -181,11 +191,18 @@ def check_patch_size(name: str, image_size: int, patch_size: int) -> None:
     """Refuse images that patches do not tile.
 
     Raises:
-        UserError: `image_size` is not a multiple of `patch_size`.
+        UserError: `image_size` is not a multiple of `patch_size`, or there is no such patch.
     """
-    if patch_size < 1 or image_size % patch_size:
+    if patch_size < 1:
+        raise UserError(
+            f"{name} cannot cut images into patches of {patch_size} pixels: set patch_size to 1 or more"
+        )
+    if image_size % patch_size:
+        nearest = max(round(image_size / patch_size), 1) * patch_size
         reason = f"cuts images into patches of {patch_size} pixels, which do not tile {image_size}"
-        raise UserError(f"{name} {reason}: make the image size a multiple of the patch size")
+        raise UserError(
+            f"{name} {reason}: make the image size a multiple of the patch size, such as {nearest}"
+        )
 
 
 def set_stem(name: str, stem: str, resnet: nn.Module) -> None:

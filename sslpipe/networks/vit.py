@@ -66,8 +66,7 @@ class SmallViT(Transformer):
         """See `Backbone.blocks_and_norm`."""
         return list(self.blocks), self.norm
 
-    def encode(self, x: Tensor, keep: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """See `Transformer.encode`."""
+    def _encode(self, x: Tensor, keep: Tensor | None, mask: Tensor | None) -> Tensor:
         patches = self.patch_embed(x)  # [N, D, h, w]
         grid = (patches.shape[2], patches.shape[3])
         t = patches.flatten(2).transpose(1, 2)  # [N, P, D]
