@@ -60,7 +60,15 @@ def test_the_json_says_what_it_is(saved: Path) -> None:
     assert header["name"] == "small_resnet"
     assert header["options"] == {"width": 4, "stages": 3, "depth": 1, "stem_stride": 2}
     assert header["dim"] == 16
-    assert header["preprocess"] == PREPROCESS
+    assert header["preprocess"] == {**PREPROCESS, "resolution": None}
+
+
+def test_an_encoder_without_a_resolution_takes_images_as_they_are(saved: Path) -> None:
+    header = json.loads(saved.with_suffix(".json").read_text())
+    del header["preprocess"]["resolution"]
+    saved.with_suffix(".json").write_text(json.dumps(header))
+    image = np.random.default_rng(0).integers(0, 256, (20, 28, 3), np.uint8)
+    assert torch.equal(sslpipe.load_encoder(saved).preprocess(image), Preprocess(**PREPROCESS)(image))
 
 
 def test_preprocess_is_torchvisions_centre_crop_resize_and_normalise() -> None:

@@ -1,4 +1,9 @@
-"""How images become an encoder's input: their central squares, with nothing drawn at random."""
+"""How images become an encoder's input: their central squares, with nothing drawn at random.
+
+The pipeline does so with images that sharding has scaled down to its resolution. What it cuts from a photograph that is
+not square may then be smaller than the input, and is enlarged: the encoder knows such pictures, and its figures are of
+them. So images from elsewhere are first scaled down alike.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +24,15 @@ from sslpipe.console.errors import UserError, explained
 from sslpipe.core.config import Config
 from sslpipe.core.device import to_device
 from sslpipe.data.batch import Batch
-from sslpipe.shards.images import TOO_LARGE, BadImage, decode, normalise
+from sslpipe.shards.images import (
+    TOO_LARGE,
+    BadImage,
+    decode,
+    decode_stored,
+    normalise,
+    store,
+    to_canvas_image,
+)
 from sslpipe.views.operations import ViewSpec
 from sslpipe.views.render import reference
 from sslpipe.views.table import Table
@@ -37,6 +50,8 @@ class Preprocess(Config):
         interpolation: of the resize, antialiased.
         mean: subtracted from each channel, in [0, 1].
         std: each channel is divided by it.
+        resolution: longest side, in pixels, to which larger images are scaled down before, as sharding did with those
+            that the encoder was trained on; None: images are taken as they are.
     """
 
     size: int = Field(ge=1)
@@ -44,6 +59,7 @@ class Preprocess(Config):
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     mean: Colour
     std: Colour
+    resolution: int | None = Field(None, ge=1)
 
     def __call__(self, images: Picture | Sequence[Picture]) -> Tensor:
         """Images in, float32 [N, 3, size, size] out.
@@ -55,11 +71,14 @@ class Preprocess(Config):
         Raises:
             UserError: something else, or a file that is missing, cannot be read or is no image.
         """
-        return self.view(_as_batch([_as_pixels(image) for image in _as_list(images)]))
+        return self.view(_as_batch([_as_pixels(image, self.resolution) for image in _as_list(images)]))
 
     def view(self, batch: Batch) -> Tensor:
-        """The central view of each image of a batch: float32 [N, 3, size, size], on the batch's device."""
-        return centre(batch, **dict(self))
+        """The central view of each image of a batch: float32 [N, 3, size, size], on the batch's device.
+
+        The images are as they come from shards, so of no higher resolution.
+        """
+        return centre(batch, **{key: value for key, value in self if key != "resolution"})
 
     def plain(self, pixels: Tensor) -> Tensor:
         """Pixels [N, 3, S, S] as they were before the normalisation."""
@@ -113,9 +132,18 @@ def _as_list(images: Picture | Sequence[Picture]) -> list[Picture]:
     return list(images)
 
 
-def _as_pixels(image: Picture) -> Tensor:
-    """One image as uint8 [H, W, 3]."""
-    given = _decoded(image) if isinstance(image, str | os.PathLike | Image.Image) else image
+def _as_pixels(image: Picture, resolution: int | None) -> Tensor:
+    """One image as uint8 [H, W, 3], scaled down to the resolution if it is larger."""
+    if isinstance(image, str | os.PathLike | Image.Image):
+        image = _decoded(image, resolution)
+    pixels = _as_rgb(image)
+    if resolution is None or max(pixels.shape[:2]) <= resolution:
+        return pixels
+    return torch.from_numpy(np.array(to_canvas_image(pixels.cpu().numpy(), resolution)))
+
+
+def _as_rgb(given: np.ndarray | Tensor) -> Tensor:
+    """Pixels of one of the shapes that `Preprocess` takes as uint8 [H, W, 3]."""
     pixels = torch.as_tensor(given)
     shape = list(pixels.shape)
     if pixels.dtype != torch.uint8:
@@ -130,15 +158,20 @@ def _as_pixels(image: Picture) -> Tensor:
     return pixels.expand(-1, -1, 3)
 
 
-def _decoded(image: str | os.PathLike[str] | Image.Image) -> NDArray[np.uint8]:
-    """A file or a PIL image as sharding reads it: uint8 [H, W] or [H, W, 3].
+def _decoded(image: str | os.PathLike[str] | Image.Image, resolution: int | None) -> NDArray[np.uint8]:
+    """A file or a PIL image as sharding reads it: uint8 [H, W] or [H, W, 3]; a file's as it would be stored, too.
 
     How many pixels a file may have is Pillow's own limit, which guards against pictures made to fill the memory.
     """
     try:
         if isinstance(image, Image.Image):
             return np.array(normalise(image))
-        return np.array(decode(_content(Path(image)), max_pixels=sys.maxsize))
+        data = _content(Path(image))
+        if resolution is None:
+            return np.array(decode(data, max_pixels=sys.maxsize))
+        # What is stored is decoded again: of a photograph that was scaled down it is a JPEG.
+        stored = store(data, resolution=resolution, max_pixels=sys.maxsize)
+        return np.array(decode_stored(stored.data, resolution))
     except BadImage as error:
         what = "this image" if isinstance(image, Image.Image) else os.fspath(image)
         reason = "more pixels than PIL.Image.MAX_IMAGE_PIXELS" if error.reason == TOO_LARGE else error.reason
