@@ -60,7 +60,15 @@ def test_the_json_says_what_it_is(saved: Path) -> None:
     assert header["name"] == "small_resnet"
     assert header["options"] == {"width": 4, "stages": 3, "depth": 1, "stem_stride": 2}
     assert header["dim"] == 16
-    assert header["preprocess"] == PREPROCESS
+    assert header["preprocess"] == {**PREPROCESS, "resolution": None}
+
+
+def test_an_encoder_without_a_resolution_takes_images_as_they_are(saved: Path) -> None:
+    header = json.loads(saved.with_suffix(".json").read_text())
+    del header["preprocess"]["resolution"]
+    saved.with_suffix(".json").write_text(json.dumps(header))
+    image = np.random.default_rng(0).integers(0, 256, (20, 28, 3), np.uint8)
+    assert torch.equal(sslpipe.load_encoder(saved).preprocess(image), Preprocess(**PREPROCESS)(image))
 
 
 def test_preprocess_is_torchvisions_centre_crop_resize_and_normalise() -> None:
@@ -80,6 +88,52 @@ def test_preprocess_takes_every_common_form() -> None:
     assert expected.dtype == torch.float32
     for form in (Image.fromarray(array), torch.from_numpy(array), chw, array[None], [array], chw[None]):
         assert torch.equal(preprocess(form), expected)
+
+
+def test_preprocess_takes_paths(tmp_path: Path) -> None:
+    preprocess = Preprocess(**PREPROCESS)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 28, 3), np.uint8))
+    path = tmp_path / "a.png"
+    image.save(path)
+    image.save(tmp_path / "b.jpg")
+    assert torch.equal(preprocess(path), preprocess(image))
+    assert torch.equal(preprocess(str(path)), preprocess(image))
+    expected = torch.cat([preprocess(image), preprocess(Image.open(tmp_path / "b.jpg"))])
+    assert torch.equal(preprocess([str(path), tmp_path / "b.jpg"]), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("missing.png", None, "missing.png is missing: give preprocess the path of an image file"),
+        ("text.png", b"no picture", "cannot read .*text.png: not an image"),
+        ("empty.png", b"", "cannot read .*empty.png: empty file"),
+        (".", None, "reading .*: Is a directory"),
+    ],
+)
+def test_preprocess_says_which_file_is_no_image(
+    tmp_path: Path, name: str, content: bytes | None, message: str
+) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    for given in (path, str(path), [path]):
+        with pytest.raises(UserError, match=message):
+            Preprocess(**PREPROCESS)(given)
+
+
+def test_preprocess_says_what_is_wrong_with_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 60, 3), np.uint8)).save(path)
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(
+        UserError, match=r"cannot read .*a\.png: more pixels than PIL\.Image\.MAX_IMAGE_PIXELS"
+    ):
+        Preprocess(**PREPROCESS)(path)
+    monkeypatch.undo()
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(UserError, match=r"cannot read .*a\.png: truncated"):
+        Preprocess(**PREPROCESS)(path)
 
 
 def test_preprocess_takes_grey_images() -> None:

@@ -176,8 +176,7 @@ class TimmViT(TimmTransformer):
             table.data.zero_()
             table.data[:, table.shape[1] - side * side :] = sincos_positions((side, side), self.dim)
 
-    def encode(self, x: Tensor, keep: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """See `Transformer.encode`."""
+    def _encode(self, x: Tensor, keep: Tensor | None, mask: Tensor | None) -> Tensor:
         m = self.model
         t = m.patch_embed(x)  # [N, h, w, D]
         if mask is not None:
@@ -196,7 +195,7 @@ class TimmViT(TimmTransformer):
         before = 0 if m.no_embed_class else self.prefixes
         others, positions = m.pos_embed[:, :before], m.pos_embed[:, before:]
         positions = torch.cat([others, resize_positions(positions, m.patch_embed.grid_size, grid)], dim=1)
-        tokens = [part.expand(len(t), -1, -1) for part in (m.cls_token, m.reg_token) if part is not None]
+        tokens = [part.expand(t.shape[0], -1, -1) for part in (m.cls_token, m.reg_token) if part is not None]
         t = t.flatten(1, 2)
         if m.no_embed_class:
             return m.pos_drop(torch.cat([*tokens, t + positions], dim=1))
@@ -220,15 +219,14 @@ class TimmBEiT(TimmTransformer):
         "use_fc_norm": False,
     }
 
-    def encode(self, x: Tensor, keep: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """See `Transformer.encode`."""
+    def _encode(self, x: Tensor, keep: Tensor | None, mask: Tensor | None) -> Tensor:
         m, p = self.model, self.patch_size
         t = m.patch_embed(x)  # [N, P, D]
         if mask is not None:
             t = torch.where(mask[:, :, None], self.mask_token[0].to(t.dtype), t)
         if keep is not None:
             t = take(t, keep)  # [N, K, D]
-        t = torch.cat([m.cls_token.to(t.dtype).expand(len(t), -1, -1), t], dim=1)  # [N, 1 + K, D]
+        t = torch.cat([m.cls_token.to(t.dtype).expand(t.shape[0], -1, -1), t], dim=1)  # [N, 1 + K, D]
         square, grid = (self.image_size // p,) * 2, (x.shape[2] // p, x.shape[3] // p)
         bias = relative_bias(m.rel_pos_bias.relative_position_bias_table, square, grid, keep=keep).to(t.dtype)
         for block in m.blocks:

@@ -17,7 +17,11 @@ from sslpipe.views.preprocess import Preprocess
 
 
 class Backbone(nn.Module):
-    """An image encoder: pixels [N, 3, S, S] in, features out. `encoder.json` holds what rebuilds it."""
+    """An image encoder: pixels [N, 3, S, S] in, features out. `encoder.json` holds what rebuilds it.
+
+    `torch.export` takes it with a batch of any size: a subclass reads N from a tensor's `shape`, as `len` would be
+    exported as a number.
+    """
 
     name: str  # as given to `backbone`
     options: dict[str, Any]  # all of them, set by `backbone`, which rebuilds it with `**options`
@@ -112,7 +116,7 @@ class ConvBackbone(Backbone):
 
 
 class Transformer(Backbone):
-    """A backbone of tokens: a subclass gives `encode` and `blocks_and_norm`; all features are after the last norm."""
+    """A backbone of tokens: a subclass gives `_encode` and `blocks_and_norm`; all features are after the last norm."""
 
     kind = "vit"
     patch_size: int
@@ -120,9 +124,19 @@ class Transformer(Backbone):
     prefixes: int  # class tokens, with timm's distillation and register tokens, which come before the patches
     pool: str  # what an image's vector is: "mean" of the patches or the "cls" token
 
-    @abstractmethod
     def encode(self, x: Tensor, keep: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """Class tokens, then patches as in `tokens`: [N, 3, S, S] → [N, C + P, D]."""
+        """Class tokens, then patches as in `tokens`: [N, 3, H, W] → [N, C + P, D].
+
+        Raises:
+            UserError: patches do not tile the images.
+        """
+        for side in x.shape[2:]:
+            check_patch_size(self.name, side, self.patch_size)
+        return self._encode(x, keep, mask)
+
+    @abstractmethod
+    def _encode(self, x: Tensor, keep: Tensor | None, mask: Tensor | None) -> Tensor:
+        """What `encode` gives, of images that patches tile."""
 
     @abstractmethod
     def blocks_and_norm(self) -> tuple[Sequence[nn.Module], nn.Module]:
@@ -177,11 +191,18 @@ def check_patch_size(name: str, image_size: int, patch_size: int) -> None:
     """Refuse images that patches do not tile.
 
     Raises:
-        UserError: `image_size` is not a multiple of `patch_size`.
+        UserError: `image_size` is not a multiple of `patch_size`, or there is no such patch.
     """
-    if patch_size < 1 or image_size % patch_size:
+    if patch_size < 1:
+        raise UserError(
+            f"{name} cannot cut images into patches of {patch_size} pixels: set patch_size to 1 or more"
+        )
+    if image_size % patch_size:
+        nearest = max(round(image_size / patch_size), 1) * patch_size
         reason = f"cuts images into patches of {patch_size} pixels, which do not tile {image_size}"
-        raise UserError(f"{name} {reason}: make the image size a multiple of the patch size")
+        raise UserError(
+            f"{name} {reason}: make the image size a multiple of the patch size, such as {nearest}"
+        )
 
 
 def set_stem(name: str, stem: str, resnet: nn.Module) -> None:

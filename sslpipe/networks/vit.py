@@ -66,8 +66,7 @@ class SmallViT(Transformer):
         """See `Backbone.blocks_and_norm`."""
         return list(self.blocks), self.norm
 
-    def encode(self, x: Tensor, keep: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """See `Transformer.encode`."""
+    def _encode(self, x: Tensor, keep: Tensor | None, mask: Tensor | None) -> Tensor:
         patches = self.patch_embed(x)  # [N, D, h, w]
         grid = (patches.shape[2], patches.shape[3])
         t = patches.flatten(2).transpose(1, 2)  # [N, P, D]
@@ -78,7 +77,7 @@ class SmallViT(Transformer):
         if keep is not None:
             t = take(t, keep)  # [N, K, D]
         if self.cls_token is not None:
-            t = torch.cat([self.cls_token.to(t.dtype).expand(len(t), -1, -1), t], dim=1)  # [N, 1 + K, D]
+            t = torch.cat([self.cls_token.to(t.dtype).expand(t.shape[0], -1, -1), t], dim=1)  # [N, 1 + K, D]
         bias = None
         if self.pos_bias is not None:
             bias = relative_bias(self.pos_bias, self.square, grid, keep=keep, class_token=self.prefixes > 0)
@@ -125,7 +124,7 @@ class Block(nn.Module):
         if self.drop_path and self.training:
             kept = 1.0 - self.drop_path
             # One draw an image (Huang et al. 2016); the kept are scaled up so that the mean stays.
-            y = y * (y.new_empty(len(y), 1, 1).bernoulli_(kept) / kept)
+            y = y * (y.new_empty(y.shape[0], 1, 1).bernoulli_(kept) / kept)
         return y
 
 

@@ -23,8 +23,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 #: A side may have so many pixels: tables for scaling it grow with it, to gigabytes for a line of a hundred million.
 LONGEST = 1_000_000
+#: The reason of a `BadImage` that has more pixels than a limit.
+TOO_LARGE = "more pixels than shard.max_pixels"
 _QUALITY = 95  # of a photograph scaled down; with full colour resolution it errs by about one level
-_TOO_LARGE = "more pixels than shard.max_pixels"
 _ORIENTATION = 0x0112  # the EXIF tag
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -141,7 +142,7 @@ def _bad(error: Exception) -> Exception:
     if isinstance(error, BadImage | MemoryError):
         return error
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return BadImage(_TOO_LARGE)
+        return BadImage(TOO_LARGE)
     return BadImage("not an image" if isinstance(error, UnidentifiedImageError) else "damaged")
 
 
@@ -153,7 +154,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     except Exception as error:
         raise _bad(error) from None
     if image.width * image.height > max_pixels:
-        raise BadImage(_TOO_LARGE)
+        raise BadImage(TOO_LARGE)
     if max(image.size) > LONGEST:
         raise BadImage("a side of more than a million pixels")
     if min(image.size) < 1:

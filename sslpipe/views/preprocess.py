@@ -1,8 +1,16 @@
-"""How images become an encoder's input: their central squares, with nothing drawn at random."""
+"""How images become an encoder's input: their central squares, with nothing drawn at random.
+
+The pipeline does so with images that sharding has scaled down to its resolution. What it cuts from a photograph that is
+not square may then be smaller than the input, and is enlarged: the encoder knows such pictures, and its figures are of
+them. So images from elsewhere are first scaled down alike.
+"""
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -12,17 +20,25 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
-from sslpipe.console.errors import UserError
+from sslpipe.console.errors import UserError, explained
 from sslpipe.core.config import Config
 from sslpipe.core.device import to_device
 from sslpipe.data.batch import Batch
-from sslpipe.shards.images import BadImage, normalise
+from sslpipe.shards.images import (
+    TOO_LARGE,
+    BadImage,
+    decode,
+    decode_stored,
+    normalise,
+    store,
+    to_canvas_image,
+)
 from sslpipe.views.operations import ViewSpec
 from sslpipe.views.render import reference
 from sslpipe.views.table import Table
 from sslpipe.views.values import Colour
 
-Picture = Image.Image | np.ndarray | Tensor
+Picture = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
 
 
 class Preprocess(Config):
@@ -34,6 +50,8 @@ class Preprocess(Config):
         interpolation: of the resize, antialiased.
         mean: subtracted from each channel, in [0, 1].
         std: each channel is divided by it.
+        resolution: longest side, in pixels, to which larger images are scaled down before, as sharding did with those
+            that the encoder was trained on; None: images are taken as they are.
     """
 
     size: int = Field(ge=1)
@@ -41,22 +59,26 @@ class Preprocess(Config):
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     mean: Colour
     std: Colour
+    resolution: int | None = Field(None, ge=1)
 
     def __call__(self, images: Picture | Sequence[Picture]) -> Tensor:
         """Images in, float32 [N, 3, size, size] out.
 
         Args:
-            images: one or a list of: a PIL image, or uint8 pixels (array or tensor) [H, W], [H, W, 3],
-                [3, H, W] or [1, H, W]; or uint8 of four dimensions, N such images.
+            images: one or a list of: the path of an image file, a PIL image, or uint8 pixels (array or tensor)
+                [H, W], [H, W, 3], [3, H, W] or [1, H, W]; or uint8 of four dimensions, N such images.
 
         Raises:
-            UserError: something else.
+            UserError: something else, or a file that is missing, cannot be read or is no image.
         """
-        return self.view(_as_batch([_as_pixels(image) for image in _as_list(images)]))
+        return self.view(_as_batch([_as_pixels(image, self.resolution) for image in _as_list(images)]))
 
     def view(self, batch: Batch) -> Tensor:
-        """The central view of each image of a batch: float32 [N, 3, size, size], on the batch's device."""
-        return centre(batch, **dict(self))
+        """The central view of each image of a batch: float32 [N, 3, size, size], on the batch's device.
+
+        The images are as they come from shards, so of no higher resolution.
+        """
+        return centre(batch, **{key: value for key, value in self if key != "resolution"})
 
     def plain(self, pixels: Tensor) -> Tensor:
         """Pixels [N, 3, S, S] as they were before the normalisation."""
@@ -103,32 +125,65 @@ def central_box(limit: NDArray[np.int32], crop: float) -> NDArray[np.int32]:
 
 
 def _as_list(images: Picture | Sequence[Picture]) -> list[Picture]:
-    if isinstance(images, Image.Image):
+    if isinstance(images, str | os.PathLike | Image.Image):
         return [images]
     if isinstance(images, np.ndarray | Tensor) and images.ndim != 4:
         return [images]
     return list(images)
 
 
-def _as_pixels(image: Picture) -> Tensor:
-    """One image as uint8 [H, W, 3]."""
-    if isinstance(image, Image.Image):
-        try:
-            image = np.array(normalise(image))
-        except BadImage as error:
-            raise UserError(f"preprocess cannot read this image: {error.reason}") from error
-    pixels = torch.as_tensor(image)
+def _as_pixels(image: Picture, resolution: int | None) -> Tensor:
+    """One image as uint8 [H, W, 3], scaled down to the resolution if it is larger."""
+    if isinstance(image, str | os.PathLike | Image.Image):
+        image = _decoded(image, resolution)
+    pixels = _as_rgb(image)
+    if resolution is None or max(pixels.shape[:2]) <= resolution:
+        return pixels
+    return torch.from_numpy(np.array(to_canvas_image(pixels.cpu().numpy(), resolution)))
+
+
+def _as_rgb(given: np.ndarray | Tensor) -> Tensor:
+    """Pixels of one of the shapes that `Preprocess` takes as uint8 [H, W, 3]."""
+    pixels = torch.as_tensor(given)
+    shape = list(pixels.shape)
     if pixels.dtype != torch.uint8:
         kind = str(pixels.dtype).removeprefix("torch.")
-        raise UserError(f"preprocess takes PIL images or uint8 pixels from 0 to 255, not {kind}")
+        raise UserError(f"preprocess takes paths, PIL images or uint8 pixels from 0 to 255, not {kind}")
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
     if pixels.ndim == 3 and pixels.shape[2] not in (1, 3):
         pixels = pixels.permute(1, 2, 0)
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or 0 in pixels.shape:
-        shape = list(image.shape)
         raise UserError(f"preprocess takes images of 1 or 3 channels, not pixels of shape {shape}")
     return pixels.expand(-1, -1, 3)
+
+
+def _decoded(image: str | os.PathLike[str] | Image.Image, resolution: int | None) -> NDArray[np.uint8]:
+    """A file or a PIL image as sharding reads it: uint8 [H, W] or [H, W, 3]; a file's as it would be stored, too.
+
+    How many pixels a file may have is Pillow's own limit, which guards against pictures made to fill the memory.
+    """
+    try:
+        if isinstance(image, Image.Image):
+            return np.array(normalise(image))
+        data = _content(Path(image))
+        if resolution is None:
+            return np.array(decode(data, max_pixels=sys.maxsize))
+        # What is stored is decoded again: of a photograph that was scaled down it is a JPEG.
+        stored = store(data, resolution=resolution, max_pixels=sys.maxsize)
+        return np.array(decode_stored(stored.data, resolution))
+    except BadImage as error:
+        what = "this image" if isinstance(image, Image.Image) else os.fspath(image)
+        reason = "more pixels than PIL.Image.MAX_IMAGE_PIXELS" if error.reason == TOO_LARGE else error.reason
+        raise UserError(f"preprocess cannot read {what}: {reason}") from error
+
+
+def _content(path: Path) -> bytes:
+    with explained(f"reading {path}"):
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            raise UserError(f"{path} is missing: give preprocess the path of an image file") from None
 
 
 def _as_batch(images: list[Tensor]) -> Batch:

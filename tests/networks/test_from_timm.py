@@ -120,6 +120,12 @@ def test_a_beit_is_timms_with_shared_positions(beit: Backbone) -> None:
     assert beit.model.blocks[0].gamma_1[0].item() == pytest.approx(0.1)  # type: ignore[union-attr, index]
 
 
+def test_images_that_patches_do_not_tile_are_refused(beit: Backbone) -> None:
+    for network in (beit, backbone(VIT, image_size=32, patch_size=8)):
+        with pytest.raises(UserError, match=r"patches of 8 pixels, which do not tile 35: .* such as 32"):
+            network(torch.zeros(1, 3, 35, 32))
+
+
 def test_a_beits_layers_are_its_papers(beit: Backbone) -> None:
     from timm.models import group_parameters
 

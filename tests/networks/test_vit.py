@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from sslpipe.console.errors import UserError
 from sslpipe.networks import backbone
 from sslpipe.networks.vit import Block, SmallViT, attend
 
@@ -20,6 +21,16 @@ def test_pooling() -> None:
     )
     torch.testing.assert_close(mean(x), mean.tokens(x).mean(1))
     torch.testing.assert_close(cls(x), cls.tokens(x, prefix=True)[:, 0])
+
+
+@pytest.mark.parametrize("size", [(13, 12), (12, 13)])
+def test_images_that_patches_do_not_tile_are_refused(vit: SmallViT, size: tuple[int, int]) -> None:
+    x = torch.zeros(1, 3, *size)
+    for call in (vit, vit.tokens, vit.maps, vit.features, lambda x: vit.last_blocks(x, 2)):
+        with pytest.raises(UserError, match=r"small_vit .* patches of 4 pixels, .* tile 13: .* such as 12"):
+            call(x)
+    with pytest.raises(UserError, match=r"do not tile 2: .* such as 4"):
+        vit(torch.zeros(1, 3, 2, 2))
 
 
 def test_fixed_positions_are_neither_trained_nor_saved(vit: SmallViT) -> None:

@@ -183,11 +183,18 @@ def test_an_exported_encoder_is_of_use_elsewhere(finished: Project) -> None:
     from PIL import Image
 
     import sslpipe
+    from sslpipe.data import open_split
+    from sslpipe.evals.base.features import Features
 
     encoder = sslpipe.load_encoder(finished.folder / "models/encoder.safetensors")
-    image = Image.open(min((finished.folder / "data/raw/digits").rglob("*.png")))
+    keys = open_split(finished.folder / "data/shards", "test").keys
+    files = [finished.folder / "data/raw/digits" / key for key in keys]
     with torch.inference_mode():
-        assert encoder(encoder.preprocess([image, image])).shape == (2, encoder.dim)
+        assert encoder(encoder.preprocess([Image.open(files[0]), files[1]])).shape == (2, encoder.dim)
+        features = encoder(encoder.preprocess(files))
+    stored = Features.load(finished.folder / "data/features/test.safetensors")
+    assert encoder.preprocess.resolution == 16
+    torch.testing.assert_close(features, stored.features)
 
 
 def test_dvc_shows_metrics_params_and_plots(finished: Project, tmp_path: Path) -> None:

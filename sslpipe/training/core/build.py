@@ -12,7 +12,7 @@ from sslpipe.console.errors import UserError
 from sslpipe.methods.base.config import MethodConfig
 from sslpipe.methods.base.method import Method
 from sslpipe.networks.build import options_of, patch_size
-from sslpipe.networks.protocol import Backbone, ConvBackbone, probe
+from sslpipe.networks.protocol import Backbone, ConvBackbone, check_patch_size, probe
 from sslpipe.training.core import accumulation
 from sslpipe.training.core.config import Config
 from sslpipe.views.config import Config as ViewsConfig
@@ -77,9 +77,14 @@ def build_recipe(
 
 
 def check_views(method: Method, recipe: Recipe) -> None:
-    """Raise a UserError if a view is too small for the backbone, before any work."""
+    """Raise a UserError if the backbone cannot take a view of this size, before any work."""
     backbone = method.backbone
     for spec in recipe.views:
+        if backbone.patch_size is not None and spec.share is None:  # what shares a crop is for the tokenizer
+            try:
+                check_patch_size(backbone.name, spec.size, backbone.patch_size)
+            except UserError as error:
+                raise UserError(f"view `{spec.name}`: {error}, by its size in views.recipe") from error
         if isinstance(backbone, ConvBackbone) and spec.size != backbone.image_size:
             try:
                 probe(backbone, spec.size)

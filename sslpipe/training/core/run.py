@@ -78,7 +78,7 @@ def run(
         with worker.first():
             method.prepare(_preparation(made, setup, manifest.digest, parts))
         compiling.compiled(method, config, engine.device, steps)
-        preprocess = _preprocess(engine.recipe.views[0], setup.views)
+        preprocess = _preprocess(engine.recipe.views[0], setup.views, manifest.resolution)
         monitor = Monitor(method, loader.reader, preprocess, config, seed=setup.seed, on_log=on_log)
         with explained("pretrain.deterministic"):
             history = loop.train(
@@ -159,10 +159,12 @@ def _read(file: Path) -> dict[str, Any]:
     return values
 
 
-def _preprocess(spec: ViewSpec, views: ViewsConfig) -> Preprocess:
-    """How images become what the encoder is evaluated on."""
-    resize, mean, std = spec.interpolation, spec.mean, spec.std
-    return Preprocess(size=views.size, crop=views.centre_crop, interpolation=resize, mean=mean, std=std)
+def _preprocess(spec: ViewSpec, views: ViewsConfig, resolution: int) -> Preprocess:
+    """How images become what the encoder is evaluated on; those in the shards have the resolution already."""
+    return Preprocess(
+        size=views.size, crop=views.centre_crop, resolution=resolution,
+        interpolation=spec.interpolation, mean=spec.mean, std=spec.std,
+    )  # fmt: skip
 
 
 def _write_plots(method: Method, history: History, engine: ViewEngine, reader: Reader) -> None:

@@ -53,3 +53,27 @@ def test_crops_too_small_for_the_backbone_are_named() -> None:
     ):
         check_views(method, recipe)
     check_views(method, Recipe(views=recipe.views[:1]))
+
+
+@pytest.mark.parametrize("backbone", ["small_vit", "timm:vit_tiny_patch16_224"])
+def test_crops_that_patches_do_not_tile_are_named(backbone: str) -> None:
+    config = Config(method="swav", backbone=backbone, backbone_options={"patch_size": 4})
+    settings = methods.configure("swav", {"local_crops": 2})
+    with torch.device("meta"):
+        method = build_method(config, settings, 32, seed=0)
+    check_views(method, build_recipe(config, settings, ViewsConfig(size=32), {}))
+    recipe = build_recipe(config, settings, ViewsConfig(size=32, recipe={"local": {"size": 15}}), {})
+    with pytest.raises(
+        UserError, match=r"view `local`: .* do not tile 15: .* such as 16, by its size in views"
+    ):
+        check_views(method, recipe)
+
+
+def test_views_for_a_tokenizer_are_not_cut_into_patches() -> None:
+    config = Config(method="beit", backbone="small_vit")
+    settings = methods.configure("beit", {})
+    with torch.device("meta"):
+        method = build_method(config, settings, 28, seed=0)
+    recipe = build_recipe(config, settings, ViewsConfig(size=28), {})
+    assert recipe["tokenizer"].size % 4
+    check_views(method, recipe)
