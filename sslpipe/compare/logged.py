@@ -15,7 +15,8 @@ from sslpipe.core import scratch
 from sslpipe.core.config import nest
 from sslpipe.report.results import told_by_accuracy
 from sslpipe.tracking.record import Config
-from sslpipe.tracking.store import shown, store_uri
+from sslpipe.tracking.store import store_uri
+from sslpipe.tracking.trouble import shown, trouble
 
 Client = Any  # mlflow.MlflowClient; MLflow takes seconds to import
 Run = Any  # mlflow.entities.Run
@@ -32,7 +33,7 @@ def fetch(name: str, tracking: Config) -> Path:
     Raises:
         UserError: MLflow does not answer, or has no such run, or none with results.
     """
-    from sslpipe.tracking.mlflow import client, reason
+    from sslpipe.tracking.mlflow import client
 
     uri = store_uri(tracking.uri)
     try:
@@ -46,7 +47,7 @@ def fetch(name: str, tracking: Config) -> Path:
     except UserError:
         raise
     except Exception as error:  # whatever MLflow and its store raise
-        raise UserError(f"MLflow at {shown(uri)} cannot be asked: {reason(error, uri)}") from error
+        raise UserError(f"MLflow at {shown(uri)} cannot be asked: {trouble(error, uri).why}") from error
     return folder
 
 

@@ -2,7 +2,7 @@
 
 Everything here may be done again: runs are found by the tags `sslpipe.key` (an experiment's parent row) and
 `sslpipe.id` (a stage's child row), and metrics are replayed with the times they were recorded at, so that
-they are not doubled. Callers hold `mirror_lock`: one process writes at a time.
+they are not doubled. Callers hold `store.mirror_lock`: one process writes at a time.
 """
 
 from __future__ import annotations
@@ -12,14 +12,12 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from sslpipe import evals
 from sslpipe.console.errors import UserError
-from sslpipe.core import scratch
-from sslpipe.tracking import journal
 from sslpipe.tracking.experiments import LAST_STAGE, params_read, title, within
 from sslpipe.tracking.headline import results_table
 from sslpipe.tracking.store import VIEW, artifacts_uri, note_page, served
@@ -34,6 +32,7 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_ARTIFACT_UPLOAD_DOWNLOAD_TIMEOUT": "20",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines for each run that ends on a server
     "GIT_PYTHON_REFRESH": "quiet",
 }
 # The table of runs as `store.page` opens it: MLflow shows no metric by itself.
@@ -45,28 +44,22 @@ _BATCH = {"metrics": 1000, "params": 100, "tags": 100}  # MLflow's limits
 _PARAM_LENGTH, _TAG_LENGTH, _DIGEST_LENGTH = 6000, 8000, 36
 
 
-def mirror_lock() -> AbstractContextManager[bool]:
-    """Wait for the turn to write; also keeps first-time starts from migrating a database twice."""
-    return journal.try_lock(scratch.folder("tracking") / "mirror.lock", wait=True)
-
-
 class Mirror:
     """One experiment of one store.
 
     Raises:
-        Exception: whatever MLflow raises, from any method; `reason` puts it in words.
+        Exception: whatever MLflow raises, from any method; `trouble.trouble` puts it in words.
     """
 
     def __init__(self, uri: str, experiment: str) -> None:
-        """Open the store, made if it is a new SQLite file, and get or create the experiment."""
+        """Open the store, made if it is a new SQLite file, and get or create the experiment.
+
+        Raises:
+            UserError: the experiment was deleted in MLflow, and its name cannot be used.
+        """
         self.uri, self.name = uri, experiment
         self.client = client(uri)
-        found = self.client.get_experiment_by_name(experiment)
-        if found and found.lifecycle_stage == "deleted":
-            raise UserError(
-                f"the experiment `{experiment}` was deleted in MLflow: restore it there or set "
-                "`tracking.experiment` to another name"
-            )
+        found = existing(self.client, experiment)
         self.experiment = found.experiment_id if found else self._create(uri, experiment)
         note_page(uri, experiment, self.experiment)
 
@@ -87,7 +80,9 @@ class Mirror:
         if default is None or default.lifecycle_stage == "deleted":
             return
         if not self.client.search_runs([default.experiment_id], run_view_type=_ALL, max_results=1):
-            self.client.delete_experiment(default.experiment_id)
+            # It is only in the way: some stores, such as folders of files, do not let it go.
+            with suppress(Exception):
+                self.client.delete_experiment(default.experiment_id)
 
     def find(self, tag: str, value: str) -> Run | None:
         """The run with this tag: a live one before one that was deleted in MLflow."""
@@ -256,29 +251,38 @@ def _saved_view(columns: Iterable[str]) -> dict[str, Any]:
 _ALL = 3  # mlflow.entities.ViewType.ALL, without the import
 
 
-def reason(error: BaseException, uri: str) -> str:
-    """A few words on why MLflow did not take a run, without secrets that an address may hold."""
-    text = f"{error}"
-    if "refused" in text:
-        return "connection refused"
-    if "timed out" in text.lower() or "timeout" in type(error).__name__.lower():
-        return "no answer in time"
-    code = r"\b(?:error code|status code|too many) (\d{3})|\b(\d{3}) (?:Server|Client) Error"
-    if found := re.search(code, text):
-        return f"HTTP {found[1] or found[2]}"
-    line = text.strip().splitlines()[0] if text.strip() else type(error).__name__
-    return re.sub(r"//[^/@\s]*@", "//", line.replace(uri, "the store"))[:200]
-
-
-def client(uri: str) -> MlflowClient:
-    """MLflow's client of a store, patient as `ENVIRONMENT` says."""
+def load() -> type[MlflowClient]:
+    """The class of MLflow's clients, patient as `ENVIRONMENT` says. The first time takes seconds."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)  # read at import
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from mlflow import MlflowClient
 
-        return MlflowClient(tracking_uri=uri)
+        return MlflowClient
+
+
+def client(uri: str) -> MlflowClient:
+    """MLflow's client of a store."""
+    kind = load()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return kind(tracking_uri=uri)
+
+
+def existing(store: MlflowClient, experiment: str) -> Any | None:
+    """An experiment of MLflow by its name; None where there is none yet.
+
+    Raises:
+        UserError: it was deleted, and its name cannot be used.
+    """
+    found = store.get_experiment_by_name(experiment)
+    if found and found.lifecycle_stage == "deleted":
+        raise UserError(
+            f"the experiment `{experiment}` was deleted in MLflow: restore it there or set "
+            "`tracking.experiment` to another name"
+        )
+    return found
 
 
 def _child_tags(head: Mapping[str, Any]) -> dict[str, str]:

@@ -10,15 +10,17 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from sslpipe.console.errors import UserError
 from sslpipe.core import scratch
 from sslpipe.tracking import experiments, journal, memory, notes
-from sslpipe.tracking.mlflow import Mirror, mirror_lock, reason
+from sslpipe.tracking.mlflow import Mirror
 from sslpipe.tracking.record import Config
-from sslpipe.tracking.store import clear_outage, note_outage, shown, store_uri
+from sslpipe.tracking.store import clear_outage, mirror_lock, note_outage, store_uri
+from sslpipe.tracking.trouble import shown, trouble
 
 IDLE = 30.0  # seconds to wait for the next stage: a new start costs 4 s of imports
 
@@ -30,7 +32,7 @@ class Summary:
     Attributes:
         runs: stage runs that were added to MLflow or completed there.
         experiments: rows of experiments that were added or changed.
-        skipped: runs that cannot be shown, each with its reason.
+        skipped: runs and experiments that cannot be shown, each with its reason.
         behind: stages of the workspace that are not those of params.yaml, which is why it got no row.
         error: why MLflow could not be told, one sentence; the files are whole all the same.
     """
@@ -88,22 +90,17 @@ def sync(
     uri, stamp = store_uri(tracking.uri), scratch.folder("tracking") / "synced"
     if not force and stamp.is_file() and stamp.read_text() == _state(uri):
         return Summary(behind=behind)
-    runs, rows, skipped = 0, 0, list[str]()
     try:
         with mirror_lock():
-            for name, ended in _ended_by_experiment(tracking.experiment).items():
-                mirror = Mirror(uri, name)
-                added, refused = _bring_missing(mirror, ended)
-                runs, rows, skipped = runs + added, rows + _show_all(mirror, ended), [*skipped, *refused]
+            summary = _bring_all(uri, tracking.experiment)
     except Exception as error:
-        why = reason(error, uri)
-        note_outage(uri, why)
-        remedy = "nothing is lost, run `sslpipe sync` when it is back"
-        return Summary(error=f"MLflow at {shown(uri)} was not updated ({why}): {remedy}", behind=behind)
+        found = trouble(error, uri)
+        note_outage(uri, found)
+        return Summary(error=found.sentence(f"MLflow at {shown(uri)} was not updated"), behind=behind)
     clear_outage(uri)
-    if not skipped:
+    if not summary.skipped:
         scratch.atomic_write(stamp, _state(uri))
-    return Summary(runs=runs, experiments=rows, skipped=tuple(skipped), behind=behind)
+    return replace(summary, behind=behind)
 
 
 def follow(idle: float = IDLE, interval: float = 1.0, say: Callable[[str], None] = lambda line: None) -> bool:
@@ -153,11 +150,11 @@ class _Follower:
             traceback.print_exception(error)
             self.say(f"{run}: not shown ({error})")
         except Exception as error:
-            why = reason(error, note["uri"])
-            note_outage(note["uri"], why)
+            found = trouble(error, note["uri"])
+            note_outage(note["uri"], found)
             self.mirrors.pop(store, None)
             self.runs.pop(run, None)
-            self.say(f"MLflow at {shown(note['uri'])} does not take runs ({why}): run `sslpipe sync` later")
+            self.say(found.sentence(f"MLflow at {shown(note['uri'])} does not take runs"))
             return
         else:
             if record is None:
@@ -202,7 +199,7 @@ class _Run:
             return self._bring(mirror)
         except Exception as error:
             mirror.client.get_experiment(mirror.experiment)  # raises where it is the store
-            raise _RefusedError(reason(error, mirror.uri)) from error
+            raise _RefusedError(trouble(error, mirror.uri).why) from error
 
     def _bring(self, mirror: Mirror) -> dict[str, Any] | None:
         going = journal.alive(self.folder)  # asked first, so that nothing is written after the last read
@@ -231,6 +228,24 @@ def _show(mirror: Mirror, key: str, end: tuple[str, int] | None) -> bool:
     if end is not None:
         mirror.settle(key, *end)
     return changed
+
+
+def _bring_all(uri: str, current: str) -> Summary:
+    """Bring everything of all experiments; one that MLflow does not take stops only if it is the current one."""
+    runs, rows, skipped = 0, 0, list[str]()
+    for name, ended in _ended_by_experiment(current).items():
+        try:
+            mirror = Mirror(uri, name)
+        except UserError as error:
+            if name == current:
+                raise
+            skipped.append(f"experiment {name} ({error})")
+            for record in ended.values():
+                notes.dismiss(record["id"])
+            continue
+        added, refused = _bring_missing(mirror, ended)
+        runs, rows, skipped = runs + added, rows + _show_all(mirror, ended), [*skipped, *refused]
+    return Summary(runs=runs, experiments=rows, skipped=tuple(skipped))
 
 
 def _bring_missing(mirror: Mirror, ended: Mapping[Path, Mapping[str, Any]]) -> tuple[int, list[str]]:
