@@ -174,9 +174,17 @@ def _follow() -> None:
 def ui(options: Options) -> None:
     """Open MLflow's pages on localhost."""
     from sslpipe.settings import load
-    from sslpipe.tracking.store import ui_address, ui_command
+    from sslpipe.tracking.artifacts import follow_move
+    from sslpipe.tracking.store import mirror_lock, store_uri, ui_address, ui_command
+    from sslpipe.tracking.trouble import trouble
 
     tracking = load(sections=("tracking",)).tracking
+    uri = store_uri(tracking.uri)
+    try:
+        with mirror_lock():
+            follow_move(uri, tracking.experiment)
+    except Exception as error:  # the other pages can be shown
+        print(f"note: {trouble(error, uri).why}", file=sys.stderr)
     command, environment = ui_command(tracking, port=options.port)
     address = ui_address(tracking, port=options.port)
     print(f"MLflow opens in about 20 s on {address}  (Ctrl-C ends it)", flush=True)

@@ -18,9 +18,10 @@ from typing import Any
 
 from sslpipe import evals
 from sslpipe.console.errors import UserError
+from sslpipe.tracking import artifacts
 from sslpipe.tracking.experiments import LAST_STAGE, params_read, title, within
 from sslpipe.tracking.headline import results_table
-from sslpipe.tracking.store import VIEW, artifacts_uri, note_page, served
+from sslpipe.tracking.store import VIEW, artifacts_folder, note_page, served
 
 # Classes of mlflow, whose import takes seconds: functions import it when they are called.
 MlflowClient = Any
@@ -49,24 +50,30 @@ class Mirror:
 
     Raises:
         Exception: whatever MLflow raises, from any method; `trouble.trouble` puts it in words.
+
+    Attributes:
+        moved: where artifacts lay and lie now, where the project was moved since the last time.
     """
 
     def __init__(self, uri: str, experiment: str) -> None:
         """Open the store, made if it is a new SQLite file, and get or create the experiment.
 
         Raises:
-            UserError: the experiment was deleted in MLflow, and its name cannot be used.
+            UserError: the experiment was deleted in MLflow, or its artifacts lie outside the project.
         """
         self.uri, self.name = uri, experiment
+        self.moved = artifacts.follow_move(uri, experiment)
         self.client = client(uri)
         found = existing(self.client, experiment)
+        if found and not served(uri):
+            artifacts.refuse_outside(found.artifact_location, uri, experiment)
         self.experiment = found.experiment_id if found else self._create(uri, experiment)
         note_page(uri, experiment, self.experiment)
 
     def _create(self, uri: str, experiment: str) -> str:
         # A database without a server has no artifact store of its own, and one made by default would lie in
         # the folder of this process, which may be a temporary experiment workspace.
-        folder = None if served(uri) else artifacts_uri()
+        folder = None if served(uri) else artifacts_folder(uri).as_uri()
         # Without this tag MLflow's pages open on traces and prompts instead of training runs.
         tags = {"mlflow.experimentKind": "custom_model_development", _VIEW: json.dumps(_saved_view(()))}
         created: str = self.client.create_experiment(experiment, artifact_location=folder, tags=tags)
@@ -95,14 +102,18 @@ class Mirror:
         return None if run is None or _deleted(run) else run
 
     def mirrored(self) -> dict[str, Run]:
-        """The child runs that are whole (or were deleted in MLflow on purpose), by the id of their record."""
+        """The child runs that are whole (or were deleted in MLflow on purpose), by the id of their record.
+
+        One whose artifacts are gone, as after a move without them, is not whole.
+        """
         whole: dict[str, Run] = {}
         page = None
         while True:
             query = "tags.`sslpipe.id` LIKE '%'"
             found = self.client.search_runs([self.experiment], query, _ALL, 1000, page_token=page)
             for run in found:
-                if run.data.tags.get("sslpipe.mirrored") or _deleted(run):
+                kept = run.data.tags.get("sslpipe.mirrored") and artifacts.there(run.info.artifact_uri)
+                if kept or _deleted(run):
                     whole[run.data.tags["sslpipe.id"]] = run
             if not (page := found.token):
                 return whole

@@ -19,10 +19,13 @@ from sslpipe.tracking.journal import read_json, try_lock
 from sslpipe.tracking.trouble import Trouble, first_time, shown, tell_again
 
 VIEW = "sslpipe"  # the saved view of the table of runs
+ARTIFACTS = "mlartifacts"  # the folder of copies of artifacts
 PATIENCE = 600.0  # seconds after an outage in which the store is not tried again by itself
 #: Only pages are wanted. By default the server also starts a runner and seven consumers of jobs, such as judging the
 #: answers of language models: eight processes of up to 250 MB each.
 ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+
+_SQLITE, _IN_MEMORY = "sqlite:///", ":memory:"
 
 
 def mirror_lock() -> AbstractContextManager[bool]:
@@ -30,16 +33,30 @@ def mirror_lock() -> AbstractContextManager[bool]:
     return try_lock(scratch.folder("tracking") / "mirror.lock", wait=True)
 
 
-def store_uri(uri: str | None = None) -> str:
+def chosen_uri(uri: str | None = None) -> str:
     """Where MLflow keeps runs: the setting, else `MLFLOW_TRACKING_URI`, else a SQLite file in the project.
+
+    As it was written: a relative path stays right when the project is moved.
+    """
+    return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}mlflow.db"
+
+
+def store_uri(uri: str | None = None) -> str:
+    """The same as MLflow is to open it.
 
     A relative SQLite path means the project's root, whatever the folder of the process.
     """
-    chosen = uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-    path = chosen.removeprefix("sqlite:///")
-    if path != chosen and path and not path.startswith("/"):
-        return f"sqlite:///{scratch.root() / path}"
+    chosen = chosen_uri(uri)
+    path = chosen.removeprefix(_SQLITE)
+    if path not in (chosen, "", _IN_MEMORY) and not path.startswith("/"):
+        return f"{_SQLITE}{scratch.root() / path}"
     return chosen
+
+
+def database_file(uri: str) -> Path | None:
+    """The file of a store that is a SQLite database, as `store_uri` gives it; None for any other store."""
+    path = uri.removeprefix(_SQLITE).partition("?")[0]
+    return Path(path) if uri.startswith(_SQLITE) and path not in ("", _IN_MEMORY) else None
 
 
 def served(uri: str) -> bool:
@@ -54,9 +71,10 @@ def note_page(uri: str, experiment: str, number: str) -> None:
         scratch.atomic_write(path, number)
 
 
-def artifacts_uri() -> str:
-    """Where the artifacts lie of a store that is no server."""
-    return (scratch.root().resolve() / "mlartifacts").as_uri()
+def artifacts_folder(uri: str) -> Path:
+    """Where the artifacts of a store that is no server belong: beside its SQLite file, else in the project."""
+    file = database_file(uri)
+    return (scratch.root() if file is None else file.parent).resolve() / ARTIFACTS
 
 
 def ui_command(tracking: Config, *, port: int = 5000) -> tuple[list[str], dict[str, str]]:
@@ -69,7 +87,7 @@ def ui_command(tracking: Config, *, port: int = 5000) -> tuple[list[str], dict[s
     if served(uri):
         raise UserError(f"MLflow runs as a server: open {ui_address(tracking)} in a browser")
     where = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    keeps = ["--backend-store-uri", uri, "--default-artifact-root", artifacts_uri()]
+    keeps = ["--backend-store-uri", uri, "--default-artifact-root", artifacts_folder(uri).as_uri()]
     return [sys.executable, "-m", "mlflow", "ui", *where, *keeps], {**os.environ, **ENVIRONMENT}
 
 

@@ -19,7 +19,7 @@ from sslpipe.core import scratch
 from sslpipe.tracking import experiments, journal, memory, notes
 from sslpipe.tracking.mlflow import Mirror
 from sslpipe.tracking.record import Config
-from sslpipe.tracking.store import clear_outage, mirror_lock, note_outage, store_uri
+from sslpipe.tracking.store import clear_outage, database_file, mirror_lock, note_outage, store_uri
 from sslpipe.tracking.trouble import shown, trouble
 
 IDLE = 30.0  # seconds to wait for the next stage: a new start costs 4 s of imports
@@ -33,6 +33,7 @@ class Summary:
         runs: stage runs that were added to MLflow or completed there.
         experiments: rows of experiments that were added or changed.
         skipped: runs and experiments that cannot be shown, each with its reason.
+        moved: what was set right because the project was moved, a sentence each.
         behind: stages of the workspace that are not those of params.yaml, which is why it got no row.
         error: why MLflow could not be told, one sentence; the files are whole all the same.
     """
@@ -40,6 +41,7 @@ class Summary:
     runs: int = 0
     experiments: int = 0
     skipped: tuple[str, ...] = ()
+    moved: tuple[str, ...] = ()
     behind: tuple[str, ...] = ()
     error: str | None = None
 
@@ -49,7 +51,7 @@ class Summary:
             return self.error
         counts = f"{_count(self.experiments, 'experiment')} and {_count(self.runs, 'run')}"
         changed = self.runs or self.experiments
-        lines = [f"MLflow: {counts} updated" if changed else "MLflow is up to date"]
+        lines = [*self.moved, f"MLflow: {counts} updated" if changed else "MLflow is up to date"]
         if self.behind:
             lines.append(
                 f"params.yaml or the data changed since {', '.join(self.behind)} ran: "
@@ -167,6 +169,8 @@ class _Follower:
         if store not in self.mirrors:
             self.mirrors[store] = Mirror(*store)
             clear_outage(store[0])
+            if moved := self.mirrors[store].moved:
+                self.say(str(moved))
         mirror = self.mirrors[store]
         record = self.runs.setdefault(run, _Run(scratch.folder("runs") / run)).bring(mirror)
         if record and record["stage"] == experiments.LAST_STAGE and record["status"] == "finished":
@@ -232,7 +236,7 @@ def _show(mirror: Mirror, key: str, end: tuple[str, int] | None) -> bool:
 
 def _bring_all(uri: str, current: str) -> Summary:
     """Bring everything of all experiments; one that MLflow does not take stops only if it is the current one."""
-    runs, rows, skipped = 0, 0, list[str]()
+    runs, rows, skipped, moved = 0, 0, list[str](), list[str]()
     for name, ended in _ended_by_experiment(current).items():
         try:
             mirror = Mirror(uri, name)
@@ -245,7 +249,8 @@ def _bring_all(uri: str, current: str) -> Summary:
             continue
         added, refused = _bring_missing(mirror, ended)
         runs, rows, skipped = runs + added, rows + _show_all(mirror, ended), [*skipped, *refused]
-    return Summary(runs=runs, experiments=rows, skipped=tuple(skipped))
+        moved += [str(mirror.moved)] if mirror.moved else []
+    return Summary(runs=runs, experiments=rows, skipped=tuple(skipped), moved=tuple(moved))
 
 
 def _bring_missing(mirror: Mirror, ended: Mapping[Path, Mapping[str, Any]]) -> tuple[int, list[str]]:
@@ -297,10 +302,10 @@ def _ended_by_experiment(current: str) -> dict[str, dict[Path, dict[str, Any]]]:
 
 def _state(uri: str) -> str:
     """A digest of all that a sync reads, and of which SQLite file it wrote to."""
-    store = Path(uri.removeprefix("sqlite:///"))
+    store = database_file(uri)
     files = [*memory.folder().glob("*.json"), *scratch.folder("runs").glob(f"*/{journal.RECORD}")]
     seen = sorted((str(path), path.stat().st_mtime_ns) for path in files)
-    return scratch.digest([uri, store.stat().st_ino if store.is_file() else None, seen])
+    return scratch.digest([uri, store.stat().st_ino if store and store.is_file() else None, seen])
 
 
 def _count(number: int, noun: str) -> str:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from sslpipe.console.errors import UserError
@@ -15,6 +17,19 @@ def test_store_is_the_setting_then_the_environment_then_the_project(project, mon
     assert store_uri() == "http://127.0.0.1:1"
     assert store_uri("sqlite:///sub/my.db") == f"sqlite:///{project}/sub/my.db"
     assert store_uri("sqlite:////elsewhere/my.db") == "sqlite:////elsewhere/my.db"
+
+
+def test_file_of_a_store_is_that_of_sqlite_alone(project):
+    assert store.database_file(store_uri()) == project / "mlflow.db"
+    assert store.database_file("sqlite:////x/my.db?timeout=9") == Path("/x/my.db")
+    for uri in ("sqlite:///:memory:", "sqlite://", "postgresql://host/x", "http://a", "mlruns"):
+        assert store.database_file(store_uri(uri)) is None
+
+
+def test_artifacts_belong_beside_the_database_else_into_the_project(project):
+    assert store.artifacts_folder(store_uri()) == project / "mlartifacts"
+    assert store.artifacts_folder("sqlite:////x/my.db") == Path("/x/mlartifacts")
+    assert store.artifacts_folder("postgresql://host/x") == project / "mlartifacts"
 
 
 def test_outage_is_per_store_and_ends(project, monkeypatch):
