@@ -63,7 +63,7 @@ def check_project() -> Iterator[str]:
         raise UserError(f"only {free / 2**20:.0f} MiB are free on this disk: make room for at least 1 GiB")
     yield f"project: {here} is a git clone; {free / 2**30:.0f} GiB free"
     if refusal := git_refusal(here):
-        yield f"  note: `dvc exp` will fail and no commit be recorded, as {refusal}"
+        yield f"  note: {refusal}"
 
 
 def _check_lock(path: Path) -> None:

@@ -66,7 +66,7 @@ def test_repository_that_git_refuses_is_said_with_the_command(
 ) -> None:
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # git's own, for tests
     note = list(check_project())[1]
-    assert "`dvc exp` will fail" in note
+    assert "`dvc exp` fails" in note
     assert note.endswith(f"run `git config --global --add safe.directory {small_project}`")
 
 

@@ -31,8 +31,8 @@ def git_refusal(directory: str | Path = ".") -> str | None:
     if found is None:
         return None
     return (
-        f"git refuses the repository of {Path(directory).resolve()}, as another user owns it: if you trust it, "
-        f"run `{found[1]}`"
+        f"git refuses the repository of {Path(directory).resolve()} because another user owns it, so that no commit "
+        f"is recorded and `dvc exp` fails: if you trust it, run `{found[1]}`"
     )
 
 

@@ -233,7 +233,7 @@ class Record:
     def _look_for_git(self) -> None:
         refusal = git_refusal(self.directory) if self._head["git"] is None else None
         if refusal and first_time("git", self._head["key"]):
-            _warn(f"no commit is recorded with this run: {refusal}")
+            _warn(refusal)
 
 
 def restore(stage: str, match: str) -> bool:
