@@ -15,15 +15,20 @@ from sslpipe.console.errors import UserError
 from sslpipe.describe import words
 from sslpipe.settings import OWNERS, Settings, load
 from sslpipe.sharding.sources import Source, open_source
-from sslpipe.tracking.environment import version_of
+from sslpipe.tracking import look
+from sslpipe.tracking.environment import git_refusal, version_of
 from sslpipe.tracking.journal import read_json
 
 PIPELINE_PACKAGES = ("dvc", "mlflow")
 LEAST_FREE_BYTES = 2**30
 
 
-def check(params: str = "params.yaml") -> Iterator[str]:
+def check(params: str = "params.yaml", *, tracking: bool = True) -> Iterator[str]:
     """Check settings, project, packages, disk, data and networks; yields what was found, a line each.
+
+    Args:
+        params: the file of settings.
+        tracking: look at MLflow's store, too, which takes seconds, and whose absence stops no run.
 
     Raises:
         UserError: the first thing that would stop a run, and what to do about it.
@@ -32,6 +37,8 @@ def check(params: str = "params.yaml") -> Iterator[str]:
     yield f"{params}: every key and value is known"
     yield from check_project()
     yield from check_packages(settings)
+    if tracking:
+        yield f"tracking: {look.report(settings.tracking)}"
     source = open_source(settings.data, settings.seed)
     yield from check_data(settings, source)
     yield from check_evaluations(settings, source)
@@ -55,6 +62,8 @@ def check_project() -> Iterator[str]:
     if free < LEAST_FREE_BYTES:
         raise UserError(f"only {free / 2**20:.0f} MiB are free on this disk: make room for at least 1 GiB")
     yield f"project: {here} is a git clone; {free / 2**30:.0f} GiB free"
+    if refusal := git_refusal(here):
+        yield f"  note: {refusal}"
 
 
 def _check_lock(path: Path) -> None:

@@ -28,10 +28,13 @@ The pipeline itself runs by `dvc repro` (or `make repro`), switched by params.ya
 
 
 def check(options: Options) -> None:
-    """Validate params.yaml, the data, the networks and the environment; show the resolved view recipe."""
+    """Validate params.yaml, the data, the networks and the environment; show the resolved view recipe.
+
+    MLflow's store is tried for two seconds. One that is away is a note, not an error: stages run without it.
+    """
     from sslpipe.check import check
 
-    for line in check(options.params):
+    for line in check(options.params, tracking=not options.quiet):
         if not options.quiet:
             print(line)
 
@@ -175,9 +178,17 @@ def _follow() -> None:
 def ui(options: Options) -> None:
     """Open MLflow's pages on localhost."""
     from sslpipe.settings import load
-    from sslpipe.tracking.store import ui_address, ui_command
+    from sslpipe.tracking.artifacts import follow_move
+    from sslpipe.tracking.store import mirror_lock, store_uri, ui_address, ui_command
+    from sslpipe.tracking.trouble import trouble
 
     tracking = load(sections=("tracking",)).tracking
+    uri = store_uri(tracking.uri)
+    try:
+        with mirror_lock():
+            follow_move(uri, tracking.experiment)
+    except Exception as error:  # the other pages can be shown
+        print(f"note: {trouble(error, uri).why}", file=sys.stderr)
     command, environment = ui_command(tracking, port=options.port)
     address = ui_address(tracking, port=options.port)
     print(f"MLflow opens in about 20 s on {address}  (Ctrl-C ends it)", flush=True)

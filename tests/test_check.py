@@ -13,7 +13,7 @@ import yaml
 from dvc_project import TINY
 from PIL import Image
 
-from sslpipe.check import check, check_packages
+from sslpipe.check import check, check_packages, check_project
 from sslpipe.cli import main
 from sslpipe.console.errors import UserError
 from sslpipe.settings import load
@@ -49,6 +49,25 @@ def test_a_good_project_passes_and_shows_the_resolved_recipe(small_project: Path
     assert "every key and value is known" in said
     assert "rotation: 10   (paper: 0)" in said
     assert "2 classes" in said
+
+
+def test_server_that_is_away_is_a_line_and_no_error(
+    small_project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert main(["check"]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("tracking: "))
+    assert "http://127.0.0.1:9 does not take their records (connection refused)" in line
+    assert "sslpipe sync" in line
+
+
+def test_repository_that_git_refuses_is_said_with_the_command(
+    small_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # git's own, for tests
+    note = list(check_project())[1]
+    assert "`dvc exp` fails" in note
+    assert note.endswith(f"run `git config --global --add safe.directory {small_project}`")
 
 
 @pytest.mark.parametrize("compiled", [True, False])
@@ -141,7 +160,10 @@ def test_how_images_will_be_read(small_project: Path, monkeypatch: pytest.Monkey
         list(check())
 
 
-def test_quiet_says_nothing(small_project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_quiet_says_nothing(
+    small_project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sslpipe.check.look", None)  # what would not be said is not looked for
     assert main(["check", "--quiet"]) == 0
     assert capsys.readouterr().out == ""
 

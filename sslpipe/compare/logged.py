@@ -14,8 +14,10 @@ from sslpipe.console.errors import UserError
 from sslpipe.core import scratch
 from sslpipe.core.config import nest
 from sslpipe.report.results import told_by_accuracy
+from sslpipe.tracking.artifacts import follow_move
 from sslpipe.tracking.record import Config
-from sslpipe.tracking.store import shown, store_uri
+from sslpipe.tracking.store import mirror_lock, store_uri
+from sslpipe.tracking.trouble import shown, trouble
 
 Client = Any  # mlflow.MlflowClient; MLflow takes seconds to import
 Run = Any  # mlflow.entities.Run
@@ -32,10 +34,12 @@ def fetch(name: str, tracking: Config) -> Path:
     Raises:
         UserError: MLflow does not answer, or has no such run, or none with results.
     """
-    from sslpipe.tracking.mlflow import client, reason
+    from sslpipe.tracking.mlflow import client
 
     uri = store_uri(tracking.uri)
     try:
+        with mirror_lock():
+            follow_move(uri, tracking.experiment)
         store = client(uri)
         run = _find(store, name, tracking.experiment)
         stages = _stages(store, run)
@@ -46,7 +50,7 @@ def fetch(name: str, tracking: Config) -> Path:
     except UserError:
         raise
     except Exception as error:  # whatever MLflow and its store raise
-        raise UserError(f"MLflow at {shown(uri)} cannot be asked: {reason(error, uri)}") from error
+        raise UserError(f"MLflow at {shown(uri)} cannot be asked: {trouble(error, uri).why}") from error
     return folder
 
 

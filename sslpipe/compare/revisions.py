@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from sslpipe.compare import logged
 from sslpipe.console.errors import UserError
@@ -11,6 +12,7 @@ from sslpipe.console.spelling import nearest
 from sslpipe.core import scratch
 from sslpipe.report.results import told_by_accuracy
 from sslpipe.settings import load
+from sslpipe.tracking.environment import git_refusal
 
 _FILES = (
     "params.yaml", "data/shards/manifest.json", "models/encoder.json", "metrics", "runs", "plots/pretrain"
@@ -48,6 +50,8 @@ def _fetched(name: str, root: Path) -> Path:
     from dvc.repo import Repo
     from dvc.scm import RevError, SCMError, resolve_rev
 
+    if refusal := git_refusal(root):
+        raise UserError(f"{name} cannot be looked up: {refusal}")
     try:
         repo = Repo(str(root))
         revision = resolve_rev(repo.scm, name)
@@ -64,21 +68,16 @@ def _fetched(name: str, root: Path) -> Path:
     return folder
 
 
-def _copy(repo: object, name: str, revision: str, folder: Path) -> None:
-    from dvc.api import DVCFileSystem
-    from dvc.exceptions import DvcException
+def _copy(repo: Any, name: str, revision: str, folder: Path) -> None:
+    from dvc.exceptions import DvcException, NotDvcRepoError
+    from dvc_data.index import DataIndexDirError
 
-    system = DVCFileSystem(repo.root_dir, rev=revision)  # type: ignore[attr-defined]
     try:
-        for path in paths():
-            if not system.exists(path):
-                continue
-            for file in system.find(path) if system.isdir(path) else [path]:
-                if Path(file).suffix in _SUFFIXES:
-                    target = folder / file.lstrip("/")
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    system.get_file(file, str(target))
-    except (OSError, DvcException) as error:
+        with repo.switch(revision):  # also where the project is a folder of a larger repository
+            _copy_from(repo.dvcfs, folder)
+    except NotDvcRepoError:
+        raise UserError(f"{name} has no results: this project was not in its folder yet") from None
+    except (OSError, DvcException, DataIndexDirError) as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise UserError(
             f"{name}: its results are not in DVC's cache ({error}): `dvc pull`, or run it again with "
@@ -88,11 +87,23 @@ def _copy(repo: object, name: str, revision: str, folder: Path) -> None:
         raise UserError(f"{name} has no results: its dvc.lock was not committed with a finished run")
 
 
-def _unknown(name: str, repo: object) -> str:
+def _copy_from(system: Any, folder: Path) -> None:
+    """Copy what a comparison reads of a project that a file system of DVC holds: `/` is the project's folder."""
+    for path in (f"/{path}" for path in paths()):
+        if not system.exists(path):
+            continue
+        for file in system.find(path) if system.isdir(path) else [path]:
+            if Path(file).suffix in _SUFFIXES:
+                target = folder / file.lstrip("/")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                system.get_file(file, str(target))
+
+
+def _unknown(name: str, repo: Any) -> str:
     from dvc.exceptions import DvcException
 
     try:
-        found = repo.experiments.ls(all_commits=True)  # type: ignore[attr-defined]
+        found = repo.experiments.ls(all_commits=True)
     except (DvcException, OSError):
         found = {}
     known = sorted(str(each[0]) for group in found.values() for each in group)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -14,10 +15,25 @@ PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", "
 
 def git_state(directory: str | Path = ".") -> dict[str, Any] | None:
     """Commit, branch and whether tracked files were changed; None outside a repository or without git."""
-    commit = _git(directory, "rev-parse", "--verify", "HEAD")
-    branch = _git(directory, "symbolic-ref", "--short", "-q", "HEAD")
-    changes = _git(directory, "status", "--porcelain", "--untracked-files=no")
+    commit = _answer(directory, "rev-parse", "--verify", "HEAD")
+    branch = _answer(directory, "symbolic-ref", "--short", "-q", "HEAD")
+    changes = _answer(directory, "status", "--porcelain", "--untracked-files=no")
     return None if changes is None else {"commit": commit, "branch": branch, "dirty": bool(changes)}
+
+
+def git_refusal(directory: str | Path = ".") -> str | None:
+    """What to do where git refuses a repository because another user owns it; None where it does not.
+
+    Git's own message names the command; `dvc exp` refuses such a repository, too.
+    """
+    done = _git(directory, "rev-parse", "--git-dir")
+    found = re.search(r"^\s*(git config .*safe\.directory .+)$", done.stderr if done else "", re.MULTILINE)
+    if found is None:
+        return None
+    return (
+        f"git refuses the repository of {Path(directory).resolve()} because another user owns it, so that no commit "
+        f"is recorded and `dvc exp` fails: if you trust it, run `{found[1]}`"
+    )
 
 
 def environment() -> dict[str, Any]:
@@ -38,12 +54,18 @@ def version_of(package: str) -> str | None:
         return None
 
 
-def _git(directory: str | Path, *command: str) -> str | None:
+def _answer(directory: str | Path, *command: str) -> str | None:
+    """What git says; None where it fails or is missing."""
+    done = _git(directory, *command)
+    return done.stdout.strip() if done and done.returncode == 0 else None
+
+
+def _git(directory: str | Path, *command: str) -> subprocess.CompletedProcess[str] | None:
+    # Looking must not take the index's lock: dvc or the user may be committing.
+    looking = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     try:
-        # Looking must not take the index's lock: dvc or the user may be committing.
-        looking = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-        return subprocess.check_output(
-            ["git", *command], cwd=directory, env=looking, stderr=subprocess.DEVNULL, text=True, timeout=5
-        ).strip()
+        return subprocess.run(
+            ["git", *command], cwd=directory, env=looking, capture_output=True, text=True, timeout=5
+        )
     except (OSError, subprocess.SubprocessError):
         return None

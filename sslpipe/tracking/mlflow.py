@@ -2,7 +2,7 @@
 
 Everything here may be done again: runs are found by the tags `sslpipe.key` (an experiment's parent row) and
 `sslpipe.id` (a stage's child row), and metrics are replayed with the times they were recorded at, so that
-they are not doubled. Callers hold `mirror_lock`: one process writes at a time.
+they are not doubled. Callers hold `store.mirror_lock`: one process writes at a time.
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from sslpipe import evals
 from sslpipe.console.errors import UserError
-from sslpipe.core import scratch
-from sslpipe.tracking import journal
+from sslpipe.tracking import artifacts
 from sslpipe.tracking.experiments import LAST_STAGE, params_read, title, within
 from sslpipe.tracking.headline import results_table
-from sslpipe.tracking.store import VIEW, artifacts_uri, note_page, served
+from sslpipe.tracking.store import VIEW, artifacts_folder, note_page, served
 
 # Classes of mlflow, whose import takes seconds: functions import it when they are called.
 MlflowClient = Any
@@ -34,6 +33,7 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_ARTIFACT_UPLOAD_DOWNLOAD_TIMEOUT": "20",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines for each run that ends on a server
     "GIT_PYTHON_REFRESH": "quiet",
 }
 # The table of runs as `store.page` opens it: MLflow shows no metric by itself.
@@ -45,35 +45,35 @@ _BATCH = {"metrics": 1000, "params": 100, "tags": 100}  # MLflow's limits
 _PARAM_LENGTH, _TAG_LENGTH, _DIGEST_LENGTH = 6000, 8000, 36
 
 
-def mirror_lock() -> AbstractContextManager[bool]:
-    """Wait for the turn to write; also keeps first-time starts from migrating a database twice."""
-    return journal.try_lock(scratch.folder("tracking") / "mirror.lock", wait=True)
-
-
 class Mirror:
     """One experiment of one store.
 
     Raises:
-        Exception: whatever MLflow raises, from any method; `reason` puts it in words.
+        Exception: whatever MLflow raises, from any method; `trouble.trouble` puts it in words.
+
+    Attributes:
+        moved: where artifacts lay and lie now, where the project was moved since the last time.
     """
 
     def __init__(self, uri: str, experiment: str) -> None:
-        """Open the store, made if it is a new SQLite file, and get or create the experiment."""
+        """Open the store, made if it is a new SQLite file, and get or create the experiment.
+
+        Raises:
+            UserError: the experiment was deleted in MLflow, or its artifacts lie outside the project.
+        """
         self.uri, self.name = uri, experiment
+        self.moved = artifacts.follow_move(uri, experiment)
         self.client = client(uri)
-        found = self.client.get_experiment_by_name(experiment)
-        if found and found.lifecycle_stage == "deleted":
-            raise UserError(
-                f"the experiment `{experiment}` was deleted in MLflow: restore it there or set "
-                "`tracking.experiment` to another name"
-            )
+        found = existing(self.client, experiment)
+        if found and not served(uri):
+            artifacts.refuse_outside(found.artifact_location, uri, experiment)
         self.experiment = found.experiment_id if found else self._create(uri, experiment)
         note_page(uri, experiment, self.experiment)
 
     def _create(self, uri: str, experiment: str) -> str:
         # A database without a server has no artifact store of its own, and one made by default would lie in
         # the folder of this process, which may be a temporary experiment workspace.
-        folder = None if served(uri) else artifacts_uri()
+        folder = None if served(uri) else artifacts_folder(uri).as_uri()
         # Without this tag MLflow's pages open on traces and prompts instead of training runs.
         tags = {"mlflow.experimentKind": "custom_model_development", _VIEW: json.dumps(_saved_view(()))}
         created: str = self.client.create_experiment(experiment, artifact_location=folder, tags=tags)
@@ -87,7 +87,9 @@ class Mirror:
         if default is None or default.lifecycle_stage == "deleted":
             return
         if not self.client.search_runs([default.experiment_id], run_view_type=_ALL, max_results=1):
-            self.client.delete_experiment(default.experiment_id)
+            # It is only in the way: some stores, such as folders of files, do not let it go.
+            with suppress(Exception):
+                self.client.delete_experiment(default.experiment_id)
 
     def find(self, tag: str, value: str) -> Run | None:
         """The run with this tag: a live one before one that was deleted in MLflow."""
@@ -100,14 +102,18 @@ class Mirror:
         return None if run is None or _deleted(run) else run
 
     def mirrored(self) -> dict[str, Run]:
-        """The child runs that are whole (or were deleted in MLflow on purpose), by the id of their record."""
+        """The child runs that are whole (or were deleted in MLflow on purpose), by the id of their record.
+
+        One whose artifacts are gone, as after a move without them, is not whole.
+        """
         whole: dict[str, Run] = {}
         page = None
         while True:
             query = "tags.`sslpipe.id` LIKE '%'"
             found = self.client.search_runs([self.experiment], query, _ALL, 1000, page_token=page)
             for run in found:
-                if run.data.tags.get("sslpipe.mirrored") or _deleted(run):
+                kept = run.data.tags.get("sslpipe.mirrored") and artifacts.there(run.info.artifact_uri)
+                if kept or _deleted(run):
                     whole[run.data.tags["sslpipe.id"]] = run
             if not (page := found.token):
                 return whole
@@ -256,29 +262,38 @@ def _saved_view(columns: Iterable[str]) -> dict[str, Any]:
 _ALL = 3  # mlflow.entities.ViewType.ALL, without the import
 
 
-def reason(error: BaseException, uri: str) -> str:
-    """A few words on why MLflow did not take a run, without secrets that an address may hold."""
-    text = f"{error}"
-    if "refused" in text:
-        return "connection refused"
-    if "timed out" in text.lower() or "timeout" in type(error).__name__.lower():
-        return "no answer in time"
-    code = r"\b(?:error code|status code|too many) (\d{3})|\b(\d{3}) (?:Server|Client) Error"
-    if found := re.search(code, text):
-        return f"HTTP {found[1] or found[2]}"
-    line = text.strip().splitlines()[0] if text.strip() else type(error).__name__
-    return re.sub(r"//[^/@\s]*@", "//", line.replace(uri, "the store"))[:200]
-
-
-def client(uri: str) -> MlflowClient:
-    """MLflow's client of a store, patient as `ENVIRONMENT` says."""
+def load() -> type[MlflowClient]:
+    """The class of MLflow's clients, patient as `ENVIRONMENT` says. The first time takes seconds."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)  # read at import
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from mlflow import MlflowClient
 
-        return MlflowClient(tracking_uri=uri)
+        return MlflowClient
+
+
+def client(uri: str) -> MlflowClient:
+    """MLflow's client of a store."""
+    kind = load()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return kind(tracking_uri=uri)
+
+
+def existing(store: MlflowClient, experiment: str) -> Any | None:
+    """An experiment of MLflow by its name; None where there is none yet.
+
+    Raises:
+        UserError: it was deleted, and its name cannot be used.
+    """
+    found = store.get_experiment_by_name(experiment)
+    if found and found.lifecycle_stage == "deleted":
+        raise UserError(
+            f"the experiment `{experiment}` was deleted in MLflow: restore it there or set "
+            "`tracking.experiment` to another name"
+        )
+    return found
 
 
 def _child_tags(head: Mapping[str, Any]) -> dict[str, str]:

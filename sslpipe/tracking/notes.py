@@ -15,18 +15,18 @@ from typing import Any
 import sslpipe
 from sslpipe.core import scratch
 from sslpipe.tracking.journal import read_json
-from sslpipe.tracking.store import recent_outage, store_uri
+from sslpipe.tracking.store import chosen_uri, recent_outage, store_uri
 
 _started: list[subprocess.Popen[bytes]] = []  # kept, as a forgotten Popen warns that its process runs on
 
 
 def announce(run: str, *, uri: str | None, experiment: str) -> None:
     """Note that MLflow is to show a run, and start the follower unless one is at work or the store is out."""
-    address = store_uri(uri)
     note = pending() / f"{run}.json"
-    scratch.write_json(note, {"run": run, "uri": address, "experiment": experiment})
+    # The address as it was written: one of a file would lead to the project's former place after a move.
+    scratch.write_json(note, {"run": run, "uri": chosen_uri(uri), "experiment": experiment})
     note.chmod(0o600)  # an address may hold a password
-    if not recent_outage(address) and not following():
+    if not recent_outage(store_uri(uri)) and not following():
         start_follower()
 
 
@@ -37,8 +37,9 @@ def pending() -> Path:
 
 def waiting() -> list[dict[str, Any]]:
     """Notes of the runs that MLflow is to show, oldest first, without those whose store is out."""
-    notes = map(read_json, sorted(pending().glob("*.json")))
-    return [note for note in notes if note and not recent_outage(note["uri"])]
+    found = filter(None, map(read_json, sorted(pending().glob("*.json"))))
+    notes = [{**note, "uri": store_uri(note["uri"])} for note in found]
+    return [note for note in notes if not recent_outage(note["uri"])]
 
 
 def dismiss(run: str) -> None:

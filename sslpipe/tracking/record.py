@@ -21,10 +21,11 @@ from sslpipe.console.errors import UserError, explain_os_error, explained
 from sslpipe.core import scratch
 from sslpipe.tracking import energy, journal, memory, notes
 from sslpipe.tracking.config import Config
-from sslpipe.tracking.environment import environment, git_state
+from sslpipe.tracking.environment import environment, git_refusal, git_state
 from sslpipe.tracking.experiments import LAST_STAGE
 from sslpipe.tracking.headline import flat, headline
 from sslpipe.tracking.store import outage_to_warn_of
+from sslpipe.tracking.trouble import first_time
 
 KEPT_BYTES = 32 * 2**20  # larger artifacts are recorded by digest but not copied into scratch
 
@@ -91,6 +92,7 @@ class Record:
         if self.tracking.enabled:
             notes.announce(self.id, uri=self.tracking.uri, experiment=self.tracking.experiment)
         self._look_for_outage()
+        self._look_for_git()
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -227,6 +229,11 @@ class Record:
         self._looked = time.monotonic()
         if self.tracking.enabled and (warning := outage_to_warn_of(self.tracking.uri, self._head["key"])):
             _warn(warning)
+
+    def _look_for_git(self) -> None:
+        refusal = git_refusal(self.directory) if self._head["git"] is None else None
+        if refusal and first_time("git", self._head["key"]):
+            _warn(refusal)
 
 
 def restore(stage: str, match: str) -> bool:

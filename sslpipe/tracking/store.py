@@ -8,44 +8,60 @@ from __future__ import annotations
 import os
 import sys
 import time
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
 from sslpipe.console.errors import UserError
 from sslpipe.core import scratch
 from sslpipe.tracking.config import Config
-from sslpipe.tracking.journal import read_json
+from sslpipe.tracking.journal import read_json, try_lock
+from sslpipe.tracking.trouble import Trouble, first_time, shown, tell_again
 
 VIEW = "sslpipe"  # the saved view of the table of runs
+ARTIFACTS = "mlartifacts"  # the folder of copies of artifacts
 PATIENCE = 600.0  # seconds after an outage in which the store is not tried again by itself
 #: Only pages are wanted. By default the server also starts a runner and seven consumers of jobs, such as judging the
 #: answers of language models: eight processes of up to 250 MB each.
 ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
+_SQLITE, _IN_MEMORY = "sqlite:///", ":memory:"
+
+
+def mirror_lock() -> AbstractContextManager[bool]:
+    """Wait for the turn to write to MLflow; also keeps first-time starts from migrating a database twice."""
+    return try_lock(scratch.folder("tracking") / "mirror.lock", wait=True)
+
+
+def chosen_uri(uri: str | None = None) -> str:
+    """Where MLflow keeps runs: the setting, else `MLFLOW_TRACKING_URI`, else a SQLite file in the project.
+
+    As it was written: a relative path stays right when the project is moved.
+    """
+    return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}mlflow.db"
+
 
 def store_uri(uri: str | None = None) -> str:
-    """Where MLflow keeps runs: the setting, else `MLFLOW_TRACKING_URI`, else a SQLite file in the project.
+    """The same as MLflow is to open it.
 
     A relative SQLite path means the project's root, whatever the folder of the process.
     """
-    chosen = uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-    path = chosen.removeprefix("sqlite:///")
-    if path != chosen and path and not path.startswith("/"):
-        return f"sqlite:///{scratch.root() / path}"
+    chosen = chosen_uri(uri)
+    path = chosen.removeprefix(_SQLITE)
+    if path not in (chosen, "", _IN_MEMORY) and not path.startswith("/"):
+        return f"{_SQLITE}{scratch.root() / path}"
     return chosen
+
+
+def database_file(uri: str) -> Path | None:
+    """The file of a store that is a SQLite database, as `store_uri` gives it; None for any other store."""
+    path = uri.removeprefix(_SQLITE).partition("?")[0]
+    return Path(path) if uri.startswith(_SQLITE) and path not in ("", _IN_MEMORY) else None
 
 
 def served(uri: str) -> bool:
     """Whether a store is a server that keeps artifacts and shows pages by itself."""
     return uri.startswith(("http:", "https:", "databricks"))
-
-
-def shown(uri: str) -> str:
-    """A store's address without the user name and password it may hold."""
-    scheme, separator, rest = uri.partition("://")
-    host, slash, path = rest.partition("/")
-    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}" if separator else uri
 
 
 def note_page(uri: str, experiment: str, number: str) -> None:
@@ -55,9 +71,10 @@ def note_page(uri: str, experiment: str, number: str) -> None:
         scratch.atomic_write(path, number)
 
 
-def artifacts_uri() -> str:
-    """Where the artifacts lie of a store that is no server."""
-    return (scratch.root().resolve() / "mlartifacts").as_uri()
+def artifacts_folder(uri: str) -> Path:
+    """Where the artifacts of a store that is no server belong: beside its SQLite file, else in the project."""
+    file = database_file(uri)
+    return (scratch.root() if file is None else file.parent).resolve() / ARTIFACTS
 
 
 def ui_command(tracking: Config, *, port: int = 5000) -> tuple[list[str], dict[str, str]]:
@@ -70,7 +87,7 @@ def ui_command(tracking: Config, *, port: int = 5000) -> tuple[list[str], dict[s
     if served(uri):
         raise UserError(f"MLflow runs as a server: open {ui_address(tracking)} in a browser")
     where = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    keeps = ["--backend-store-uri", uri, "--default-artifact-root", artifacts_uri()]
+    keeps = ["--backend-store-uri", uri, "--default-artifact-root", artifacts_folder(uri).as_uri()]
     return [sys.executable, "-m", "mlflow", "ui", *where, *keeps], {**os.environ, **ENVIRONMENT}
 
 
@@ -89,17 +106,17 @@ def _page_path(uri: str, experiment: str) -> Path:
     return scratch.folder("tracking") / f"page-{scratch.digest([uri, experiment])[:8]}"
 
 
-def note_outage(uri: str, reason: str) -> None:
-    """Remember that a store did not answer; whom it was said to already is kept."""
-    path = _outage_path(uri)
-    said = (read_json(path) or {}).get("said", "")
-    scratch.write_json(path, {"uri": shown(uri), "reason": reason, "time": time.time(), "said": said})
+def note_outage(uri: str, found: Trouble) -> None:
+    """Remember that a store did not take runs."""
+    outage = {"uri": shown(uri), "why": found.why, "passes": found.passes, "time": time.time()}
+    scratch.write_json(_outage_path(uri), outage)
 
 
 def clear_outage(uri: str) -> None:
     """Forget the outage of a store that answers again."""
     with suppress(OSError):
         _outage_path(uri).unlink()
+        tell_again(_outage(uri))
 
 
 def recent_outage(uri: str) -> dict[str, Any] | None:
@@ -112,15 +129,15 @@ def outage_to_warn_of(uri: str | None, key: str) -> str | None:
     """The one sentence for the user about an outage; none without one or when this pipeline run said it."""
     address = store_uri(uri)
     outage = recent_outage(address)
-    here = f"{key}:{os.getpgrp()}"  # a pipeline run: one experiment in one process group
-    if outage is None or outage["said"] == here:
+    if outage is None or not first_time(_outage(address), key):
         return None
-    scratch.write_json(_outage_path(address), {**outage, "said": here})
-    return (
-        f"MLflow at {outage['uri']} did not take this run ({outage['reason']}); the pipeline goes on, "
-        "nothing is lost: run `sslpipe sync` when it is back"
-    )
+    what = f"the pipeline goes on, but MLflow at {outage['uri']} did not take this run"
+    return Trouble(outage["why"], outage["passes"]).sentence(what)
+
+
+def _outage(uri: str) -> str:
+    return f"outage-{scratch.digest(uri)[:8]}"
 
 
 def _outage_path(uri: str) -> Path:
-    return scratch.folder("tracking") / f"outage-{scratch.digest(uri)[:8]}.json"
+    return scratch.folder("tracking") / f"{_outage(uri)}.json"

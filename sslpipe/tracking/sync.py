@@ -10,15 +10,17 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from sslpipe.console.errors import UserError
 from sslpipe.core import scratch
 from sslpipe.tracking import experiments, journal, memory, notes
-from sslpipe.tracking.mlflow import Mirror, mirror_lock, reason
+from sslpipe.tracking.mlflow import Mirror
 from sslpipe.tracking.record import Config
-from sslpipe.tracking.store import clear_outage, note_outage, shown, store_uri
+from sslpipe.tracking.store import clear_outage, database_file, mirror_lock, note_outage, store_uri
+from sslpipe.tracking.trouble import shown, trouble
 
 IDLE = 30.0  # seconds to wait for the next stage: a new start costs 4 s of imports
 
@@ -30,7 +32,8 @@ class Summary:
     Attributes:
         runs: stage runs that were added to MLflow or completed there.
         experiments: rows of experiments that were added or changed.
-        skipped: runs that cannot be shown, each with its reason.
+        skipped: runs and experiments that cannot be shown, each with its reason.
+        moved: what was set right because the project was moved, a sentence each.
         behind: stages of the workspace that are not those of params.yaml, which is why it got no row.
         error: why MLflow could not be told, one sentence; the files are whole all the same.
     """
@@ -38,6 +41,7 @@ class Summary:
     runs: int = 0
     experiments: int = 0
     skipped: tuple[str, ...] = ()
+    moved: tuple[str, ...] = ()
     behind: tuple[str, ...] = ()
     error: str | None = None
 
@@ -47,7 +51,7 @@ class Summary:
             return self.error
         counts = f"{_count(self.experiments, 'experiment')} and {_count(self.runs, 'run')}"
         changed = self.runs or self.experiments
-        lines = [f"MLflow: {counts} updated" if changed else "MLflow is up to date"]
+        lines = [*self.moved, f"MLflow: {counts} updated" if changed else "MLflow is up to date"]
         if self.behind:
             lines.append(
                 f"params.yaml or the data changed since {', '.join(self.behind)} ran: "
@@ -88,22 +92,17 @@ def sync(
     uri, stamp = store_uri(tracking.uri), scratch.folder("tracking") / "synced"
     if not force and stamp.is_file() and stamp.read_text() == _state(uri):
         return Summary(behind=behind)
-    runs, rows, skipped = 0, 0, list[str]()
     try:
         with mirror_lock():
-            for name, ended in _ended_by_experiment(tracking.experiment).items():
-                mirror = Mirror(uri, name)
-                added, refused = _bring_missing(mirror, ended)
-                runs, rows, skipped = runs + added, rows + _show_all(mirror, ended), [*skipped, *refused]
+            summary = _bring_all(uri, tracking.experiment)
     except Exception as error:
-        why = reason(error, uri)
-        note_outage(uri, why)
-        remedy = "nothing is lost, run `sslpipe sync` when it is back"
-        return Summary(error=f"MLflow at {shown(uri)} was not updated ({why}): {remedy}", behind=behind)
+        found = trouble(error, uri)
+        note_outage(uri, found)
+        return Summary(error=found.sentence(f"MLflow at {shown(uri)} was not updated"), behind=behind)
     clear_outage(uri)
-    if not skipped:
+    if not summary.skipped:
         scratch.atomic_write(stamp, _state(uri))
-    return Summary(runs=runs, experiments=rows, skipped=tuple(skipped), behind=behind)
+    return replace(summary, behind=behind)
 
 
 def follow(idle: float = IDLE, interval: float = 1.0, say: Callable[[str], None] = lambda line: None) -> bool:
@@ -153,11 +152,11 @@ class _Follower:
             traceback.print_exception(error)
             self.say(f"{run}: not shown ({error})")
         except Exception as error:
-            why = reason(error, note["uri"])
-            note_outage(note["uri"], why)
+            found = trouble(error, note["uri"])
+            note_outage(note["uri"], found)
             self.mirrors.pop(store, None)
             self.runs.pop(run, None)
-            self.say(f"MLflow at {shown(note['uri'])} does not take runs ({why}): run `sslpipe sync` later")
+            self.say(found.sentence(f"MLflow at {shown(note['uri'])} does not take runs"))
             return
         else:
             if record is None:
@@ -170,6 +169,8 @@ class _Follower:
         if store not in self.mirrors:
             self.mirrors[store] = Mirror(*store)
             clear_outage(store[0])
+            if moved := self.mirrors[store].moved:
+                self.say(str(moved))
         mirror = self.mirrors[store]
         record = self.runs.setdefault(run, _Run(scratch.folder("runs") / run)).bring(mirror)
         if record and record["stage"] == experiments.LAST_STAGE and record["status"] == "finished":
@@ -202,7 +203,7 @@ class _Run:
             return self._bring(mirror)
         except Exception as error:
             mirror.client.get_experiment(mirror.experiment)  # raises where it is the store
-            raise _RefusedError(reason(error, mirror.uri)) from error
+            raise _RefusedError(trouble(error, mirror.uri).why) from error
 
     def _bring(self, mirror: Mirror) -> dict[str, Any] | None:
         going = journal.alive(self.folder)  # asked first, so that nothing is written after the last read
@@ -231,6 +232,25 @@ def _show(mirror: Mirror, key: str, end: tuple[str, int] | None) -> bool:
     if end is not None:
         mirror.settle(key, *end)
     return changed
+
+
+def _bring_all(uri: str, current: str) -> Summary:
+    """Bring everything of all experiments; one that MLflow does not take stops only if it is the current one."""
+    runs, rows, skipped, moved = 0, 0, list[str](), list[str]()
+    for name, ended in _ended_by_experiment(current).items():
+        try:
+            mirror = Mirror(uri, name)
+        except UserError as error:
+            if name == current:
+                raise
+            skipped.append(f"experiment {name} ({error})")
+            for record in ended.values():
+                notes.dismiss(record["id"])
+            continue
+        added, refused = _bring_missing(mirror, ended)
+        runs, rows, skipped = runs + added, rows + _show_all(mirror, ended), [*skipped, *refused]
+        moved += [str(mirror.moved)] if mirror.moved else []
+    return Summary(runs=runs, experiments=rows, skipped=tuple(skipped), moved=tuple(moved))
 
 
 def _bring_missing(mirror: Mirror, ended: Mapping[Path, Mapping[str, Any]]) -> tuple[int, list[str]]:
@@ -282,10 +302,10 @@ def _ended_by_experiment(current: str) -> dict[str, dict[Path, dict[str, Any]]]:
 
 def _state(uri: str) -> str:
     """A digest of all that a sync reads, and of which SQLite file it wrote to."""
-    store = Path(uri.removeprefix("sqlite:///"))
+    store = database_file(uri)
     files = [*memory.folder().glob("*.json"), *scratch.folder("runs").glob(f"*/{journal.RECORD}")]
     seen = sorted((str(path), path.stat().st_mtime_ns) for path in files)
-    return scratch.digest([uri, store.stat().st_ino if store.is_file() else None, seen])
+    return scratch.digest([uri, store.stat().st_ino if store and store.is_file() else None, seen])
 
 
 def _count(number: int, noun: str) -> str:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
+import re
+import shutil
+import sqlite3
 import time
 from pathlib import Path
 
 import pytest
-from dvc_project import Project, ran
+from dvc_project import Project, commit, ran
 
 pytestmark = [pytest.mark.slow, pytest.mark.pipeline]
 
@@ -53,6 +57,40 @@ def test_a_temporary_workspace_keeps_its_results_and_its_rows(finished: Project,
     missing = project.run("sslpipe", "compare", ".", "k4", check=False)
     assert missing.returncode == 1
     assert "no experiment, revision or folder `k4`; did you mean k3?" in missing.stdout
+
+
+def test_a_project_in_a_folder_of_a_repository_has_its_experiments(finished: Project, tmp_path: Path) -> None:
+    folder = tmp_path / "repository" / "vision" / "ssl"  # as `dvc init --subdir` makes it
+    shutil.copytree(finished.folder, folder, symlinks=True, ignore=shutil.ignore_patterns(".git", ".trace"))
+    project = Project(folder)
+    project.run("git", "init", "-q", "-b", "main", str(tmp_path / "repository"))
+    project.run("git", "config", "user.email", "test@example.org")
+    project.run("git", "config", "user.name", "Test")
+    commit(project)
+    project.run("dvc", "exp", "run", "--temp", "-S", "knn.k=3", "--name", "k3")
+    assert sorted(p["knn.k"] for p in parents(project)) == ["3", "5"]
+    compared = project.run("sslpipe", "compare", ".", "k3", "HEAD").stdout
+    assert "k-NN did not follow the same protocol" in compared
+    scores = next(line for line in compared.splitlines() if line.startswith("k-NN, all labels"))
+    assert len(re.findall(r"\d\d\.\d  ", scores)) >= 3
+
+
+def test_a_moved_project_writes_nothing_to_its_former_place(finished: Project, tmp_path: Path) -> None:
+    project = finished.clone(tmp_path / "project", tracking=True)
+    for path in project.folder.glob("mlflow.db*"):  # which knows the folder that was cloned
+        path.unlink()
+    project.run("sslpipe", "sync")
+    moved = Project(project.folder.rename(tmp_path / "moved"))
+    moved.set(knn__k=4)
+    moved.repro()
+    moved.run("sslpipe", "sync")
+    assert not project.folder.exists()
+    assert sorted(p["knn.k"] for p in parents(moved)) == ["4", "5"]
+    with contextlib.closing(sqlite3.connect(moved.folder / "mlflow.db")) as database:
+        for (location,) in database.execute("SELECT artifact_uri FROM runs").fetchall():
+            path = Path(location.removeprefix("file://"))
+            assert path.is_relative_to(moved.folder / "mlartifacts")
+            assert path.is_dir()
 
 
 def test_a_row_of_mlflow_is_compared_as_its_files_are(finished: Project, tmp_path: Path) -> None:

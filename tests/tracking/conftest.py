@@ -51,14 +51,14 @@ def fresh_store(tmp_path_factory):
     os.environ["DVC_ROOT"], before = str(root), os.environ.get("DVC_ROOT")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # forking beside MLflow's threads
-        from sslpipe.tracking import mlflow
+        from sslpipe.tracking import mlflow, store
 
         mlflow.client("sqlite:///:memory:")  # import it once, for all four
         children = []
         for _ in range(4):
             if not (child := os.fork()):
                 status = 1
-                with contextlib.suppress(BaseException), mlflow.mirror_lock():
+                with contextlib.suppress(BaseException), store.mirror_lock():
                     mlflow.Mirror(f"sqlite:///{root}/mlflow.db", "first")
                     status = 0
                 os._exit(status)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
 import shutil
+import threading
 import time
 
 import pytest
 from mlflow_store import PARAMS, artifacts, client, contents, follow, rows
 
-from sslpipe.tracking import journal, notes
+from sslpipe.tracking import journal, mlflow, notes
 from sslpipe.tracking.record import Config
 from sslpipe.tracking.store import recent_outage, store_uri, ui_address
 from sslpipe.tracking.sync import _Follower, sync
@@ -285,3 +287,37 @@ def test_follower_process_shows_a_stage(store, record, monkeypatch):
         process.terminate()
         process.wait()
         notes._started.clear()
+
+
+def test_store_that_keeps_its_default_experiment_is_synced_at_once(project, pipeline, monkeypatch):
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    pipeline()
+    summary = sync(Config(experiment="toy", uri=f"file://{project}/mlruns"))
+    assert (summary.error, summary.runs, summary.experiments) == (None, 3, 1)
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Answers that a run was ended, and what it was."""
+
+    def do_GET(self):
+        info = {"run_id": "r", "experiment_id": "1", "run_name": "knn", "status": "FINISHED"}
+        body = json.dumps({"run": {"info": info, "data": {}}, "run_info": info}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_POST = do_GET
+
+    def log_message(self, *words):
+        pass
+
+
+def test_runs_that_end_on_a_server_print_nothing(capsys):
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        mlflow.client(f"http://127.0.0.1:{server.server_port}").set_terminated("r", "FINISHED", 1)
+        server.shutdown()
+        thread.join()
+    assert capsys.readouterr().out == ""

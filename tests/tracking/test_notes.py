@@ -5,6 +5,7 @@ import stat
 
 from sslpipe.tracking import notes
 from sslpipe.tracking.store import note_outage
+from sslpipe.tracking.trouble import Trouble
 
 
 def test_note_with_an_address_is_for_its_owner_only(project):
@@ -22,5 +23,5 @@ def test_notes_wait_in_order_but_for_those_whose_store_is_out(project):
         notes.announce(run, uri=uri, experiment="toy")
     (notes.pending() / "4.json").write_text('{"run":')  # cut short
     assert [note["run"] for note in notes.waiting()] == ["1", "2", "3"]
-    note_outage("http://a", "HTTP 500")
+    note_outage("http://a", Trouble("HTTP 500", passes=True))
     assert [note["run"] for note in notes.waiting()] == ["3"]

@@ -17,6 +17,7 @@ from sslpipe.tracking import journal, notes
 from sslpipe.tracking import record as module
 from sslpipe.tracking.record import Config, restore
 from sslpipe.tracking.store import note_outage, store_uri
+from sslpipe.tracking.trouble import Trouble
 
 
 def test_finished_run_leaves_the_same_record_in_workspace_and_scratch(project, record):
@@ -220,14 +221,14 @@ def test_follower_is_started_unless_one_works_or_the_store_is_out(project, recor
             assert mine
             with record("linear"):
                 assert len(followers) == 1
-    note_outage(store_uri(), "connection refused")
+    note_outage(store_uri(), Trouble("connection refused", passes=True))
     with record("finetune"):
         assert len(followers) == 1
     assert len(list(notes.pending().glob("*.json"))) == 3
 
 
 def test_outage_is_said_once_for_all_stages_of_an_experiment(project, record, capsys):
-    note_outage(store_uri(), "connection refused")
+    note_outage(store_uri(), Trouble("connection refused", passes=True))
     for stage in ("knn", "linear"):
         with record(stage):
             pass
@@ -241,7 +242,7 @@ def test_outage_is_said_once_for_all_stages_of_an_experiment(project, record, ca
 
 
 def test_switched_off_writes_files_and_tells_nobody(project, record, followers, capsys):
-    note_outage(store_uri(), "connection refused")
+    note_outage(store_uri(), Trouble("connection refused", passes=True))
     with record(tracking=Config(enabled=False)):
         pass
     assert (project / "runs/knn.json").is_file()

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from sslpipe.console.errors import UserError
 from sslpipe.tracking import store
 from sslpipe.tracking.config import Config
-from sslpipe.tracking.store import note_page, shown, store_uri, ui_address, ui_command
+from sslpipe.tracking.store import note_page, store_uri, ui_address, ui_command
+from sslpipe.tracking.trouble import Trouble
 
 
 def test_store_is_the_setting_then_the_environment_then_the_project(project, monkeypatch):
@@ -16,32 +19,35 @@ def test_store_is_the_setting_then_the_environment_then_the_project(project, mon
     assert store_uri("sqlite:////elsewhere/my.db") == "sqlite:////elsewhere/my.db"
 
 
-@pytest.mark.parametrize(
-    ("uri", "expected"),
-    [
-        ("https://me:pass@host:1/path", "https://host:1/path"),
-        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
-        ("sqlite:////x/my.db", "sqlite:////x/my.db"),
-        ("databricks", "databricks"),
-    ],
-)
-def test_shown_address_holds_no_password(uri, expected):
-    assert shown(uri) == expected
+def test_file_of_a_store_is_that_of_sqlite_alone(project):
+    assert store.database_file(store_uri()) == project / "mlflow.db"
+    assert store.database_file("sqlite:////x/my.db?timeout=9") == Path("/x/my.db")
+    for uri in ("sqlite:///:memory:", "sqlite://", "postgresql://host/x", "http://a", "mlruns"):
+        assert store.database_file(store_uri(uri)) is None
+
+
+def test_artifacts_belong_beside_the_database_else_into_the_project(project):
+    assert store.artifacts_folder(store_uri()) == project / "mlartifacts"
+    assert store.artifacts_folder("sqlite:////x/my.db") == Path("/x/mlartifacts")
+    assert store.artifacts_folder("postgresql://host/x") == project / "mlartifacts"
 
 
 def test_outage_is_per_store_and_ends(project, monkeypatch):
-    store.note_outage("http://a", "HTTP 500")
+    store.note_outage("http://a", Trouble("HTTP 500", passes=True))
     assert store.recent_outage("http://a")
     assert not store.recent_outage("http://b")
     assert "HTTP 500" in store.outage_to_warn_of("http://a", "key")
     assert store.outage_to_warn_of("http://a", "key") is None
-    store.note_outage("http://a", "HTTP 500")  # found out again: still the same pipeline run
+    # Found out again: still the same pipeline run.
+    store.note_outage("http://a", Trouble("HTTP 500", passes=True))
     assert store.outage_to_warn_of("http://a", "key") is None
     monkeypatch.setattr(store, "PATIENCE", 0.0)
     assert not store.recent_outage("http://a")
     monkeypatch.undo()
     store.clear_outage("http://a")
     store.clear_outage("http://a")
+    store.note_outage("http://a", Trouble("the package is missing"))  # another one, of the same pipeline run
+    assert "put this right" in store.outage_to_warn_of("http://a", "key")
 
 
 def test_pages_are_local_and_show_the_store_in_use(project):
