@@ -103,12 +103,12 @@ def small_method(name: str, seed: int = 0, **changes: Any) -> Method:
     return methods.build(name, backbone, {**SMALL.get(name, {}), **changes})
 
 
-def small_engine(name: str, seed: int = 0, **changes: Any) -> ViewEngine:
-    return ViewEngine(small_recipe(name, **changes), seed=seed)
+def small_engine(name: str, seed: int = 0, backbone: str = "", **changes: Any) -> ViewEngine:
+    return ViewEngine(small_recipe(name, backbone, **changes), seed=seed)
 
 
-def small_recipe(name: str, **changes: Any) -> Recipe:
-    kind = methods.find(name).default_backbone
+def small_recipe(name: str, backbone: str = "", **changes: Any) -> Recipe:
+    kind = backbone or methods.find(name).default_backbone
     patch = networks.backbone(kind, image_size=SIZE, **BACKBONES[kind]).patch_size
     return methods.recipe(name, SIZE, patch_size=patch, config={**SMALL.get(name, {}), **changes})
 

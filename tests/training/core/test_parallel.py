@@ -141,8 +141,9 @@ def every_transformer() -> dict[str, Tensor]:
     for name in methods.names():
         if "vit" in methods.find(name).takes:
             with shared_folder() as folder:
+                engine = small_engine(name, backbone="small_vit")
                 history = train(
-                    method_of(name, vit=True), loader_of(config), small_engine(name), config, ADAMW,
+                    method_of(name, vit=True), loader_of(config), engine, config, ADAMW,
                     seed=0, checkpoints=Checkpoints(folder),
                 )  # fmt: skip
             losses[name] = torch.tensor([row["loss"] for row in history.rows])
