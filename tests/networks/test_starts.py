@@ -129,6 +129,13 @@ def test_a_method_gives_the_backbone_what_its_official_code_has(
     assert backbone_options(Config(method=method, backbone=name, backbone_options=own)) == own
 
 
+@pytest.mark.parametrize("method", ["beit", "simmim"])
+def test_small_data_starts_wider(method: str) -> None:
+    assert backbone_options(Config(method=method, defaults="small")) == {"start": "mae"}
+    own = Config(method=method, defaults="small", backbone_options={"start": "beit"})
+    assert backbone_options(own) == {"start": "beit"}
+
+
 @pytest.mark.parametrize("zero", [True, False])
 def test_zero_initialised_residuals_make_each_block_its_shortcut(zero: bool) -> None:
     network = backbone("torchvision:resnet50", image_size=32, zero_init_residual=zero)

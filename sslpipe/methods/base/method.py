@@ -86,6 +86,8 @@ class Method(nn.Module):
     scales: ClassVar[tuple[Scale, ...]]  # runs that the paper's settings are of, the first with all defaults
     #: Settings for a few thousand small images, where they are not the paper's; found by trying.
     small: ClassVar[Mapping[str, Any]] = {}
+    #: Likewise the options of the backbone that are others than the official code's.
+    small_backbone_options: ClassVar[Mapping[str, Any]] = {}
     rules: ClassVar[Mapping[str, Rule]] = {}  # settings that change with the scale, and how
 
     def __init_subclass__(cls) -> None:

@@ -31,10 +31,11 @@ def build_backbone(config: Config, image_size: int, seed: int) -> Backbone:
 
 
 def backbone_options(config: Config) -> dict[str, Any]:
-    """The backbone's options: what the method's official code has of them, and on top `pretrain.backbone_options`."""
-    known = options_of(backbone_name(config))
-    official = methods.find(config.method).backbone_options
-    return {key: value for key, value in official.items() if key in known} | config.backbone_options
+    """The backbone's options: the method's (`pretrain.defaults`), and on top `pretrain.backbone_options`."""
+    known, method = options_of(backbone_name(config)), methods.find(config.method)
+    small = method.small_backbone_options if config.defaults == "small" else {}
+    own = {**method.backbone_options, **small}
+    return {key: value for key, value in own.items() if key in known} | config.backbone_options
 
 
 def build_method(config: Config, method_config: MethodConfig, image_size: int, seed: int) -> Method:
