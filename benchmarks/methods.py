@@ -277,8 +277,9 @@ def pretrain(
         seed=seed,
         checkpoints=Checkpoints(folder / "checkpoints"),
     )
-    method.encoder.preprocess = _preprocess(settings, recipe)
-    return method.encoder.eval(), history.seconds
+    encoder = method.encoder  # colorization makes another one each time
+    encoder.preprocess = _preprocess(settings, recipe)
+    return encoder.eval(), history.seconds
 
 
 def _build_peer(config: Any, method_config: Any, size: int, seed: int) -> Method:
