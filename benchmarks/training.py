@@ -44,7 +44,7 @@ from sslpipe.methods.base.config import OptimizerConfig
 from sslpipe.methods.base.method import Method
 from sslpipe.sharding import sources
 from sslpipe.training.core import accumulation
-from sslpipe.training.core.build import memory_format, placed
+from sslpipe.training.core.build import placed, view_engine
 from sslpipe.training.core.compiling import compiled
 from sslpipe.training.core.config import Config
 from sslpipe.training.core.loop import train
@@ -328,10 +328,9 @@ def _rate_and_ceiling(
     network = networks.backbone(backbone, image_size=side)
     config = Config(epochs=100, batch_size=batch, compile=compile_, log_every=1)  # type: ignore[arg-type]
     method = placed(methods.build(name, network), device)
-    layout = memory_format(network, device)
     loader = Loader(Canvases(noise, device), batch_size=batch, seed=0)
     recipe = methods.recipe(name, side, patch_size=network.patch_size)
-    engine = ViewEngine(recipe, seed=0, device=device, memory_format=layout)
+    engine = view_engine(method, recipe, device, seed=0)
     compiled(method, config, device, 10**6)
     views = engine(loader.reader.gather(np.arange(batch)), 0)
     clock = seeded_clock(0, 0, 1, seed=0, device=device)

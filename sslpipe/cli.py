@@ -178,15 +178,14 @@ def _follow() -> None:
 def ui(options: Options) -> None:
     """Open MLflow's pages on localhost."""
     from sslpipe.settings import load
-    from sslpipe.tracking.artifacts import follow_move
-    from sslpipe.tracking.store import mirror_lock, store_uri, ui_address, ui_command
+    from sslpipe.tracking.artifacts import follow_move_in_turn
+    from sslpipe.tracking.store import store_uri, ui_address, ui_command
     from sslpipe.tracking.trouble import trouble
 
     tracking = load(sections=("tracking",)).tracking
     uri = store_uri(tracking.uri)
     try:
-        with mirror_lock():
-            follow_move(uri, tracking.experiment)
+        follow_move_in_turn(uri, tracking.experiment)
     except Exception as error:  # the other pages can be shown
         print(f"note: {trouble(error, uri).why}", file=sys.stderr)
     command, environment = ui_command(tracking, port=options.port)
@@ -208,9 +207,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # whoever reads this, such as `head`, has seen enough
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # what is left is not written at exit either
+        # What is left is not written at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
 
 

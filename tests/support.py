@@ -17,7 +17,7 @@ from sslpipe.methods.base.method import Clock, Method
 from sslpipe.networks.protocol import Backbone
 from sslpipe.settings import Settings
 from sslpipe.shards.manifest import Duplicates, Manifest, Origin, Rejects, Splits, Statistics, shards_digest
-from sslpipe.training.core.build import memory_format, placed
+from sslpipe.training.core.build import placed, view_engine
 from sslpipe.views import View, ViewEngine
 from sslpipe.views.preprocess import Preprocess
 from sslpipe.views.recipe import IMAGENET_MEAN, IMAGENET_STD, Recipe
@@ -115,10 +115,9 @@ def small_recipe(name: str, backbone: str = "", **changes: Any) -> Recipe:
 
 def small_pair(name: str, device: str, renderer: str = "auto") -> tuple[Method, ViewEngine]:
     """A method on a device and what makes its views there, in the layout that a run gives them."""
-    method = placed(small_method(name), torch.device(device))
-    layout = memory_format(method.backbone, torch.device(device))
-    engine = ViewEngine(small_recipe(name), seed=0, device=device, renderer=renderer, memory_format=layout)
-    return method, engine
+    place = torch.device(device)
+    method = placed(small_method(name), place)
+    return method, view_engine(method, small_recipe(name), place, seed=0, renderer=renderer)
 
 
 def check_it_trains(name: str, backbone: str, image_size: int = 32, **options: Any) -> Method:

@@ -14,9 +14,9 @@ from sslpipe.console.errors import UserError
 from sslpipe.core import scratch
 from sslpipe.core.config import nest
 from sslpipe.report.results import told_by_accuracy
-from sslpipe.tracking.artifacts import follow_move
+from sslpipe.tracking.artifacts import follow_move_in_turn
 from sslpipe.tracking.record import Config
-from sslpipe.tracking.store import mirror_lock, store_uri
+from sslpipe.tracking.store import store_uri
 from sslpipe.tracking.trouble import shown, trouble
 
 Client = Any  # mlflow.MlflowClient; MLflow takes seconds to import
@@ -38,8 +38,7 @@ def fetch(name: str, tracking: Config) -> Path:
 
     uri = store_uri(tracking.uri)
     try:
-        with mirror_lock():
-            follow_move(uri, tracking.experiment)
+        follow_move_in_turn(uri, tracking.experiment)
         store = client(uri)
         run = _find(store, name, tracking.experiment)
         stages = _stages(store, run)

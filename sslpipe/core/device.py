@@ -145,7 +145,7 @@ def make_deterministic(wanted: bool) -> None:
 
 
 @contextlib.contextmanager
-def explained(setting: str) -> Iterator[None]:
+def refusals_explained(setting: str) -> Iterator[None]:
     """A UserError that says what to set where torch refuses an operation whose result is not always the same."""
     try:
         yield

@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 from sslpipe.console.errors import UserError
 from sslpipe.core import scratch
-from sslpipe.tracking.store import ARTIFACTS, artifacts_folder, database_file
+from sslpipe.tracking.store import ARTIFACTS, artifacts_folder, database_file, mirror_lock
 
 # A folder of artifacts has our name or MLflow's own. One with another name somebody has chosen on purpose.
 _FOLDER = re.compile(rf".*/(?:{ARTIFACTS}|mlruns)(?=/|$)")
@@ -58,6 +58,13 @@ def follow_move(uri: str, experiment: str) -> Moved | None:
                 _replace(database, prefix, moved.new)
                 return moved
     return None
+
+
+def follow_move_in_turn(uri: str, experiment: str) -> None:
+    """As `follow_move`, for a process that has not the turn to write: it waits for it where there is a file."""
+    if database_file(uri):
+        with mirror_lock():
+            follow_move(uri, experiment)
 
 
 def refuse_outside(location: str, uri: str, experiment: str) -> None:

@@ -16,7 +16,7 @@ import torch
 from sslpipe.console.errors import UserError
 from sslpipe.console.progress import Progress, progress
 from sslpipe.core import scratch
-from sslpipe.core.device import describe, is_half, make_deterministic, take
+from sslpipe.core.device import describe, is_half, make_deterministic, refusals_explained, take
 from sslpipe.data.loader import Loader
 from sslpipe.data.streaming import Streaming
 from sslpipe.methods.base.method import Method, Preparation
@@ -93,7 +93,8 @@ def run(setup: Setup, *, steps: int, out: str | None = None) -> list[str]:
         place, renderer = Path(folder).joinpath, setup.views.renderer
         method.prepare(Preparation(loader.reader, engine.recipe, device, seed, place, renderer))
     compiling.compiled(method, config, device, config.epochs * loader.steps)
-    found = profile(method, loader, engine, config, steps=steps, seed=seed)
+    with refusals_explained("pretrain.deterministic"):
+        found = profile(method, loader, engine, config, steps=steps, seed=seed)
     path = Path(out) if out else scratch.folder() / "profile.svg"
     scratch.atomic_write(path, picture(found))
     advice = advise(found, config, device, isinstance(loader.reader, Streaming))

@@ -12,9 +12,9 @@ from sslpipe.console.errors import UserError
 from sslpipe.core.device import (
     Arriving,
     Late,
-    explained,
     make_deterministic,
     on_host,
+    refusals_explained,
     resolve,
     take,
     to_device,
@@ -99,8 +99,8 @@ def test_what_has_no_deterministic_form_is_told_with_the_setting() -> None:
     place = torch.tensor([0, 0])
     with (
         pytest.raises(UserError, match=r"put_.* set pretrain.deterministic to false"),
-        explained("pretrain.deterministic"),
+        refusals_explained("pretrain.deterministic"),
     ):
         torch.zeros(3).put_(place, torch.ones(2))
-    with pytest.raises(RuntimeError, match="other"), explained("pretrain.deterministic"):
+    with pytest.raises(RuntimeError, match="other"), refusals_explained("pretrain.deterministic"):
         raise RuntimeError("other")

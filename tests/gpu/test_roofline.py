@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scripts import BENCHMARKS, load
@@ -13,20 +15,14 @@ kernels = load(BENCHMARKS / "kernels.py")
 roofline = load(BENCHMARKS / "roofline.py")
 
 
-def test_instructions_and_bytes_are_those_of_the_kernels() -> None:
-    launches = []
+def test_instructions_and_bytes_are_those_of_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    launches: list[Any] = []
     case, chip = roofline.CASES["224 px"], roofline.CHIPS["A100"]
     count = roofline._seconds
-
-    def keep(launch, gpu, chip, case):  # type: ignore[no-untyped-def]
-        launches.append(launch)
-        return count(launch, gpu, chip, case)
-
-    roofline._seconds = keep
-    try:
-        found = roofline.predict(case, chip)
-    finally:
-        roofline._seconds = count
+    monkeypatch.setattr(
+        roofline, "_seconds", lambda launch, *rest: launches.append(launch) or count(launch, *rest)
+    )
+    found = roofline.predict(case, chip)
     assert [name for name, _ in found] == ["weigh", "resize", "contrast", "blur", "blur"]
     resize, contrast = launches[1], launches[2]
     words, loops = roofline._words(resize), roofline._disassembled(resize)[1]

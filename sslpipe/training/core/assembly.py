@@ -11,7 +11,7 @@ from sslpipe.core import distributed
 from sslpipe.data.loader import Loader, open_split
 from sslpipe.methods.base.method import Method
 from sslpipe.training.core import worker
-from sslpipe.training.core.build import build_method, check_batch, check_views, memory_format, placed
+from sslpipe.training.core.build import build_method, check_batch, check_views, placed, view_engine
 from sslpipe.training.core.config import Setup
 from sslpipe.views.engine import ViewEngine
 from sslpipe.views.recipe import Recipe
@@ -44,8 +44,7 @@ def assemble(setup: Setup, device: torch.device) -> Assembly:
     check_views(method, recipe)
     for warning in check_batch(method, setup.pretrain, len(reader)):
         print(f"pretrain: {warning}", flush=True)
-    layout, renderer = memory_format(method.backbone, device), setup.views.renderer
-    engine = ViewEngine(recipe, seed=setup.seed, device=device, renderer=renderer, memory_format=layout)
+    engine = view_engine(method, recipe, device, seed=setup.seed, renderer=setup.views.renderer)
     return Assembly(method, loader, engine)
 
 

@@ -16,6 +16,7 @@ from sslpipe.networks.protocol import Backbone, ConvBackbone, check_patch_size, 
 from sslpipe.training.core import accumulation
 from sslpipe.training.core.config import Config
 from sslpipe.views.config import Config as ViewsConfig
+from sslpipe.views.engine import ViewEngine
 from sslpipe.views.recipe import Colour, Recipe, resolve
 
 
@@ -46,6 +47,14 @@ def build_method(config: Config, method_config: MethodConfig, image_size: int, s
 def placed(method: Method, device: torch.device) -> Method:
     """The method, moved to a device in the memory layout that is fastest there."""
     return method.to(device).to(memory_format=memory_format(method.backbone, device))
+
+
+def view_engine(
+    method: Method, recipe: Recipe, device: torch.device, *, seed: int, renderer: str = "auto"
+) -> ViewEngine:
+    """What makes a method's views on a device, in the memory layout of the method that is `placed` there."""
+    layout = memory_format(method.backbone, device)
+    return ViewEngine(recipe, seed=seed, device=device, renderer=renderer, memory_format=layout)
 
 
 def build_recipe(

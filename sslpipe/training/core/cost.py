@@ -14,11 +14,10 @@ from sslpipe.methods.base.config import MethodConfig
 from sslpipe.methods.base.method import Method
 from sslpipe.recipes.preview import ROUNDS, measure
 from sslpipe.training.core import accumulation, plan
-from sslpipe.training.core.build import build_method, check_views, memory_format, placed
+from sslpipe.training.core.build import build_method, check_views, placed, view_engine
 from sslpipe.training.core.config import Config
 from sslpipe.training.core.step import seeded_clock
 from sslpipe.views.config import Config as ViewsConfig
-from sslpipe.views.engine import ViewEngine
 from sslpipe.views.recipe import Recipe
 from sslpipe.views.view import View
 
@@ -41,8 +40,7 @@ def cost_of_views(
     method = placed(build_method(config, method_config, views.size, seed), device)
     check_views(method, recipe)
     accumulation.check(method, config)
-    layout = memory_format(method.backbone, device)
-    engine = ViewEngine(recipe, seed=seed, device=device, renderer=views.renderer, memory_format=layout)
+    engine = view_engine(method, recipe, device, seed=seed, renderer=views.renderer)
     images = min(config.batch_size // plan.world_size(config), len(reader))
     if images < 2 * config.accumulate:  # too few to train on, but views of them can be made and looked at
         config = config.model_copy(update={"accumulate": 1})

@@ -19,7 +19,7 @@ from sslpipe import __version__
 from sslpipe.console.errors import UserError
 from sslpipe.core import distributed, scratch
 from sslpipe.core.checkpoint import Checkpoints
-from sslpipe.core.device import explained, make_deterministic, take
+from sslpipe.core.device import make_deterministic, refusals_explained, take
 from sslpipe.data.loader import Reader
 from sslpipe.export import save_encoder
 from sslpipe.methods.base.method import Method, Preparation
@@ -65,11 +65,12 @@ def run(
     folder, leader = scratch.folder("pretrain") / scratch.digest(dict(parts))[:16], distributed.rank() == 0
     messages.tell("run", folder=str(folder.absolute()))
     plan.check_shares(config, distributed.world_size())
+    values = fingerprint.values(setup, parts)
     with contextlib.ExitStack() as stack:
         with worker.first(everywhere=True):
             if leader:
                 stack.enter_context(scratch.locked(_lock(folder), "another run of the same pretraining"))
-                _explain_fresh_start(folder, fingerprint.values(setup, parts))
+                _explain_fresh_start(folder, values)
         checkpoints = Checkpoints(folder)
         make_deterministic(config.deterministic)
         made = assemble(setup, take(config.device))
@@ -80,7 +81,7 @@ def run(
         compiling.compiled(method, config, engine.device, steps)
         preprocess = _preprocess(engine.recipe.views[0], setup.views, manifest.resolution)
         monitor = Monitor(method, loader.reader, preprocess, config, seed=setup.seed, on_log=on_log)
-        with explained("pretrain.deterministic"):
+        with refusals_explained("pretrain.deterministic"):
             history = loop.train(
                 method, loader, engine, config, method.optimizer, seed=setup.seed, checkpoints=checkpoints,
                 on_log=on_log, on_resume=on_resume, on_epoch=monitor.on_epoch,
@@ -97,7 +98,7 @@ def run(
             headline = {name: metrics[name] for name in HEADLINE if name in metrics}
             scratch.write_json("metrics/pretrain.json", {"pretrain": headline})
             checkpoints.clear()
-            scratch.write_json(_finished(), fingerprint.values(setup, parts))
+            scratch.write_json(_finished(), values)
     return Result(metrics, data)
 
 
@@ -139,8 +140,8 @@ def _explain_fresh_start(folder: Path, values: Mapping[str, Any]) -> None:
     if not folder.is_dir():
         unfinished = {file.parent for file in folder.parent.glob("*/*.safetensors")}
         idle = [other / _VALUES for other in unfinished if not scratch.is_locked(_lock(other))]
-        idle.sort(key=_age)
-        if last := min(filter(Path.is_file, [*idle[:1], _finished()]), key=_age, default=None):
+        idle.sort(key=_written, reverse=True)
+        if last := max(filter(Path.is_file, [*idle[:1], _finished()]), key=_written, default=None):
             said = "training anew; the finished" if last == _finished() else "starting over; the unfinished"
             reasons = fingerprint.differences(_read(last), values) or "nothing"
             print(f"pretrain: {said} run differs in {reasons}", flush=True)
@@ -149,8 +150,9 @@ def _explain_fresh_start(folder: Path, values: Mapping[str, Any]) -> None:
     scratch.write_json(folder / _VALUES, dict(values))
 
 
-def _age(file: Path) -> float:
-    return -file.stat().st_mtime
+def _written(file: Path) -> float:
+    """When a file was written last."""
+    return file.stat().st_mtime
 
 
 def _read(file: Path) -> dict[str, Any]:
