@@ -1,4 +1,4 @@
-"""Work in threads, results in order: decoding and copying release the interpreter's lock."""
+"""Threads: how many, how they wait for each other, and work in them with results in order."""
 
 from __future__ import annotations
 
@@ -10,6 +10,20 @@ from typing import TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+#: How often a thread of GNU OpenMP looks whether the others are ready before it sleeps; otherwise it spins for
+#: milliseconds. OpenMP takes this itself where it has more threads than cores, but it cannot see other processes.
+SPIN = "1000"
+
+
+def yield_cores() -> None:
+    """Let waiting threads of torch sleep soon, so that several processes can share cores.
+
+    It is called before torch is loaded. An environment that says how threads wait is left as it is.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
 
 
 def cores() -> int:

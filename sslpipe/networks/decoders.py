@@ -54,7 +54,7 @@ class MAEDecoder(nn.Module):
         """
         x = self.embed(visible)  # [N, C + K, W]
         classes, w = x.shape[1] - keep.shape[1], x.shape[2]
-        everywhere = self.mask_token.to(x.dtype).expand(len(x), self.positions.shape[1], w)  # [N, P, W]
+        everywhere = self.mask_token.to(x.dtype).expand(x.shape[0], self.positions.shape[1], w)  # [N, P, W]
         filled = everywhere.scatter(1, keep[:, :, None].expand(-1, -1, w), x[:, classes:])
         filled = filled + self.positions.to(x.dtype)
         t = torch.cat([x[:, :classes], filled], dim=1)  # [N, C + P, W]; the class token's position is 0

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 
-from sslpipe.core.threads import ordered_map
+from sslpipe.core.threads import SPIN, ordered_map
 
 
 def ours() -> set[threading.Thread]:
@@ -42,3 +45,19 @@ def test_an_error_comes_in_its_turn() -> None:
     with pytest.raises(ZeroDivisionError):
         next(results)
     assert not ours()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, SPIN), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "passive"}, "None")],
+    ids=["by default", "count given", "policy given"],
+)
+def test_a_stage_says_how_threads_wait_before_torch_is_loaded(given: dict[str, str], expected: str) -> None:
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))
+    }
+    code = "import os, sys, stages; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment | given, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.split() == [expected, "False"]

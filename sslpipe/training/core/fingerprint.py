@@ -62,11 +62,13 @@ def values(setup: Setup, known: Mapping[str, str]) -> dict[str, Any]:
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What differs between the `values` of two runs, the old one and the new one; empty where nothing does.
 
-    Of another method neither the settings nor the views are named, since all of them are others.
+    Of another method neither settings, views nor code are named, since all of them are others.
     """
     names = [name for name in {**now, **before} if before.get(name, _ABSENT) != now.get(name, _ABSENT)]
     if "pretrain.method" in names:
-        names = [name for name in names if not name.startswith(("methods.", "views.recipe."))]
+        names = [
+            name for name in names if name != "code" and not name.startswith(("methods.", "views.recipe."))
+        ]
     told = [_told(name, before, now) for name in names[:NAMED]]
     rest = len(names) - len(told)
     return ", ".join([*told, *([f"{rest} more"] if rest else [])])

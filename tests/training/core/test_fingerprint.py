@@ -16,7 +16,7 @@ def test_a_digest_is_not_shown() -> None:
 
 
 def test_of_another_method_the_settings_are_not_named() -> None:
-    now = {"pretrain.method": "byol", "pretrain.epochs": 2, "methods.byol.momentum": 0.9, "code": "a"}
+    now = {"pretrain.method": "byol", "pretrain.epochs": 2, "methods.byol.momentum": 0.9, "code": "b"}
     assert differences(BEFORE, now) == "pretrain.method (simclr → byol)"
 
 
