@@ -200,7 +200,7 @@ def check_networks(settings: Settings, source: Source) -> Iterator[str]:
     check_encoder(settings, method.encoder)
     parameters = sum(parameter.numel() for parameter in method.encoder.parameters())
     name = build.backbone_name(pretrain)
-    yield f"method: {pretrain.method} trains {name}, {parameters / 1e6:.2f} M parameters, for {pretrain.epochs} epochs"
+    yield f"method: {pretrain.method} trains {name}, {parameters / 1e6:.2f} M parameters; epochs: {pretrain.epochs}"
     whose = "its paper's" if pretrain.defaults == "paper" else "those for small data"
     yield f"  its settings: {whose} (pretrain.defaults: {pretrain.defaults}), changed by methods.{pretrain.method}"
     if plan.world_size(pretrain) > 1:

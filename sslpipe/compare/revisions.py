@@ -80,8 +80,8 @@ def _copy(repo: Any, name: str, revision: str, folder: Path) -> None:
     except (OSError, DvcException, DataIndexDirError) as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise UserError(
-            f"{name}: its results are not in DVC's cache ({error}): `dvc pull`, or run it again with "
-            f"`dvc exp apply {name}` and `dvc repro`"
+            f"{name}: its results are not in DVC's cache ({error}): if they were pushed, `dvc pull` gets them in a "
+            f"checkout of it, or `dvc exp pull REMOTE {name}` if it is an experiment; else run it again"
         ) from error
     if not (folder / "metrics").is_dir():
         raise UserError(f"{name} has no results: its dvc.lock was not committed with a finished run")

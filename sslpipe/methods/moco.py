@@ -135,7 +135,11 @@ class MoCo(Method):
         if images < 4 * K:
             most = images // 4 // batch_size * batch_size
             shorter = f"set methods.moco.queue to {most}"
-            advice = shorter if most else "train on more images or smaller batches"
+            advice = (
+                shorter
+                if most
+                else "train on more images, or lower pretrain.batch_size and methods.moco.queue"
+            )
             warnings.append(
                 f"MoCo's queue of {K} keys is more than a quarter of the {images} images, so an image's own old keys "
                 f"are often among its negatives: {advice}"

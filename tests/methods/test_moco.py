@@ -230,7 +230,7 @@ def test_a_queue_of_more_than_a_quarter_of_the_images_is_warned_of() -> None:
     assert "a quarter of the 95 images" in warning
     assert warning.endswith("set methods.moco.queue to 16")
     (warning,) = build().check_batch(8, 30)
-    assert warning.endswith("train on more images or smaller batches")
+    assert warning.endswith("train on more images, or lower pretrain.batch_size and methods.moco.queue")
 
 
 # --- versions ---

@@ -28,3 +28,13 @@ def test_what_one_run_has_not_is_named() -> None:
 def test_of_many_the_first_are_named() -> None:
     before, now = ({f"pretrain.key{i}": value for i in range(NAMED + 3)} for value in (0, 1))
     assert differences(before, now).endswith("pretrain.key5 (0 → 1), 3 more")
+
+
+def test_numbers_are_told_with_the_digits_that_a_reader_needs() -> None:
+    before, now = (
+        {"views.recipe.view.mean": [0.13168696261887544] * 3},
+        {"views.recipe.view.mean": [0.25] * 3},
+    )
+    assert differences(before, now) == (
+        "views.recipe.view.mean ([0.131687, 0.131687, 0.131687] → [0.25, 0.25, 0.25])"
+    )
