@@ -8,6 +8,7 @@ they are not doubled. Callers hold `store.mirror_lock`: one process writes at a 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import warnings
@@ -276,6 +277,8 @@ def load() -> type[MlflowClient]:
 def client(uri: str) -> MlflowClient:
     """MLflow's client of a store."""
     kind = load()
+    # It tells of each table that it makes in a new store.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return kind(tracking_uri=uri)

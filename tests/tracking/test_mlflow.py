@@ -321,3 +321,8 @@ def test_runs_that_end_on_a_server_print_nothing(capsys):
         server.shutdown()
         thread.join()
     assert capsys.readouterr().out == ""
+
+
+def test_a_new_store_is_made_in_silence(tmp_path, capfd):
+    mlflow.client(f"sqlite:///{tmp_path}/new.db").search_experiments()
+    assert capfd.readouterr() == ("", "")
