@@ -23,14 +23,14 @@ MOVED := $(if $(wildcard $(VENV)/.ready),$(filter-out $(CURDIR),$(file <$(VENV)/
 .PHONY: moved
 moved:
 	@echo "the project was in $(MOVED) before"
-	@$(VENV)/bin/python -m venv --without-pip $(VENV)
+	@test ! -x $(VENV)/bin/python || $(VENV)/bin/python -m venv --without-pip $(VENV)
 
 # uv installs in a fraction of pip's time; where it fails, pip does the same. Its scripts find Python where they lie.
 $(VENV)/.ready: pyproject.toml constraints.txt $(if $(MOVED),moved)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "sslpipe needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) --version 2>&1): try make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@echo "setting up $(VENV) (about a minute; 6 GB of packages, most of it torch)"
-	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(VENV)/bin/python || { rm -f $(VENV)/bin/python*; $(PYTHON) -m venv $(VENV); }
 	@grep -q '^relocatable' $(VENV)/pyvenv.cfg || echo 'relocatable = true' >> $(VENV)/pyvenv.cfg
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv || true
 	@{ test -x $(VENV)/bin/uv && $(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python -c constraints.txt -e '.[pipeline,dev]'; } \
