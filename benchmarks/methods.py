@@ -330,8 +330,7 @@ def tuned(
         network.load_state_dict(encoder.state_dict())
     train, test = labelled(train), labelled(test)
     subset = Subset(train, draw(train.labels, labels, seed=seed))
-    decay = 1.0 if scratch else config.layer_decay
-    return _trained(network, subset, test, manifest, config, decay, seed)
+    return _trained(network, subset, test, manifest, config, scratch, seed)
 
 
 def supervised(settings: Settings, manifest: Manifest, train: Reader, test: Reader) -> Numbers:
@@ -341,7 +340,7 @@ def supervised(settings: Settings, manifest: Manifest, train: Reader, test: Read
     config = settings.finetune.model_copy(update=changes)
     network = untrained(settings, _recipe(settings, manifest))
     everything = Subset(train, torch.arange(len(train)))
-    return {"supervised": _trained(network, everything, test, manifest, config, 1.0, settings.seed)}
+    return {"supervised": _trained(network, everything, test, manifest, config, True, settings.seed)}
 
 
 def _trained(
@@ -350,11 +349,12 @@ def _trained(
     test: Reader,
     manifest: Manifest,
     config: finetune.Config,
-    layer_decay: float,
+    scratch: bool,
     seed: int,
 ) -> float:
     views = mild_recipe(network.preprocess, config.crop_scale, manifest.recipe)
-    model = finetune.Classifier(network, int(test.labels.max()) + 1).to(resolve(config.device))
+    classes, layer_decay = int(test.labels.max()) + 1, 1.0 if scratch else config.layer_decay
+    model = finetune.Classifier(network, classes, pretrained=not scratch).to(resolve(config.device))
     steps = config.epochs * -(-len(subset) // config.batch_size)
     with progress("train", steps, "steps") as bar:
         finetune.fit(model, subset, views, config, layer_decay, seed, bar)

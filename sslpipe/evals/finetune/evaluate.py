@@ -39,10 +39,15 @@ from sslpipe.views.recipe import Recipe
 class Classifier(nn.Module):
     """A backbone with a linear layer on top, which starts near 0 as MAE's and BEiT's do.
 
+    On a network from scratch it starts as all of a vision transformer does, which MAE's code leaves so, too: from 0
+    little of a gradient would reach the backbone.
+
     With `norm` "after", a ViT's patches are averaged as the last block gives them, and then normalised by a new norm.
     """
 
-    def __init__(self, backbone: Backbone, classes: int, norm: str = "before") -> None:
+    def __init__(
+        self, backbone: Backbone, classes: int, norm: str = "before", *, pretrained: bool = True
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.norm: nn.Module | None = None
@@ -50,7 +55,7 @@ class Classifier(nn.Module):
             own = _take_norm(backbone)
             self.norm = nn.LayerNorm(backbone.dim, eps=getattr(own, "eps", 1e-6))
         self.head = nn.Linear(backbone.dim, classes)
-        nn.init.trunc_normal_(self.head.weight, std=2e-5)
+        nn.init.trunc_normal_(self.head.weight, std=2e-5 if pretrained else 0.02)
         nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -126,7 +131,7 @@ def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
                 network = dropping(random_twin(encoder, seed + number), config.drop_path)
                 if prefix == "":
                     network.load_state_dict(start)
-                model = Classifier(network, classes, config.norm).to(device)
+                model = Classifier(network, classes, config.norm, pretrained=prefix == "").to(device)
                 if config.head == "linear":  # LP-FT, Kumar et al. 2022
                     features = central(network, subset, model.eval().features)
                     probe = fit_probe(features, subset.labels, classes, ProbeConfig(), seed + number)

@@ -61,6 +61,18 @@ def test_the_encoder_is_left_as_it_was() -> None:
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
 
+def test_random_weights_learn_from_scratch(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    def build(*given: Any, pretrained: bool) -> Classifier:
+        asked.append(pretrained)
+        return Classifier(*given, pretrained=pretrained)
+
+    monkeypatch.setattr("sslpipe.evals.finetune.evaluate.Classifier", build)
+    evaluate(given(ToyReader(32), ToyReader(16)), QUICK.model_copy(update={"epochs": 1}), seed=0)
+    assert asked == [True, False] * QUICK.draws
+
+
 def test_the_same_seed_gives_the_same_numbers() -> None:
     first, second = (evaluate(given(ToyReader(32), ToyReader(16)), QUICK, seed=3) for _ in range(2))
     assert first == second
@@ -166,6 +178,13 @@ def test_the_head_starts_at_maes_and_beits_scale() -> None:
     """`trunc_normal_(model.head.weight, std=2e-5)`, main_finetune.py; BEiT: .02 times an `init_scale` of .001."""
     weight = Classifier(networks.backbone("small_vit", image_size=16, width=256), 200).head.weight
     assert weight.std().item() == pytest.approx(2e-5, rel=0.02)
+
+
+def test_from_scratch_the_head_starts_as_all_of_a_transformer() -> None:
+    """main_finetune.py sets the head where it was given a checkpoint; else it is as timm has drawn it, by .02."""
+    network = networks.backbone("small_vit", image_size=16, width=256)
+    weight = Classifier(network, 200, pretrained=False).head.weight
+    assert weight.std().item() == pytest.approx(0.02, rel=0.02)
 
 
 def test_what_a_network_cannot_do_is_said_before_training() -> None:
