@@ -129,19 +129,11 @@ def wrapped(name: str, sharding: str) -> dict[str, Tensor]:
     return {"plain": outcomes[0], "watched": outcomes[1]}
 
 
-DDP = (
-    "simclr",
-    "moco",
-    "swav",
-    "byol",
-    "patch_contrast",
-    "jigsaw",
-)  # all kinds of state, and draws of the host
-FSDP = ("mae", "mocov3", "swav", "moco")
+TRANSFORMERS = [name for name in methods.names() if "vit" in methods.find(name).takes]
 WORKS = {
     **{name: partial(watched, name) for name in methods.names()},
-    **{f"ddp {name}": partial(wrapped, name, "ddp") for name in DDP},
-    **{f"fsdp {name}": partial(wrapped, name, "fsdp") for name in FSDP},
+    **{f"ddp {name}": partial(wrapped, name, "ddp") for name in methods.names()},
+    **{f"fsdp {name}": partial(wrapped, name, "fsdp") for name in TRANSFORMERS},
     "refused": refused,
 }
 
@@ -157,7 +149,9 @@ def test_steps_of_two_ranks(name: str, found: ranks.Found) -> None:
         torch.testing.assert_close(rank["there"], rank["here"], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "sharding"), [*((n, "ddp") for n in DDP), *((n, "fsdp") for n in FSDP)])
+@pytest.mark.parametrize(
+    ("name", "sharding"), [*((n, "ddp") for n in methods.names()), *((n, "fsdp") for n in TRANSFORMERS)]
+)
 def test_steps_of_torchs_wrappers_name_their_device_and_wait_for_no_number(
     name: str, sharding: str, found: ranks.Found
 ) -> None:
