@@ -16,8 +16,7 @@ import time
 
 from sslpipe.core.threads import SPIN
 
-DEFAULT = "by itself"
-COUNTS = {DEFAULT: None, f"{SPIN} (the stages')": SPIN, "0": "0"}
+COUNTS = {"OpenMP's default": None, f"{SPIN}, the stages'": SPIN, "0": "0"}
 
 
 def train(seconds: float, size: int) -> float:

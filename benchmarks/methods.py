@@ -353,11 +353,11 @@ def _trained(
     seed: int,
 ) -> float:
     views = mild_recipe(network.preprocess, config.crop_scale, manifest.recipe)
-    classes, layer_decay = int(test.labels.max()) + 1, 1.0 if scratch else config.layer_decay
+    classes = int(test.labels.max()) + 1
     model = finetune.Classifier(network, classes, pretrained=not scratch).to(resolve(config.device))
     steps = config.epochs * -(-len(subset) // config.batch_size)
     with progress("train", steps, "steps") as bar:
-        finetune.fit(model, subset, views, config, layer_decay, seed, bar)
+        finetune.fit(model, subset, views, config, seed, bar)
     return finetune.accuracy(model, test)
 
 

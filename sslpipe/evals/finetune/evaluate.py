@@ -39,8 +39,8 @@ from sslpipe.views.recipe import Recipe
 class Classifier(nn.Module):
     """A backbone with a linear layer on top, which starts near 0 as MAE's and BEiT's do.
 
-    On a network from scratch it starts as all of a vision transformer does, which MAE's code leaves so, too: from 0
-    little of a gradient would reach the backbone.
+    From scratch (`pretrained` false) it starts as all of a vision transformer does, which MAE's code leaves so, too:
+    from 0 little of a gradient would reach the backbone. Nor does layer decay hold such a network back.
 
     With `norm` "after", a ViT's patches are averaged as the last block gives them, and then normalised by a new norm.
     """
@@ -49,7 +49,7 @@ class Classifier(nn.Module):
         self, backbone: Backbone, classes: int, norm: str = "before", *, pretrained: bool = True
     ) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone, self.pretrained = backbone, pretrained
         self.norm: nn.Module | None = None
         if norm == "after":
             own = _take_norm(backbone)
@@ -127,16 +127,16 @@ def evaluate(inputs: Inputs, config: Config, seed: int) -> Outcome:
     with progress("finetune", 2 * steps * config.epochs, "steps") as bar:
         for number in range(draws):
             subset = Subset(train, draw(train.labels, count, seed=seed + number))
-            for prefix, layer_decay in (("", config.layer_decay), ("random_init_", 1.0)):
+            for prefix, pretrained in (("", True), ("random_init_", False)):
                 network = dropping(random_twin(encoder, seed + number), config.drop_path)
-                if prefix == "":
+                if pretrained:
                     network.load_state_dict(start)
-                model = Classifier(network, classes, config.norm, pretrained=prefix == "").to(device)
+                model = Classifier(network, classes, config.norm, pretrained=pretrained).to(device)
                 if config.head == "linear":  # LP-FT, Kumar et al. 2022
                     features = central(network, subset, model.eval().features)
                     probe = fit_probe(features, subset.labels, classes, ProbeConfig(), seed + number)
                     model.start_from(probe)
-                fit(model, subset, views, config, layer_decay, seed + number, bar)
+                fit(model, subset, views, config, seed + number, bar)
                 scores[prefix].append(accuracy(model, test))
     metrics: dict[str, Any] = {}
     for prefix, values in scores.items():
@@ -174,17 +174,16 @@ def fit(
     subset: Subset,
     views: Recipe,
     settings: Config,
-    layer_decay: float,
     seed: int,
     bar: Progress,
 ) -> None:
     """Train all of a classifier in place, on views of one spec of labelled images, see `mild_recipe`.
 
-    `layer_decay` is the factor on the learning rate from each layer to the one below; `seed` is of order, views and
-    dropped paths; the bar moves on with each step.
+    `seed` is of order, views and dropped paths; the bar moves on with each step.
     """
     from timm.optim import param_groups_layer_decay  # here, because importing timm takes seconds
 
+    layer_decay = settings.layer_decay if model.pretrained else 1.0
     undecayed = {f"backbone.{name}" for name in model.backbone.no_weight_decay()}
     groups = param_groups_layer_decay(model, settings.weight_decay, undecayed, layer_decay=layer_decay)
     optimizer = torch.optim.AdamW(groups, lr=settings.lr)

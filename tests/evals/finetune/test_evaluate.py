@@ -235,7 +235,7 @@ def test_fine_tuning_may_start_from_the_probe_of_each_networks_own_features(
 def test_while_frozen_only_the_new_layer_learns() -> None:
     model = Classifier(encoder(), 4)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    settings = QUICK.model_copy(update={"epochs": 2, "freeze_epochs": 2})
+    settings = QUICK.model_copy(update={"epochs": 2, "freeze_epochs": 2, "layer_decay": 1.0})
     reader = ToyReader(16)
     views = recipe(preprocess(), settings.crop_scale, {})
     for epochs, changed in ((2, {"head.weight", "head.bias"}), (3, set(before))):
@@ -245,7 +245,6 @@ def test_while_frozen_only_the_new_layer_learns() -> None:
                 Subset(reader, torch.arange(16)),
                 views,
                 settings.model_copy(update={"epochs": epochs}),
-                1.0,
                 0,
                 bar,
             )
